@@ -1,0 +1,158 @@
+//! The whole schema of the configuration: what an operator may write, its defaults and its limits.
+
+mod secret;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::access::Pattern;
+pub use secret::Secret;
+pub use units::ByteSize;
+
+/// A complete, validated configuration. Every field holds its final value: defaults are applied, secrets are read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub region: String,
+    pub data_dir: PathBuf,
+    pub listen: Listen,
+    pub tls: Option<Tls>,
+    pub cache: Cache,
+    pub upstreams: Vec<Upstream>,
+    /// Patterns that anyone may pull or push.
+    pub access: Access,
+    pub principals: Vec<Principal>,
+    pub limits: Limits,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// The registry listener: TLS when `[tls]` is there, else plain HTTP.
+    pub registry: SocketAddr,
+    /// Health, metrics: plain HTTP.
+    pub ops: SocketAddr,
+    /// How clients reach this edge, where that cannot be told from the request: scheme and authority.
+    pub public_url: Option<url::Url>,
+    /// Further registry listeners, each plain or TLS.
+    pub also: Vec<ListenAlso>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenAlso {
+    pub address: SocketAddr,
+    pub tls: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    /// The default certificate first, then `[[tls.also]]`: the server name that the client asks for chooses.
+    pub certificates: Vec<CertificateFiles>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateFiles {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cache {
+    /// Bytes of blobs on disk, at most.
+    pub disk: ByteSize,
+    /// Bytes of manifests, tag resolutions, small blobs and negative answers in memory, at most.
+    pub memory: ByteSize,
+    /// How many blobs of a manifest to fetch ahead of the client at a time, for each upstream; 0 turns it off.
+    pub prefetch: usize,
+    /// How long an absence that an upstream confirmed is believed.
+    pub negative_ttl: Duration,
+    /// How long a revalidation may hold up a client that could be answered with what is cached.
+    pub stale_after: Duration,
+}
+
+/// An origin registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// The `ns=` value and the path prefix: one path component such as `docker.io` or `registry.local:5000`.
+    pub name: String,
+    /// Host names of this edge whose whole name space is this upstream's.
+    pub hosts: Vec<String>,
+    /// Where it is: http or https, with an optional path prefix.
+    pub url: url::Url,
+    /// Tried before `url`, in order of health.
+    pub mirrors: Vec<url::Url>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    /// Further certificate authorities, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Networks, besides public ones, in which this upstream, its mirrors, its token realm and its redirect targets may lie. An
+    /// address written literally in `url` or `mirrors` (and `localhost`) needs no mention.
+    pub private_networks: Vec<IpNet>,
+    /// Further registrable domains that may serve this upstream's tokens and get its credentials, such as `auth.example.net`.
+    pub token_hosts: Vec<String>,
+    pub tag_ttl: Duration,
+    /// How long a yes of the upstream about a digest in a repository is believed before it is asked again.
+    pub authorization_ttl: Duration,
+    /// Repositories (without the upstream's name) that may be pulled; empty means all.
+    pub allow: Vec<Pattern>,
+    pub deny: Vec<Pattern>,
+    /// Requests to it at one time, at most.
+    pub max_connections: usize,
+    /// How long to wait for a connection; for the head of an answer, or for the next bytes of a body.
+    pub connect_timeout: Duration,
+    pub read_timeout: Duration,
+}
+
+/// What everybody may do, as patterns of full repository names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Access {
+    pub anonymous_pull: Vec<Pattern>,
+    pub anonymous_push: Vec<Pattern>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Principal {
+    pub name: String,
+    /// One or two, so that one can be replaced while the other works.
+    pub passwords: Vec<Secret>,
+    pub pull: Vec<Pattern>,
+    pub push: Vec<Pattern>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Connections of clients at one time, at most; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Streams of one HTTP/2 connection at one time, at most.
+    pub streams: u32,
+    /// How long a client may take for a TLS handshake or a request's head.
+    pub header_timeout: Duration,
+    /// How long a connection may stay open with nothing asked.
+    pub idle_timeout: Duration,
+    /// How long a client may refuse to take bytes that are ready for it.
+    pub write_timeout: Duration,
+    /// How long one request may take as a whole.
+    pub request_timeout: Duration,
+    /// Least rate of a request's body, in bytes a second, after the first seconds.
+    pub min_body_rate: ByteSize,
+    /// How long a client waits for an answer that needs an upstream, before 503.
+    pub deadline: Duration,
+    /// How long requests may go on after SIGTERM.
+    pub grace: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A tracing filter such as `info` or `outport=debug`.
+    pub level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,45 @@
+//! **outport**: a registry pull-through proxy. One process is an *edge*: it answers image pulls from its own disk and memory, and
+//! fetches from origin registries (*upstreams*) what it does not have, once, however many ask.
+//!
+//! # Map
+//! A room imports only from lower floors, never upward and never sideways (`tests/integration/house.rs` holds this).
+//! ```text
+//! cli/        one file for each command                                      main.rs  arguments and exit codes
+//!  8 server/    accept loops, connection limits, TLS and its reload, drain
+//!  7 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
+//!  6 registry/  the use cases without HTTP: pull, discover, refresh            identity/  who is asking
+//!  5 cache/     the one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness
+//!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
+//!    upstream/  origin registries: client, challenge and tokens, health
+//!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
+//!  2 config/    the whole schema: load, validate, report every error with its key path
+//!  1 access/    patterns, grants, the authorization value: pure decisions
+//!  0 oci/ clock.rs metrics.rs
+//! ```
+//! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
+//!
+//! # Invariants (each stands in one place, and a test holds it)
+//! 1. Only `store/ingest` writes a blob file: temporary file, hash while writing, fsync, rename, fsync of the folder. No unverified
+//!    byte is ever stored under a digest, and no client completes a blob that did not verify.
+//! 2. Authorization is a value: use cases take an [`access::Access`] that only the authorizer can make. Repository first, digest second.
+//! 3. One upstream transfer for a blob at a time in an edge, whoever waits; no client owns it.
+//! 4. A body that cannot be completed is cut, never ended.
+//! 5. 404 is confirmed absence; "cannot tell" is 503 within the deadline.
+//! 6. Every queue, body, cache, retry and wait has a bound from the configuration or a named constant. moka bounds size only:
+//!    every expiry is a stored time judged by [`clock::Clock`].
+//! 7. The disk cache is disposable: deleting it loses nothing but speed.
+//! 8. A secret has a type that does not print.
+//!
+//! There is no `static` state and no global registry: several edges run in one test process.
+
+#![forbid(unsafe_code)]
+
+pub mod access;
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod metrics;
+pub mod oci;
+pub mod registry;
+pub mod store;

@@ -1,0 +1,287 @@
+//! All metrics of an edge: the only module that knows the `prometheus` crate.
+//!
+//! Names have the prefix `outport_` and base units (seconds, bytes). Labels are bounded: routes, sources and outcomes are fixed
+//! words, upstreams come from the configuration. A repository, tag, digest or address is never a label.
+
+use std::time::Duration;
+
+use prometheus::core::{Atomic, Collector, GenericCounter, GenericCounterVec, GenericGauge};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// Seconds, from a warm manifest to a large cold blob.
+const TIME_BUCKETS_S: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// The metrics of one edge, in a registry of its own. Cloning is cheap: all clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    response_bytes: IntCounterVec,
+    first_byte_seconds: HistogramVec,
+    request_seconds: HistogramVec,
+    /// Client connections that are open.
+    pub connections: IntGauge,
+    /// Connections ended by the server for a reason: header_timeout, idle, slow_body, slow_reader, flood, malformed.
+    connections_refused: IntCounterVec,
+    authentications: IntCounterVec,
+    /// Upstream transfers of blobs under way.
+    pub fills_in_flight: IntGauge,
+    /// Clients that stream from a transfer under way.
+    pub fill_waiters: IntGauge,
+    /// Transfers taken up again with a Range request after a break.
+    pub fills_resumed: IntCounter,
+    fills: IntCounterVec,
+    prefetched: IntCounter,
+    upstream_requests: IntCounterVec,
+    upstream_seconds: HistogramVec,
+    upstream_bytes: IntCounterVec,
+    upstream_breaker_open: IntGaugeVec,
+    upstream_rate_limit_remaining: IntGaugeVec,
+    upstream_retries: IntCounterVec,
+    dns_lookups: IntCounterVec,
+    cache_bytes: IntGaugeVec,
+    cache_limit_bytes: IntGaugeVec,
+    cache_entries: IntGaugeVec,
+    cache_evictions: IntCounterVec,
+    cache_corrupt: IntCounter,
+    /// 1 while the cache's disk takes no writes and blobs pass through uncached.
+    pub disk_unwritable: IntGauge,
+    stale_answers: IntCounterVec,
+    config_reloads: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
+    /// Log lines that were dropped because the sink was full.
+    pub log_dropped: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+/// Registers metrics as they are built; a name given twice is a mistake in this file.
+struct Builder(Registry);
+
+impl Builder {
+    fn keep<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> C {
+        let collector = collector.expect("the names and labels in this file are valid");
+        self.0.register(Box::new(collector.clone())).expect("each name stands once in this file");
+        collector
+    }
+
+    fn counter<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericCounter<P> {
+        self.keep(GenericCounter::new(name, help))
+    }
+
+    fn counters<P: Atomic + 'static>(&self, name: &str, help: &str, labels: &[&str]) -> GenericCounterVec<P> {
+        self.keep(GenericCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericGauge<P> {
+        self.keep(GenericGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn times(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(TIME_BUCKETS_S.to_vec()), labels))
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Metrics {
+        let build = Builder(Registry::new());
+        let registry = build.0.clone();
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("nothing else has the process metrics' names");
+        Metrics {
+            requests: build.counters("outport_requests_total", "Requests answered.", &["route", "source", "status"]),
+            response_bytes: build.counters("outport_response_bytes_total", "Bytes of bodies sent to clients.", &["route", "source"]),
+            first_byte_seconds: build.times(
+                "outport_first_byte_seconds",
+                "Time from a request's head to the answer's.",
+                &["route", "source"],
+            ),
+            request_seconds: build.times(
+                "outport_request_seconds",
+                "Time from a request's head to the end of its answer.",
+                &["route", "source"],
+            ),
+            connections: build.gauge("outport_connections", "Client connections that are open."),
+            connections_refused: build.counters(
+                "outport_connections_refused_total",
+                "Connections that the server ended, by reason.",
+                &["reason"],
+            ),
+            authentications: build.counters(
+                "outport_authentications_total",
+                "Requests by how their caller was authenticated.",
+                &["outcome"],
+            ),
+            fills_in_flight: build.gauge("outport_fills_in_flight", "Blob transfers from upstreams under way."),
+            fill_waiters: build.gauge("outport_fill_waiters", "Clients that stream from a transfer under way."),
+            fills_resumed: build.counter("outport_fills_resumed_total", "Transfers taken up again with a Range request after a break."),
+            fills: build.counters("outport_fills_total", "Blob transfers from upstreams that ended.", &["upstream", "outcome"]),
+            prefetched: build.counter("outport_prefetched_blobs_total", "Transfers begun ahead of any client's request."),
+            upstream_requests: build.counters("outport_upstream_requests_total", "Requests to upstreams.", &["upstream", "outcome"]),
+            upstream_seconds: build.times(
+                "outport_upstream_first_byte_seconds",
+                "Time to the head of an upstream's answer.",
+                &["upstream"],
+            ),
+            upstream_bytes: build.counters("outport_upstream_bytes_total", "Bytes of bodies received from upstreams.", &["upstream"]),
+            upstream_breaker_open: build.gauges(
+                "outport_upstream_breaker_open",
+                "1 while the circuit to this upstream is open.",
+                &["upstream"],
+            ),
+            upstream_rate_limit_remaining: build.gauges(
+                "outport_upstream_rate_limit_remaining",
+                "Requests left, as the upstream last told it.",
+                &["upstream"],
+            ),
+            upstream_retries: build.counters(
+                "outport_upstream_retries_total",
+                "Requests to upstreams that were sent again.",
+                &["upstream"],
+            ),
+            dns_lookups: build.counters(
+                "outport_dns_lookups_total",
+                "Name look-ups by outcome: answered, cached, stale, absent, failed.",
+                &["outcome"],
+            ),
+            cache_bytes: build.gauges("outport_cache_bytes", "Bytes held by a tier of the cache.", &["tier"]),
+            cache_limit_bytes: build.gauges("outport_cache_limit_bytes", "Bytes that a tier of the cache may hold.", &["tier"]),
+            cache_entries: build.gauges("outport_cache_entries", "Entries of a tier of the cache.", &["tier"]),
+            cache_evictions: build.counters("outport_cache_evictions_total", "Entries evicted to make room.", &["tier"]),
+            cache_corrupt: build.counter("outport_cache_corrupt_total", "Cached files whose bytes no longer matched their digest."),
+            disk_unwritable: build
+                .gauge("outport_disk_unwritable", "1 while the cache's disk takes no writes and blobs pass through uncached."),
+            stale_answers: build.counters("outport_stale_answers_total", "Answers served past their time to live.", &["upstream"]),
+            config_reloads: build.counters(
+                "outport_config_reloads_total",
+                "Reloads of the configuration or a certificate.",
+                &["what", "outcome"],
+            ),
+            certificate_expiry: build.gauges(
+                "outport_certificate_expiry_timestamp_seconds",
+                "When a served certificate ends, in Unix time.",
+                &["certificate"],
+            ),
+            log_dropped: build.counter("outport_log_dropped_total", "Log lines dropped because the sink was full."),
+            registry,
+        }
+    }
+
+    /// Every metric in Prometheus' text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// An answer's head is on its way; `source` is `memory`, `disk`, `upstream` or `none`.
+    pub fn first_byte(&self, route: &'static str, source: &'static str, after: Duration) {
+        self.first_byte_seconds.with_label_values(&[route, source]).observe(after.as_secs_f64());
+    }
+
+    /// An answer is complete or was cut.
+    pub fn request_finished(&self, route: &'static str, source: &'static str, status: http::StatusCode, bytes: u64, after: Duration) {
+        self.requests.with_label_values(&[route, source, status.as_str()]).inc();
+        self.response_bytes.with_label_values(&[route, source]).inc_by(bytes);
+        self.request_seconds.with_label_values(&[route, source]).observe(after.as_secs_f64());
+    }
+
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// `outcome` is `anonymous`, `accepted` or `refused`.
+    pub fn authentication(&self, outcome: &'static str) {
+        self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    /// `outcome` is `complete`, `mismatch`, `broken` or `refused`.
+    pub fn fill_ended(&self, upstream: &str, outcome: &'static str) {
+        self.fills.with_label_values(&[upstream, outcome]).inc();
+    }
+
+    pub fn prefetched(&self) {
+        self.prefetched.inc();
+    }
+
+    /// `outcome` is a status class (`2xx` ...) or what went wrong: `timeout`, `connect`, `dns`, `refused`, `broken`, `breaker`.
+    pub fn upstream_request(&self, upstream: &str, outcome: &'static str, after: Duration) {
+        self.upstream_requests.with_label_values(&[upstream, outcome]).inc();
+        self.upstream_seconds.with_label_values(&[upstream]).observe(after.as_secs_f64());
+    }
+
+    pub fn upstream_bytes(&self, upstream: &str, bytes: u64) {
+        self.upstream_bytes.with_label_values(&[upstream]).inc_by(bytes);
+    }
+
+    pub fn upstream_breaker(&self, upstream: &str, open: bool) {
+        self.upstream_breaker_open.with_label_values(&[upstream]).set(open.into());
+    }
+
+    pub fn upstream_rate_limit_remaining(&self, upstream: &str, requests: i64) {
+        self.upstream_rate_limit_remaining.with_label_values(&[upstream]).set(requests);
+    }
+
+    pub fn upstream_retry(&self, upstream: &str) {
+        self.upstream_retries.with_label_values(&[upstream]).inc();
+    }
+
+    /// `outcome` is `answered`, `cached`, `stale`, `absent` or `failed`.
+    pub fn dns_lookup(&self, outcome: &'static str) {
+        self.dns_lookups.with_label_values(&[outcome]).inc();
+    }
+
+    /// What a tier (`memory`, `disk`) holds now.
+    pub fn cache_size(&self, tier: &'static str, bytes: u64, entries: u64) {
+        self.cache_bytes.with_label_values(&[tier]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.cache_entries.with_label_values(&[tier]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    pub fn cache_limit(&self, tier: &'static str, bytes: u64) {
+        self.cache_limit_bytes.with_label_values(&[tier]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub fn cache_evicted(&self, tier: &'static str) {
+        self.cache_evictions.with_label_values(&[tier]).inc();
+    }
+
+    pub fn cache_corrupt(&self) {
+        self.cache_corrupt.inc();
+    }
+
+    pub fn stale_answer(&self, upstream: &str) {
+        self.stale_answers.with_label_values(&[upstream]).inc();
+    }
+
+    /// `what` is `config` or `certificate`; `outcome` is `applied`, `rejected` or `unchanged`.
+    pub fn reload(&self, what: &'static str, outcome: &'static str) {
+        self.config_reloads.with_label_values(&[what, outcome]).inc();
+    }
+
+    /// `certificate` is its place in the configuration: `tls`, `tls.also[0]`.
+    pub fn certificate_expiry(&self, certificate: &str, unix_s: i64) {
+        self.certificate_expiry.with_label_values(&[certificate]).set(unix_s);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered() {
+        let metrics = Metrics::new();
+        metrics.request_finished("blob", "disk", http::StatusCode::OK, 7, Duration::from_millis(3));
+        metrics.clone().cache_size("disk", 10, 2);
+        let text = metrics.render();
+        assert!(text.contains(r#"outport_requests_total{route="blob",source="disk",status="200"} 1"#), "{text}");
+        assert!(text.contains(r#"outport_cache_entries{tier="disk"} 2"#), "{text}");
+    }
+}
