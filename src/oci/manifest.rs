@@ -23,7 +23,7 @@ const ARTIFACT_MEDIA_TYPE: &str = "application/vnd.oci.artifact.manifest.v1+json
 #[derive(Clone, Debug, PartialEq)]
 pub enum Manifest {
     Image(Box<ImageManifest>),
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -139,12 +139,12 @@ impl Manifest {
         }
         let is_index = matches!(outside, INDEX_MEDIA_TYPE | DOCKER_LIST_MEDIA_TYPE);
         Ok(if is_index {
-            Manifest::Index(ImageIndex {
+            Manifest::Index(Box::new(ImageIndex {
                 manifests: fields.manifests.unwrap_or_default(),
                 subject: fields.subject,
                 artifact_type: fields.artifact_type,
                 annotations: fields.annotations,
-            })
+            }))
         } else {
             let config_type = || fields.config.as_ref().map(|config| config.media_type.clone());
             Manifest::Image(Box::new(ImageManifest {
