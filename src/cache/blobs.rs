@@ -35,7 +35,7 @@ impl Cache {
             // A transfer that failed has left its reason; a file that turned out to be corrupt is gone, and fetched anew.
             Err(error) if answer.source == Source::Disk => {
                 tracing::warn!(%digest, %error, "a cached blob was unreadable");
-                Ok(Answer { value: self.transfer(origin, digest).await?, source: self.from_upstream(origin), freshness: answer.freshness })
+                Ok(Answer { value: self.transfer(origin, digest).await?, source: origin.source(), freshness: answer.freshness })
             }
             Err(error) => Err(self.refusal(&blob_key(origin, digest)).unwrap_or_else(|| error.into())),
         }
@@ -52,14 +52,14 @@ impl Cache {
             return Ok(Answer { value: link.size_bytes, source: Source::Memory, freshness });
         }
         let value = self.confirm(origin, Kind::Blob, digest).await?;
-        Ok(Answer { value, source: self.from_upstream(origin), freshness: Freshness::Immutable })
+        Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable })
     }
 
     /// A blob that the upstream has shown in this repository.
     async fn linked_blob(&self, origin: &Origin, digest: &Digest, freshness: Freshness) -> Result<Answer<Content>, CacheError> {
         match self.blob_here(digest).await {
             Some((value, source)) => Ok(Answer { value, source, freshness }),
-            None => Ok(Answer { value: self.transfer(origin, digest).await?, source: self.from_upstream(origin), freshness }),
+            None => Ok(Answer { value: self.transfer(origin, digest).await?, source: origin.source(), freshness }),
         }
     }
 
@@ -72,7 +72,7 @@ impl Cache {
             return self.linked_blob(origin, digest, Freshness::Immutable).await;
         }
         let value = self.transfer(origin, digest).await?;
-        Ok(Answer { value, source: self.from_upstream(origin), freshness: Freshness::Immutable })
+        Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable })
     }
 
     /// A blob whose bytes are in memory or on the disk, whoever may see them.
@@ -89,10 +89,6 @@ impl Cache {
                 Some((Content::from_memory(bytes), Source::Disk))
             }
         }
-    }
-
-    pub(super) fn from_upstream(&self, origin: &Origin) -> Source {
-        Source::Upstream(origin.upstream.name().clone())
     }
 }
 

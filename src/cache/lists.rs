@@ -54,7 +54,7 @@ impl Cache {
             _ => Some(asked.await),
         };
         match (fetched, known) {
-            (Some(Ok(value)), _) => Ok(Answer { value, source: self.from_upstream(origin), freshness: Freshness::Fresh }),
+            (Some(Ok(value)), _) => Ok(Answer { value, source: origin.source(), freshness: Freshness::Fresh }),
             (Some(Err(CacheError::Absent)), _) => Err(CacheError::Absent),
             (_, Some(value)) if !closed => {
                 self.inner.metrics.stale_answer(origin.upstream.name());
@@ -65,14 +65,16 @@ impl Cache {
         }
     }
 
-    fn start_list<T: Send + Sync + 'static>(
+    fn start_list<T, F>(
         &self,
         origin: &Origin,
         key: &Key,
         flights: &Lists<T>,
-        ask: impl Future<Output = Result<Vec<T>, UpstreamError>> + Send + 'static,
-    ) -> impl Future<Output = Result<Arc<ListRecord<T>>, CacheError>> + use<T>
+        ask: F,
+    ) -> impl Future<Output = Result<Arc<ListRecord<T>>, CacheError>> + use<T, F>
     where
+        T: Send + Sync + 'static,
+        F: Future<Output = Result<Vec<T>, UpstreamError>> + Send + 'static,
         ListRecord<T>: Record,
     {
         let (cache, owned, about) = (self.clone(), origin.clone(), key.clone());

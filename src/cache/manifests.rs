@@ -168,7 +168,7 @@ impl Cache {
         }
         self.write_behind(digest, bytes.clone());
         let value = StoredManifest { digest, media_type, bytes };
-        Answer { value, source: Source::Upstream(origin.upstream.name().clone()), freshness }
+        Answer { value, source: origin.source(), freshness }
     }
 
     /// Notes where a tag points now.

@@ -133,14 +133,7 @@ macro_rules! records {
         })*
     };
 }
-records!(
-    Tag(TagRecord),
-    Link(LinkRecord),
-    Held(HeldRecord),
-    Repository(RepositoryRecord),
-    Tags(TagsRecord),
-    Referrers(ReferrersRecord)
-);
+records!(Tag(TagRecord), Link(LinkRecord), Held(HeldRecord), Repository(RepositoryRecord), Tags(TagsRecord), Referrers(ReferrersRecord));
 
 impl Entry {
     fn size_bytes(&self) -> usize {

@@ -77,6 +77,12 @@ pub struct Origin {
     pub remote: RepositoryName,
 }
 
+impl Origin {
+    fn source(&self) -> Source {
+        Source::Upstream(self.upstream.name().clone())
+    }
+}
+
 /// The cache of one edge. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -193,7 +199,8 @@ impl Cache {
     /// all while the upstream is known to be slow. `None` when that was too short; the revalidation goes on.
     async fn patiently<V>(&self, upstream: &Arc<str>, revalidation: impl Future<Output = V>) -> Option<V> {
         let now = Instant::now();
-        let slow = |inner: &Inner| inner.slow.lock().unwrap_or_else(PoisonError::into_inner).get(upstream).is_some_and(|until| now < *until);
+        let slow =
+            |inner: &Inner| inner.slow.lock().unwrap_or_else(PoisonError::into_inner).get(upstream).is_some_and(|until| now < *until);
         let patience = if slow(&self.inner) { Duration::ZERO } else { self.inner.settings.stale_after };
         let result = tokio::time::timeout(patience, revalidation).await.ok();
         let mut slow = self.inner.slow.lock().unwrap_or_else(PoisonError::into_inner);
