@@ -43,3 +43,4 @@ pub mod metrics;
 pub mod oci;
 pub mod registry;
 pub mod store;
+pub mod upstream;
