@@ -38,6 +38,7 @@ pub mod access;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod http;
 pub mod metrics;
 pub mod oci;
