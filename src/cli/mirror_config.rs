@@ -198,12 +198,12 @@ fn hosts_toml(edge: &Edge, upstream: Option<&Upstream>) -> String {
 fn podman(config: &Config, edge: &Edge) -> String {
     let mut text = format!("{MARK}\n");
     for upstream in &config.upstreams {
-        // Podman knows where Docker Hub is; the others are where their URL says.
-        let location = match without_slash(&upstream.url).split_once("://") {
-            Some((_, location)) if upstream.name != "docker.io" => location,
-            _ => &upstream.name,
+        // Podman knows where Docker Hub is. It cannot ask below a path prefix (`/prefix/v2/`), so then the name has to do.
+        let location = match authority(&upstream.url) {
+            Some(authority) if upstream.name != "docker.io" && upstream.url.path() == "/" => authority,
+            _ => upstream.name.clone(),
         };
-        text.push_str(&format!("\n[[registry]]\nprefix = {}\nlocation = {}\n", quoted(&upstream.name), quoted(location)));
+        text.push_str(&format!("\n[[registry]]\nprefix = {}\nlocation = {}\n", quoted(&upstream.name), quoted(&location)));
         if upstream.url.scheme() == "http" {
             text.push_str("insecure = true\n");
         }
@@ -322,7 +322,8 @@ mod tests {
 
     fn config() -> Config {
         let text = "[[upstream]]\nname = 'docker.io'\nurl = 'https://registry-1.docker.io'\nhosts = ['hub.example.com']
-            [[upstream]]\nname = 'registry.local:5000'\nurl = 'http://10.0.0.9:5000/prefix/'";
+            [[upstream]]\nname = 'registry.local:5000'\nurl = 'http://10.0.0.9:5000'
+            [[upstream]]\nname = 'deep.io'\nurl = 'https://deep.io/prefix/'";
         Config::parse(text, Path::new(""), &|_| None).unwrap()
     }
 
@@ -348,7 +349,8 @@ mod tests {
             [
                 ("_default/hosts.toml".to_owned(), toml(host)),
                 ("docker.io/hosts.toml".to_owned(), toml(&format!("server = 'https://registry-1.docker.io'\n{host}"))),
-                ("registry.local_5000_/hosts.toml".to_owned(), toml(&format!("server = 'http://10.0.0.9:5000/prefix'\n{host}"))),
+                ("registry.local_5000_/hosts.toml".to_owned(), toml(&format!("server = 'http://10.0.0.9:5000'\n{host}"))),
+                ("deep.io/hosts.toml".to_owned(), toml(&format!("server = 'https://deep.io/prefix'\n{host}"))),
             ]
         );
         let plain = tables("http://127.0.0.1:5000", Format::Containerd, None);
@@ -360,8 +362,10 @@ mod tests {
     fn podman_addresses_the_edge_by_prefix_and_falls_back() {
         let expected = "[[registry]]\nprefix = 'docker.io'\nlocation = 'docker.io'
             [[registry.mirror]]\nlocation = '127.0.0.1:5000/docker.io'\ninsecure = true
-            [[registry]]\nprefix = 'registry.local:5000'\nlocation = '10.0.0.9:5000/prefix'\ninsecure = true
-            [[registry.mirror]]\nlocation = '127.0.0.1:5000/registry.local_5000'\ninsecure = true";
+            [[registry]]\nprefix = 'registry.local:5000'\nlocation = '10.0.0.9:5000'\ninsecure = true
+            [[registry.mirror]]\nlocation = '127.0.0.1:5000/registry.local_5000'\ninsecure = true
+            [[registry]]\nprefix = 'deep.io'\nlocation = 'deep.io'
+            [[registry.mirror]]\nlocation = '127.0.0.1:5000/deep.io'\ninsecure = true";
         assert_eq!(tables("http://127.0.0.1:5000", Format::Podman, None), [("50-outport.conf".to_owned(), toml(expected))]);
         let secure = &tables("https://edge", Format::Podman, None)[0].1;
         assert!(secure["registry"][0]["mirror"][0].get("insecure").is_none());
