@@ -171,6 +171,14 @@ pub enum LogFormat {
     Json,
 }
 
+impl Upstream {
+    /// The name as the first component of a path: no repository name has a colon, so `registry.local:5000` is written
+    /// `registry.local_5000`.
+    pub fn path_prefix(&self) -> String {
+        names::path_prefix(&self.name)
+    }
+}
+
 impl Config {
     /// The keys whose change takes effect only after a restart, out of those that differ: sockets are bound, the data folder is
     /// opened, and the caches and the log's form are laid out once. Everything else is taken over while running.
