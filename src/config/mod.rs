@@ -186,7 +186,8 @@ impl Config {
         // Taken apart in full, so that a new field does not compile until somebody has decided about it.
         let Config { region, data_dir, listen, tls, cache, upstreams: _, access: _, principals: _, limits, log } = self;
         let Listen { registry, ops, public_url: _, also } = listen;
-        let Cache { disk, memory, prefetch: _, negative_ttl: _, stale_after: _ } = cache;
+        // The http room judges each request by the deadline in force; all other limits are built into listeners.
+        let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
         let fixed = [
             ("region", *region != new.region),
             ("data_dir", *data_dir != new.data_dir),
@@ -195,9 +196,8 @@ impl Config {
             ("listen.also", *also != new.listen.also),
             // The files may change; whether the registry listener speaks TLS may not.
             ("tls", tls.is_some() != new.tls.is_some()),
-            ("cache.disk", *disk != new.cache.disk),
-            ("cache.memory", *memory != new.cache.memory),
-            ("limits.connections", limits.connections != new.limits.connections),
+            ("cache", *cache != new.cache),
+            ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()

@@ -144,9 +144,9 @@ fn read_cache(mut section: Section<'_, '_, '_>, limits: &Limits) -> Cache {
     let cache = Cache {
         disk: section.bounded("disk", mebibytes(20 << 10), mebibytes(64)..=mebibytes(1 << 30)),
         memory: section.bounded("memory", mebibytes(256), mebibytes(1)..=mebibytes(1 << 20)),
-        prefetch: section.bounded("prefetch", 4, 0..=64),
+        prefetch: section.bounded("prefetch", 8, 0..=64),
         negative_ttl: section.bounded("negative_ttl", seconds(30), seconds(0)..=seconds(HOUR)),
-        stale_after: section.bounded("stale_after", seconds(2), MILLISECONDS_100..=seconds(MINUTE)),
+        stale_after: section.bounded("stale_after", Duration::from_millis(1500), MILLISECONDS_100..=seconds(MINUTE)),
     };
     if cache.stale_after > limits.deadline {
         section.fault("stale_after", "is longer than limits.deadline, so that nothing stale would ever be served");
@@ -234,7 +234,7 @@ fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_
     let private_networks = section.list("private_networks");
     let token_hosts = read_token_hosts(&mut section);
     let tag_ttl = section.bounded("tag_ttl", seconds(5 * MINUTE), seconds(0)..=seconds(30 * DAY));
-    let authorization_ttl = section.bounded("authorization_ttl", seconds(10 * MINUTE), seconds(0)..=seconds(DAY));
+    let authorization_ttl = section.bounded("authorization_ttl", seconds(DAY), seconds(0)..=seconds(DAY));
     let (allow, deny) = (section.list("allow"), section.list("deny"));
     let max_connections = section.bounded("max_connections", 64, 1..=4096);
     let connect_timeout = section.bounded("connect_timeout", seconds(5), MILLISECONDS_100..=seconds(MINUTE));

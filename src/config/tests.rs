@@ -351,14 +351,14 @@ fn what_needs_a_restart_is_named() {
         "listen.registry",
         "listen.ops",
         "listen.also",
-        "cache.disk",
-        "cache.memory",
-        "limits.connections",
+        "cache",
+        "limits",
         "log.format",
     ];
     assert_eq!(old.fixed_changes(&new), fixed);
+    let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, ..old.limits.clone() };
     let fluid =
-        Config { upstreams: Vec::new(), access: Access::default(), log: Log { level: "warn".into(), ..old.log.clone() }, ..old.clone() };
+        Config { limits, upstreams: Vec::new(), access: Access::default(), log: Log { level: "warn".into(), ..old.log.clone() }, ..old.clone() };
     assert_eq!(old.fixed_changes(&fluid), Vec::<&str>::new());
     let tls = |cert: &str| Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }] });
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });
