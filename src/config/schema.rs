@@ -142,7 +142,7 @@ fn read_access(mut section: Section<'_, '_, '_>) -> Access {
 
 fn read_cache(mut section: Section<'_, '_, '_>, limits: &Limits) -> Cache {
     let cache = Cache {
-        disk: section.bounded("disk", mebibytes(20 << 10), mebibytes(64)..=mebibytes(1 << 30)),
+        disk: section.bounded("disk", mebibytes(20 << 10), mebibytes(1)..=mebibytes(1 << 30)),
         memory: section.bounded("memory", mebibytes(256), mebibytes(1)..=mebibytes(1 << 20)),
         prefetch: section.bounded("prefetch", 8, 0..=64),
         negative_ttl: section.bounded("negative_ttl", seconds(30), seconds(0)..=seconds(HOUR)),
