@@ -1,0 +1,7 @@
+//! Origin registries.
+
+mod breaker;
+mod budget;
+pub mod challenge;
+mod headers;
+mod origin;
