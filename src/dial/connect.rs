@@ -158,3 +158,63 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::Mutex;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// What becomes of an attempt.
+    #[derive(Clone, Copy)]
+    enum Fate {
+        Connects,
+        Fails,
+        Hangs,
+    }
+
+    /// Races addresses of the given fates; tells who won, after how long, and who was tried.
+    async fn raced(fates: &[Fate]) -> (io::Result<u16>, Duration, Vec<u16>) {
+        let tried = Mutex::new(Vec::new());
+        let addresses = (0_u16..).take(fates.len()).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let attempt = |address: SocketAddr| {
+            tried.lock().unwrap().push(address.port());
+            let fate = fates[usize::from(address.port())];
+            async move {
+                match fate {
+                    Fate::Connects => ready(Ok(address.port())).await,
+                    Fate::Fails => Err(io::ErrorKind::ConnectionRefused.into()),
+                    Fate::Hangs => pending().await,
+                }
+            }
+        };
+        let began = Instant::now();
+        let won = timeout(Duration::from_secs(60), race(addresses, attempt)).await;
+        let won = won.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+        (won, began.elapsed(), tried.lock().unwrap().clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_race_by_the_clock() {
+        use Fate::{Connects, Fails, Hangs};
+        let ms = Duration::from_millis;
+        for (fates, winner, after, tried) in [
+            (&[Connects, Connects][..], Ok(0), ms(0), &[0][..]),
+            (&[Fails, Connects], Ok(1), ms(0), &[0, 1]),
+            (&[Hangs, Connects], Ok(1), ms(251), &[0, 1]),
+            (&[Hangs, Fails, Connects], Ok(2), ms(251), &[0, 1, 2]),
+            (&[Hangs, Hangs, Connects], Ok(2), ms(502), &[0, 1, 2]),
+            (&[Fails, Fails], Err(io::ErrorKind::ConnectionRefused), ms(0), &[0, 1]),
+            (&[], Err(io::ErrorKind::AddrNotAvailable), ms(0), &[]),
+            (&[Hangs], Err(io::ErrorKind::TimedOut), ms(60_001), &[0]),
+        ] {
+            let (won, took, attempted) = raced(fates).await;
+            assert_eq!(won.map_err(|error| error.kind()), winner);
+            assert!(took <= after + ms(1), "{took:?} for {after:?}");
+            assert_eq!(attempted, tried);
+        }
+    }
+}

@@ -29,7 +29,7 @@ impl Policy {
     pub(super) fn new(networks: Vec<IpNet>, named_hosts: &[String]) -> Policy {
         let mut policy = Policy { networks, ..Policy::default() };
         for named in named_hosts {
-            match Host::parse(named).or_else(|_| Host::parse(&format!("[{named}]"))) {
+            match Host::parse(named) {
                 Ok(Host::Address(address)) => policy.literals.push(address.to_canonical()),
                 Ok(Host::Local(name)) if name == "localhost" => policy.localhost = Localhost::Named,
                 Ok(Host::Local(_) | Host::Name(_)) | Err(_) => {}

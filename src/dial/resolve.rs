@@ -34,9 +34,10 @@ const WAIT_FOR_V4: Duration = Duration::from_millis(500);
 const HOSTS_FILE: &str = "/etc/hosts";
 
 /// The process' resolver; clones share its table of last good addresses.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Resolver(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
     dns: TokioResolver,
     hosts: Hosts,
@@ -48,7 +49,7 @@ struct Inner {
     metrics: Metrics,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Remembered {
     addresses: Arc<[IpAddr]>,
     from: Timestamp,
@@ -142,7 +143,10 @@ impl Inner {
         let patience = if last.is_some() { patience.min(STALE_AFTER) } else { patience };
         let verdict = timeout(patience, self.look_up(name)).await;
         match verdict.unwrap_or_else(|_| Verdict::Failed("no answer in time".to_owned())) {
-            Verdict::Found { addresses, ttl } => Ok(self.remember(name, addresses.into(), ttl, "answered")),
+            Verdict::Found { addresses, ttl } => {
+                self.metrics.dns_lookup("answered");
+                Ok(self.remember(name, addresses.into(), ttl, "cached"))
+            }
             Verdict::Absent => {
                 self.last_good.invalidate(name);
                 self.metrics.dns_lookup("absent");
@@ -151,6 +155,7 @@ impl Inner {
             Verdict::Failed(why) => match last {
                 Some(last) => {
                     tracing::warn!(host = name, why, "DNS failed, the last good addresses are used");
+                    self.metrics.dns_lookup("stale");
                     Ok(self.remember(name, last.addresses, ASK_AGAIN_AFTER, "stale"))
                 }
                 None => {
@@ -162,16 +167,18 @@ impl Inner {
     }
 
     fn remember(&self, name: &str, addresses: Arc<[IpAddr]>, ttl: Duration, outcome: &'static str) -> Arc<[IpAddr]> {
-        self.metrics.dns_lookup(outcome);
         let from = self.clock.now();
-        let outcome = if outcome == "stale" { "stale" } else { "cached" };
         let remembered = Remembered { addresses: addresses.clone(), from, until: from.plus(ttl.min(MAX_TTL)), outcome };
         self.last_good.insert(name.to_owned(), remembered);
         addresses
     }
 
-    /// Asks for the candidates in turn. Absent means that every candidate was confirmed absent.
+    /// The hosts file first, then DNS for the candidates in turn. Absent means that every candidate was confirmed absent.
     async fn look_up(&self, name: &str) -> Verdict {
+        let Ok(name) = Name::from_ascii(name) else { return Verdict::Failed("not a DNS name".to_owned()) };
+        if let Some(addresses) = self.in_hosts(&name) {
+            return Verdict::Found { addresses, ttl: MAX_TTL };
+        }
         let mut failed = None;
         for candidate in self.candidates(name) {
             match self.both_families(&candidate).await {
@@ -184,8 +191,7 @@ impl Inner {
     }
 
     /// The full names that a name may stand for, by the rules of `resolv.conf(5)`: as it is first when it has `ndots` dots.
-    fn candidates(&self, name: &str) -> Vec<Name> {
-        let Ok(mut itself) = Name::from_ascii(name) else { return Vec::new() };
+    fn candidates(&self, mut itself: Name) -> Vec<Name> {
         let is_complete = itself.is_fqdn();
         let searched = self.search.iter().filter_map(|domain| itself.clone().append_domain(domain).ok());
         let mut candidates: Vec<Name> = if is_complete { Vec::new() } else { searched.collect() };
@@ -196,9 +202,6 @@ impl Inner {
     }
 
     async fn both_families(&self, name: &Name) -> Verdict {
-        if let Some(addresses) = self.in_hosts(name) {
-            return Verdict::Found { addresses, ttl: MAX_TTL };
-        }
         let (v6, v4) = (self.family(name, RecordType::AAAA), self.family(name, RecordType::A));
         tokio::pin!(v6, v4);
         let late = || Verdict::Failed("one family's answer was late".to_owned());
@@ -271,4 +274,165 @@ fn in_turn(addresses: &[IpAddr]) -> Vec<IpAddr> {
     }
     ordered.truncate(MAX_ADDRESSES);
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dial::testing::{NameServer, Reply};
+
+    const PATIENCE: Duration = Duration::from_millis(800);
+
+    struct World {
+        server: NameServer,
+        clock: Clock,
+        metrics: Metrics,
+        resolver: Resolver,
+    }
+
+    async fn world(hosts: &str) -> World {
+        let (server, clock, metrics) = (NameServer::start().await, Clock::manual(Timestamp::from_ms(1_000_000)), Metrics::new());
+        let resolver = Resolver::with_config(server.address, hosts, clock.clone(), metrics.clone()).unwrap();
+        World { server, clock, metrics, resolver }
+    }
+
+    impl World {
+        /// The addresses as text, or the error's label and variant.
+        async fn resolve(&self, name: &str) -> Result<Vec<String>, DialError> {
+            let addresses = self.resolver.resolve(&Host::parse(name).unwrap(), PATIENCE).await?;
+            Ok(addresses.iter().map(ToString::to_string).collect())
+        }
+
+        fn counted(&self, outcome: &str) -> bool {
+            self.metrics.render().contains(&format!(r#"outport_dns_lookups_total{{outcome="{outcome}"}} "#))
+        }
+    }
+
+    #[tokio::test]
+    async fn families_come_in_turn_and_the_time_to_live_is_honoured() {
+        let world = world("").await;
+        world.server.set("a.example.", RecordType::A, Reply::Addresses(&["192.0.2.1", "192.0.2.2"], 60));
+        world.server.set("a.example.", RecordType::AAAA, Reply::Addresses(&["2001:db8::1"], 30));
+        let expected = ["2001:db8::1", "192.0.2.1", "192.0.2.2"];
+        assert_eq!(world.resolve("A.example").await.unwrap(), expected);
+        assert_eq!(world.server.queries(), 2);
+        world.clock.advance(Duration::from_secs(29));
+        assert_eq!(world.resolve("a.example").await.unwrap(), expected);
+        assert_eq!(world.server.queries(), 2);
+        assert!(world.counted("answered") && world.counted("cached"));
+        world.clock.advance(Duration::from_secs(1));
+        world.server.set_both("a.example.", Reply::Addresses(&["192.0.2.9"], 0));
+        world.server.set("a.example.", RecordType::AAAA, Reply::NoName);
+        assert_eq!(world.resolve("a.example").await.unwrap_or_default(), ["192.0.2.9"]);
+        assert_eq!(world.server.queries(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_last_good_addresses_serve_while_dns_fails_however_old() {
+        for failure in [Reply::Silence, Reply::Failure] {
+            let world = world("").await;
+            world.server.set("a.example.", RecordType::A, Reply::Addresses(&["192.0.2.1"], 5));
+            assert_eq!(world.resolve("a.example").await.unwrap(), ["192.0.2.1"]);
+            world.clock.advance(Duration::from_secs(1_000_000));
+            world.server.set_both("a.example.", failure);
+            assert_eq!(world.resolve("a.example").await.unwrap(), ["192.0.2.1"]);
+            assert!(world.counted("stale"));
+            // The next one does not wait for DNS again.
+            let asked = world.server.queries();
+            assert_eq!(world.resolve("a.example").await.unwrap(), ["192.0.2.1"]);
+            assert_eq!(world.server.queries(), asked);
+            // DNS is back.
+            world.clock.advance(ASK_AGAIN_AFTER);
+            world.server.set("a.example.", RecordType::A, Reply::Addresses(&["192.0.2.7"], 5));
+            world.server.set("a.example.", RecordType::AAAA, Reply::Addresses(&[], 5));
+            assert_eq!(world.resolve("a.example").await.unwrap(), ["192.0.2.7"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_absent_name_is_absent_even_if_it_was_there() {
+        let world = world("").await;
+        world.server.set("a.example.", RecordType::A, Reply::Addresses(&["192.0.2.1"], 0));
+        assert!(world.resolve("a.example").await.is_ok());
+        world.server.set_both("a.example.", Reply::NoName);
+        let absent = Err(DialError::Absent { host: "a.example".to_owned() });
+        assert_eq!(world.resolve("a.example").await, absent);
+        // And what was remembered is forgotten.
+        world.server.set_both("a.example.", Reply::Failure);
+        assert!(matches!(world.resolve("a.example").await, Err(DialError::Resolve { .. })));
+        assert!(world.counted("absent") && world.counted("failed"));
+    }
+
+    #[tokio::test]
+    async fn a_name_never_seen_fails_when_dns_is_silent() {
+        let world = world("").await;
+        world.server.set_both("a.example.", Reply::Silence);
+        let began = tokio::time::Instant::now();
+        assert!(matches!(world.resolve("a.example").await, Err(DialError::Resolve { .. })));
+        assert!(began.elapsed() < Duration::from_secs(2));
+        // One family absent, the other unknown: nobody can tell.
+        world.server.set("a.example.", RecordType::AAAA, Reply::NoName);
+        assert!(matches!(world.resolve("a.example").await, Err(DialError::Resolve { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_family_that_does_not_answer_is_not_waited_for() {
+        let world = world("").await;
+        world.server.set("a.example.", RecordType::A, Reply::Addresses(&["192.0.2.1"], 3_600));
+        world.server.set("a.example.", RecordType::AAAA, Reply::Silence);
+        let began = tokio::time::Instant::now();
+        assert_eq!(world.resolve("a.example").await.unwrap(), ["192.0.2.1"]);
+        assert!(began.elapsed() < PATIENCE);
+        // Half an answer is soon asked for again.
+        world.clock.advance(ASK_AGAIN_AFTER);
+        world.server.set("a.example.", RecordType::AAAA, Reply::Addresses(&["2001:db8::1"], 60));
+        assert_eq!(world.resolve("a.example").await.unwrap(), ["2001:db8::1", "192.0.2.1"]);
+    }
+
+    #[tokio::test]
+    async fn hosts_and_localhost_need_no_dns() {
+        let world = world("192.0.2.5 registry.local mirror # comment\n2001:db8::5 registry.local\n").await;
+        assert_eq!(world.resolve("registry.local").await.unwrap(), ["2001:db8::5", "192.0.2.5"]);
+        assert_eq!(world.resolve("mirror").await.unwrap(), ["192.0.2.5"]);
+        assert_eq!(world.resolve("localhost").await.unwrap(), ["::1", "127.0.0.1"]);
+        assert_eq!(world.resolve("192.0.2.8").await.unwrap(), ["192.0.2.8"]);
+        assert_eq!(world.server.queries(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_search_list_is_used_by_the_rules_and_never_hides_a_failure() {
+        let server = NameServer::start().await;
+        let mut config = ResolverConfig::from_parts(None, vec![Name::from_ascii("corp.example.").unwrap()], Vec::new());
+        let mut connection = ConnectionConfig::udp();
+        connection.port = server.address.port();
+        config.add_name_server(NameServerConfig::new(server.address.ip(), true, vec![connection]));
+        let build = || Resolver::build(config.clone(), ResolverOpts::default(), Hosts::default(), Clock::system(), Metrics::new()).unwrap();
+        let candidates =
+            |name: &str| build().0.candidates(Name::from_ascii(name).unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(candidates("hub"), ["hub.corp.example.", "hub."]);
+        assert_eq!(candidates("hub.example"), ["hub.example.", "hub.example.corp.example."]);
+        assert_eq!(candidates("hub."), ["hub."]);
+
+        let mut hosts = Hosts::default();
+        hosts.read_hosts_conf(&b"192.0.2.5 hub"[..]).unwrap();
+        let with_hosts = Resolver::build(config.clone(), ResolverOpts::default(), hosts, Clock::system(), Metrics::new()).unwrap();
+        server.set("hub.corp.example.", RecordType::A, Reply::Addresses(&["192.0.2.1"], 60));
+        let found = build().resolve(&Host::parse("hub").unwrap(), PATIENCE).await.unwrap();
+        assert_eq!(found, [IpAddr::from([192, 0, 2, 1])]);
+        let found = with_hosts.resolve(&Host::parse("hub").unwrap(), PATIENCE).await.unwrap();
+        assert_eq!(found, [IpAddr::from([192, 0, 2, 5])]);
+        // The name itself cannot be told, and only its search variant is confirmed absent.
+        server.set_both("hub.example.", Reply::Failure);
+        let error = build().resolve(&Host::parse("hub.example").unwrap(), PATIENCE).await;
+        assert!(matches!(error, Err(DialError::Resolve { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn an_answer_from_the_future_is_not_fresh() {
+        let at = Timestamp::from_ms;
+        let remembered = Remembered { addresses: Arc::new([]), from: at(5_000), until: at(9_000), outcome: "cached" };
+        for (now, fresh) in [(4_999, false), (5_000, true), (8_999, true), (9_000, false)] {
+            assert_eq!(remembered.is_fresh(at(now)), fresh, "{now}");
+        }
+    }
 }

@@ -60,7 +60,7 @@ impl Target {
 }
 
 impl Host {
-    /// Reads a URI's host: IPv6 in brackets, IPv4 as four decimal numbers, else a DNS name.
+    /// Reads a URI's host: IPv6 in brackets (or, elsewhere than in a URI, without), IPv4 as four decimal numbers, else a DNS name.
     ///
     /// # Errors
     /// Why it is none of these.
