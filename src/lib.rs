@@ -42,4 +42,5 @@ pub mod http;
 pub mod metrics;
 pub mod oci;
 pub mod registry;
+pub mod server;
 pub mod store;
