@@ -43,5 +43,6 @@ pub mod http;
 pub mod metrics;
 pub mod oci;
 pub mod registry;
+pub mod server;
 pub mod store;
 pub mod upstream;
