@@ -4,7 +4,7 @@ mod names;
 
 use std::sync::Arc;
 
-pub use names::{Addressing, Names, Target};
+pub use names::{Addressing, Names, Target, UnknownNamespace};
 
 use crate::access::{Access, Principal};
 use crate::cache::{Answer, CacheError, StoredManifest};
@@ -88,6 +88,27 @@ impl Registry {
         let _ = (access, reference, platform);
         Err(CacheError::Absent)
     }
+
+    /// Whether this edge can serve.
+    pub async fn ready(&self, check: Check) -> Readiness {
+        let _ = check;
+        Readiness::default()
+    }
+}
+
+/// How thoroughly to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// What this edge knows of itself: quick, for every probe.
+    Shallow,
+    /// End to end: a write and read on the disk, an answer from the upstreams.
+    Deep,
+}
+
+/// Why an edge cannot serve; no reason means that it can. Reasons are short words for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    pub reasons: Vec<String>,
 }
 
 /// What a prefetch brought: all blobs of the image, those that were here before included.
