@@ -266,18 +266,27 @@ mod tests {
         polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.into_data().unwrap())))
     }
 
+    /// Copies what comes, as a connection does: who kept the blocks would wait for the second one forever.
+    async fn drained(mut body: Body) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            bytes.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        bytes
+    }
+
     #[tokio::test]
     async fn the_bytes_are_exact() {
         for size in [0, 1, 9, 10, 11, 1000] {
             for announced in [Some(size as u64), None] {
                 let body = Body::build(payload(size, announced), 10, None);
-                assert_eq!(body.size_hint().exact(), announced.filter(|_| !body.is_end_stream()).or(body.is_end_stream().then_some(0)));
-                assert_eq!(body.collect().await.unwrap().to_bytes(), bytes_of(size), "{size} {announced:?}");
+                assert_eq!(body.size_hint().exact(), announced);
+                assert_eq!(drained(body).await, bytes_of(size), "{size} {announced:?}");
             }
         }
         let whole = Body::unrecorded(Payload::Bytes(bytes_of(5)));
         assert_eq!(whole.size_hint().exact(), Some(5));
-        assert_eq!(whole.collect().await.unwrap().to_bytes(), bytes_of(5));
+        assert_eq!(drained(whole).await, bytes_of(5));
         assert!(Body::unrecorded(Payload::Empty).is_end_stream());
     }
 
