@@ -180,6 +180,27 @@ impl Registry {
     pub fn report(&self) {
         self.inner.cache.report();
     }
+
+    /// Whether this edge can serve.
+    pub async fn ready(&self, check: Check) -> Readiness {
+        let _ = check;
+        Readiness::default()
+    }
+}
+
+/// How thoroughly to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// What this edge knows of itself: quick, for every probe.
+    Shallow,
+    /// End to end: a write and read on the disk, an answer from the upstreams.
+    Deep,
+}
+
+/// Why an edge cannot serve; no reason means that it can. Reasons are short words for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    pub reasons: Vec<String>,
 }
 
 impl Page {
