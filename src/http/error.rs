@@ -181,7 +181,7 @@ impl From<ContentError> for Failure {
     fn from(error: ContentError) -> Failure {
         match error {
             ContentError::Mismatch => Failure::wrong_answer(error.to_string()),
-            ContentError::Broken(_) | ContentError::Io(_) => Failure::unavailable(error.to_string(), None),
+            ContentError::Broken(_) | ContentError::Lagged | ContentError::Io(_) => Failure::unavailable(error.to_string(), None),
         }
     }
 }

@@ -21,11 +21,11 @@ use super::ops::{self, OpsAction};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Listing};
 use super::route::{Command, Wanted};
+use crate::access::Action;
 use crate::clock::Clock;
-use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
-use crate::registry::{Check, Registry};
+use crate::registry::{Check, Readiness, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -41,7 +41,7 @@ pub struct Http(Arc<Inner>);
 struct Inner {
     registry: Registry,
     site: RwLock<Arc<Site>>,
-    limits: config::Limits,
+    request_timeout: Duration,
     metrics: Metrics,
     clock: Clock,
     ids: RequestIds,
@@ -57,11 +57,11 @@ enum Reuse {
 }
 
 impl Http {
-    pub fn new(registry: Registry, site: Site, limits: &config::Limits, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new(registry: Registry, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
         Http(Arc::new(Inner {
             registry,
             site: RwLock::new(Arc::new(site)),
-            limits: limits.clone(),
+            request_timeout,
             metrics,
             clock,
             ids: RequestIds::new(),
@@ -93,7 +93,7 @@ impl Http {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
             Ok(call) => {
                 let reuse = drain(&head, body).await;
-                (self.call(call, &head, &mut record).await, reuse)
+                (self.call(call, &site, &head, &mut record).await, reuse)
             }
             Err(failure) => (Err(failure), drain(&head, body).await),
         };
@@ -115,8 +115,11 @@ impl Http {
         let mut reply = match ops::route_ops(&head.method, head.uri.path(), head.uri.query().unwrap_or_default()) {
             Ok(OpsAction::Alive) => ops::alive(),
             Ok(OpsAction::Page) => ops::page(),
-            Ok(OpsAction::Metrics) => ops::metrics(self.0.metrics.render()),
-            Ok(OpsAction::Ready(check)) => self.ready(check).await,
+            Ok(OpsAction::Metrics) => {
+                self.0.registry.report();
+                ops::metrics(self.0.metrics.render())
+            }
+            Ok(OpsAction::Ready(check)) => self.ready(check, self.site().deadline).await,
             Err(error) => ops::refused(error),
         };
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
@@ -128,24 +131,26 @@ impl Http {
         self.0.site.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn ready(&self, check: Check) -> Response<Payload> {
-        let asked = tokio::time::timeout(self.0.limits.deadline, self.0.registry.ready(check)).await;
-        let mut readiness = asked.unwrap_or_else(|_| crate::registry::Readiness { reasons: vec!["the check took too long".to_owned()] });
+    async fn ready(&self, check: Check, deadline: Duration) -> Response<Payload> {
+        let asked = tokio::time::timeout(deadline, self.0.registry.ready(check)).await;
+        let mut readiness =
+            asked.unwrap_or_else(|_| Readiness { impaired: vec!["the check took too long".to_owned()], ..Readiness::default() });
         if self.0.draining.load(Ordering::Relaxed) {
-            readiness.reasons.insert(0, "draining".to_owned());
+            readiness.failing.insert(0, "draining".to_owned());
         }
         ops::readiness(&readiness)
     }
 
-    async fn call(&self, call: Call, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+    async fn call(&self, call: Call, site: &Site, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
         match call {
             Call::Version => Ok(respond::version()),
-            Call::Ready => Ok(self.ready(Check::Shallow).await),
+            Call::Ready => Ok(self.ready(Check::Shallow, site.deadline).await),
             Call::Catalog(page) => {
-                let listed = within(self.0.limits.deadline, async { Ok(self.0.registry.catalog(record.principal(), &page).await) }).await?;
+                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
-            Call::Read(read) => within(self.0.limits.deadline, self.read(&read, head, record)).await,
+            Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
             Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }
     }
@@ -177,14 +182,7 @@ impl Http {
 
     async fn manifest(&self, read: &Read, reference: &Reference, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
         let refused = |error| Failure::from_cache(error, Subject::Manifest);
-        let answer = if head.method == Method::HEAD {
-            self.0.registry.manifest_head(&read.access, reference).await.map_err(refused)?
-        } else {
-            self.0.registry.manifest(&read.access, reference).await.map_err(refused)?
-        };
-        if head.method != Method::HEAD && answer.value.bytes.is_none() {
-            return Err(Failure::unavailable("only the manifest's head is known", None));
-        }
+        let answer = self.0.registry.manifest(&read.access, reference).await.map_err(refused)?;
         record.found(&answer);
         respond::manifest(answer, &head.headers)
     }
@@ -223,7 +221,7 @@ impl Http {
             // No page of another origin can send this type without asking first.
             return (Err(Failure::not_json()), drain(head, body).await);
         }
-        match tokio::time::timeout(self.0.limits.deadline, command_body(body)).await {
+        match tokio::time::timeout(site.deadline, command_body(body)).await {
             Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
             Ok(Err(failure)) => (Err(failure), Reuse::Close),
             Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
@@ -232,12 +230,12 @@ impl Http {
 
     async fn obey(&self, command: Command, site: &Site, body: &Bytes, record: &mut Record) -> Result<Response<Payload>, Failure> {
         let order = command::authorize(site, body, record)?;
-        let (registry, limits) = (&self.0.registry, &self.0.limits);
+        let registry = &self.0.registry;
         let refused = |error| Failure::from_cache(error, Subject::Manifest);
         match command {
             Command::Refresh => {
                 let refreshing = async { registry.refresh(&order.access, &order.reference).await.map_err(refused) };
-                let answer = within(limits.deadline, refreshing).await?;
+                let answer = within(site.deadline, refreshing).await?;
                 record.found(&answer);
                 Ok(respond::refreshed(&answer))
             }
@@ -245,7 +243,7 @@ impl Http {
                 // A whole image takes as long as any one request may.
                 let platform = order.platform.as_deref();
                 let fetching = async { registry.prefetch(&order.access, &order.reference, platform).await.map_err(refused) };
-                within(limits.request_timeout, fetching).await.map(respond::prefetched)
+                within(self.0.request_timeout, fetching).await.map(respond::prefetched)
             }
         }
     }

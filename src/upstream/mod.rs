@@ -24,6 +24,7 @@ mod tests;
 mod tokens;
 mod wire;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,14 @@ pub struct Upstream {
     main: Arc<Endpoint>,
     allow: Vec<Pattern>,
     deny: Vec<Pattern>,
+    tag_ttl: Duration,
+    authorization_ttl: Duration,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
+    }
 }
 
 /// How an upstream is, as far as its answers told.
@@ -127,11 +136,23 @@ impl Upstream {
             wire,
             allow: config.allow.clone(),
             deny: config.deny.clone(),
+            tag_ttl: config.tag_ttl,
+            authorization_ttl: config.authorization_ttl,
         })
     }
 
     pub fn name(&self) -> &Arc<str> {
         &self.wire.name
+    }
+
+    /// How long a tag is believed.
+    pub fn tag_ttl(&self) -> Duration {
+        self.tag_ttl
+    }
+
+    /// How long a yes about a digest in a repository is believed.
+    pub fn authorization_ttl(&self) -> Duration {
+        self.authorization_ttl
     }
 
     /// Whether the configuration lets this repository be pulled. The calls below do not ask again.
