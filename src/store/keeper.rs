@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::oci::Digest;
 
 /// Changes are gathered for this long before they are committed.
-const GATHER: Duration = Duration::from_millis(500);
+const GATHER: Duration = Duration::from_millis(250);
 /// The same while there is too much on the disk.
 const GATHER_WHEN_OVER: Duration = Duration::from_millis(20);
 /// How often uses alone are written down.
@@ -111,23 +111,27 @@ impl Keeper {
 
     fn commit(&mut self, ending: Ending) {
         let shared = &self.shared;
-        let touches_are_due = Instant::now() >= self.touches_at || ending == Ending::Orderly;
-        if !touches_are_due && !shared.index.has_changes() && !shared.over_budget() && !shared.index.is_suspect() {
+        let touches_are_due = shared.index.has_touches() && Instant::now() >= self.touches_at;
+        let nothing_to_do = !touches_are_due && !shared.index.has_changes() && !shared.over_budget() && !shared.index.is_suspect();
+        if nothing_to_do && ending == Ending::NotYet {
             return;
         }
+        // With a margin, so that not each blob that comes has another one evicted.
+        let limit = if shared.over_budget() { shared.max_bytes - shared.max_bytes / 100 } else { shared.max_bytes };
         let evictions = Cell::new(0_u64);
         let shelf = Shelf {
             exists: &|digest| !matches!(fs::symlink_metadata(shared.layout.blob(digest)), Err(error) if error.kind() == io::ErrorKind::NotFound),
             evict: &|digest| {
-                evictions.set(evictions.get() + 1);
-                evict(shared, digest)
+                let outcome = evict(shared, digest);
+                evictions.set(evictions.get() + u64::from(outcome == Evicted::Gone));
+                outcome
             },
-            budget_bytes: shared.max_bytes.saturating_sub(shared.partial_bytes.load(Ordering::Relaxed)),
+            budget_bytes: limit.saturating_sub(shared.partial_bytes.load(Ordering::Relaxed)),
             now: shared.clock.now(),
         };
         // A scan that did not end has to be begun again by the next process.
         let ending = if shared.index.agrees() { ending } else { Ending::NotYet };
-        let touches = if touches_are_due { Touches::Now } else { Touches::Later };
+        let touches = if touches_are_due || ending == Ending::Orderly { Touches::Now } else { Touches::Later };
         match shared.index.commit(&shelf, touches, ending) {
             Ok(()) => {
                 if touches_are_due {

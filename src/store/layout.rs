@@ -99,7 +99,10 @@ impl Layout {
             sync_folder(folder.parent().unwrap_or(&self.root))?;
             fs::rename(partial, &path)?;
         }
-        sync_folder(folder)
+        // A name that may not last is taken back, so that nothing lies there uncounted.
+        sync_folder(folder).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })
     }
 
     /// Takes a file whose bytes are not what its name says out of the way. Another file that has taken its place stays.

@@ -88,7 +88,10 @@ async fn verify_growing(shared: Arc<Shared>, digest: Digest, file: Arc<File>, st
                 condemn(&shared, &digest, stamp, &why);
                 growing.fail(why);
             }
-            Verdict::Stopped => growing.fail(ContentError::Broken("the process is ending".into())),
+            Verdict::Stopped => {
+                shared.files.remove_exactly(&digest, stamp);
+                growing.fail(ContentError::Broken("the process is ending".into()));
+            }
         }
     };
     if tokio::task::spawn_blocking(work).await.is_err() {

@@ -257,6 +257,10 @@ impl Index {
         lock(&self.pending).has_changes()
     }
 
+    pub fn has_touches(&self) -> bool {
+        lock(&self.pending).has_touches()
+    }
+
     /// Writes what waits, and evicts. After a failure the changes wait on. Blocks.
     pub fn commit(&self, shelf: &Shelf<'_>, touches: Touches, ending: Ending) -> Result<(), IndexError> {
         if let Some(why) = lock(&self.suspect).take() {

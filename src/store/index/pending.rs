@@ -142,9 +142,13 @@ impl Pending {
     pub fn records(&self, prefix: &str, after: Option<&str>) -> BTreeMap<String, Option<Vec<u8>>> {
         let from = first_key(prefix, after);
         let batches = self.committing.as_deref().into_iter().chain([&self.current]);
-        let changes = batches.flat_map(|batch| batch.records.range::<str, _>((from, Bound::Unbounded)));
-        // Not the first key beyond the prefix but each: two batches follow each other here.
-        changes.filter(|(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.clone(), value.clone())).collect()
+        let changes = batches
+            .flat_map(|batch| batch.records.range::<str, _>((from, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix)));
+        changes.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    pub fn has_touches(&self) -> bool {
+        !self.current.touches.is_empty() || !self.current.record_touches.is_empty()
     }
 
     pub fn has_changes(&self) -> bool {
