@@ -53,7 +53,7 @@ const AGENT: &str = concat!("outport/", env!("CARGO_PKG_VERSION"));
 
 /// An origin registry with its mirrors. Repositories are named as the upstream names them, without a prefix. Every call is a
 /// few requests, of which each wait is bounded by `connect_timeout` or `read_timeout`; the caller bounds the whole, and may drop
-/// any future at any time.
+/// any future at any time: a circuit learns from callers that gave up, too.
 pub struct Upstream {
     wire: Arc<Wire>,
     mirrors: Vec<Arc<Endpoint>>,
@@ -267,9 +267,12 @@ impl Upstream {
         let mut mirrors: Vec<&Arc<Endpoint>> = self.mirrors.iter().filter(|mirror| mirror.refuses().is_none()).collect();
         mirrors.sort_by_key(|mirror| mirror.failures());
         for mirror in mirrors {
-            if let Ok(answer) = ask(mirror.clone()).await {
-                self.report_circuits();
-                return Ok(answer);
+            match ask(mirror.clone()).await {
+                Ok(answer) => {
+                    self.report_circuits();
+                    return Ok(answer);
+                }
+                Err(error) => tracing::debug!(upstream = %self.name(), mirror = mirror.host(), %error, "passed over"),
             }
         }
         if self.main.refuses().is_some() {
