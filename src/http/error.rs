@@ -100,7 +100,7 @@ impl Failure {
     }
 
     /// It cannot be told now.
-    pub fn unavailable(why: impl Into<String>, retry_after: Option<Duration>) -> Failure {
+    pub fn unavailable(why: impl Into<Box<str>>, retry_after: Option<Duration>) -> Failure {
         let time = retry_after.unwrap_or(RETRY_AFTER);
         let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).max(1);
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the upstream registry cannot be asked now")
@@ -108,7 +108,7 @@ impl Failure {
             .because(why)
     }
 
-    pub fn wrong_answer(why: impl Into<String>) -> Failure {
+    pub fn wrong_answer(why: impl Into<Box<str>>) -> Failure {
         Failure::new(StatusCode::BAD_GATEWAY, "UNKNOWN", "the upstream registry gave a wrong answer").because(why)
     }
 
@@ -129,8 +129,8 @@ impl Failure {
     }
 
     /// An operator's command that cannot be read.
-    pub fn bad_command(detail: impl Into<String>) -> Failure {
-        Failure { detail: Some(detail.into().into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read") }
+    pub fn bad_command(detail: impl Into<Box<str>>) -> Failure {
+        Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read") }
     }
 
     pub const fn body_too_large() -> Failure {
@@ -145,8 +145,7 @@ impl Failure {
         Failure { extra, ..self }
     }
 
-    fn because(self, why: impl Into<String>) -> Failure {
-        let why: String = why.into();
+    fn because(self, why: impl Into<Box<str>>) -> Failure {
         Failure { cause: Some(why.into()), ..self }
     }
 
