@@ -55,6 +55,13 @@ pub fn readiness(readiness: &Readiness) -> Response<Payload> {
     response
 }
 
+/// The verdict alone, for listeners that anybody reaches.
+pub fn without_reasons(readiness: Response<Payload>) -> Response<Payload> {
+    let mut verdict = readiness.map(|_| Payload::Empty);
+    verdict.headers_mut().remove(header::CONTENT_TYPE);
+    verdict
+}
+
 pub fn refused(error: RouteError) -> Response<Payload> {
     Failure::from(error).into_response()
 }

@@ -144,7 +144,7 @@ impl Http {
     async fn call(&self, call: Call, site: &Site, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
         match call {
             Call::Version => Ok(respond::version()),
-            Call::Ready => Ok(self.ready(Check::Shallow, site.deadline).await),
+            Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
                 let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
@@ -322,4 +322,93 @@ fn shared_headers(reply: &mut Response<Payload>, head: &Parts, reuse: Reuse, req
 /// What goes on the wire: nothing after the head of an answer to HEAD.
 fn sent(payload: Payload, method: &Method) -> Payload {
     if method == Method::HEAD { Payload::Empty } else { payload }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::body::Incoming;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// What a server does with the futures: it spawns them.
+    const _: fn(Http, Request<Incoming>, Arc<Connection>) = |http, request, connection| {
+        drop(tokio::spawn(async move { http.registry(request, connection).await }));
+    };
+
+    /// Sends bytes on one connection and returns all that is answered until the server closes it.
+    async fn conversation(bytes: &[u8]) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                let (head, body) = request.into_parts();
+                let reuse = drain(&head, body).await;
+                let mut reply = respond::version();
+                shared_headers(&mut reply, &head, reuse, "id");
+                Ok::<_, std::convert::Infallible>(reply.map(|payload| Body::unrecorded(sent(payload, &head.method))))
+            });
+            hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(socket), service).await
+        });
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(bytes).await.unwrap();
+        let mut received = Vec::new();
+        // A reset after the answer is an end too.
+        let _ = client.read_to_end(&mut received).await;
+        let _ = server.await.unwrap();
+        String::from_utf8(received).unwrap()
+    }
+
+    const SECOND: &str = "GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+    #[tokio::test]
+    async fn row_17_a_body_on_a_get_is_drained_or_the_connection_closed() {
+        for (headers, body, answers) in [
+            ("Content-Length: 5", "GET /", 2),
+            ("Transfer-Encoding: chunked", "5\r\nGET /\r\n0\r\n\r\n", 2),
+            ("X-None: 1", "", 2),
+            ("Content-Length: 1000000", SECOND, 1),
+            ("Content-Length: 5\r\nExpect: 100-continue", "", 1),
+        ] {
+            let received = conversation(format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}").as_bytes()).await;
+            assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
+            assert!(received.ends_with("{}") && received.contains("connection: close"), "{received}");
+            assert!(!received.contains("100 Continue"), "{received}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_has_the_length_and_no_body() {
+        let received = conversation(b"HEAD /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(received.contains("content-length: 2\r\n") && received.ends_with("\r\n\r\n"), "{received}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cannot_tell_comes_within_the_deadline() {
+        let never = std::future::pending::<Result<(), Failure>>();
+        let failure = within(Duration::from_secs(3), never).await.unwrap_err();
+        assert_eq!(failure.status, http::StatusCode::SERVICE_UNAVAILABLE);
+        assert!(failure.into_response().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[tokio::test]
+    async fn every_answer_is_tied_to_its_record() {
+        let (metrics, connection) = (Metrics::new(), Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None });
+        let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
+        let record = Record::start(&metrics, &head, &connection, "id".to_owned());
+        let response = finish(respond::version(), &head, Reuse::Keep, &connection, record);
+        for (name, value) in [("x-request-id", "id"), ("docker-distribution-api-version", "registry/2.0"), ("content-length", "2")] {
+            assert_eq!(response.headers()[name], value);
+        }
+        assert!(!response.headers().contains_key("connection"));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "{}");
+        assert!(metrics.render().contains(r#"outport_response_bytes_total{route="other",source="none"} 2"#));
+    }
+
+    #[tokio::test]
+    async fn a_command_is_small() {
+        let body = |size| http_body_util::Full::new(Bytes::from(vec![b' '; size]));
+        assert_eq!(command_body(body(MAX_COMMAND_BYTES)).await.unwrap().len(), MAX_COMMAND_BYTES);
+        assert_eq!(command_body(body(MAX_COMMAND_BYTES + 1)).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
+    }
 }
