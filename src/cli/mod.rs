@@ -1,6 +1,9 @@
 //! The command line: one file for each command.
 
 mod ask;
+mod check;
+mod logging;
+mod mirror_config;
 mod prefetch;
 mod refresh;
 mod serve;
@@ -55,7 +58,7 @@ enum Command {
     },
     /// Write what containerd, podman or docker need to pull through an edge
     #[command(after_help = "Example:\n  outport mirror-config --edge https://edge.example.com --output /etc/containerd/certs.d")]
-    MirrorConfig(crate::cli::mirror_config::Arguments),
+    MirrorConfig(mirror_config::Arguments),
 }
 
 /// Does what the arguments say.
@@ -67,6 +70,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Prefetch(arguments) => prefetch::run(config, &arguments),
         Command::Refresh(arguments) => refresh::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
-        Command::MirrorConfig(arguments) => mirror_config::run(&arguments),
+        Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }
 }

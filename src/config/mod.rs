@@ -171,6 +171,14 @@ pub enum LogFormat {
     Json,
 }
 
+impl Upstream {
+    /// The name as the first component of a path: no repository name has a colon, so `registry.local:5000` is written
+    /// `registry.local_5000`.
+    pub fn path_prefix(&self) -> String {
+        names::path_prefix(&self.name)
+    }
+}
+
 impl Config {
     /// The keys whose change takes effect only after a restart, out of those that differ: sockets are bound, the data folder is
     /// opened, and the caches and the log's form are laid out once. Everything else is taken over while running.
@@ -178,7 +186,8 @@ impl Config {
         // Taken apart in full, so that a new field does not compile until somebody has decided about it.
         let Config { region, data_dir, listen, tls, cache, upstreams: _, access: _, principals: _, limits, log } = self;
         let Listen { registry, ops, public_url: _, also } = listen;
-        let Cache { disk, memory, prefetch: _, negative_ttl: _, stale_after: _ } = cache;
+        // The http room judges each request by the deadline in force; all other limits are built into listeners.
+        let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
         let fixed = [
             ("region", *region != new.region),
             ("data_dir", *data_dir != new.data_dir),
@@ -187,9 +196,8 @@ impl Config {
             ("listen.also", *also != new.listen.also),
             // The files may change; whether the registry listener speaks TLS may not.
             ("tls", tls.is_some() != new.tls.is_some()),
-            ("cache.disk", *disk != new.cache.disk),
-            ("cache.memory", *memory != new.cache.memory),
-            ("limits.connections", limits.connections != new.limits.connections),
+            ("cache", *cache != new.cache),
+            ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()

@@ -58,9 +58,12 @@ fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Acc
     let mut taken = vec![("listen.registry".to_owned(), registry)];
     claim(&section, "ops", ops, &mut taken);
     let also: Vec<ListenAlso> = section.sections("also").into_iter().filter_map(|each| read_also(each, tls, &mut taken)).collect();
-    let everywhere = std::iter::once(registry).chain(also.iter().map(|each| each.address)).any(|address| !address.ip().is_loopback());
-    if everywhere && !access.anonymous_push.is_empty() {
-        section.warn("registry", "is off loopback while access.anonymous_push lets anybody push");
+    let anybody_pushes = !access.anonymous_push.is_empty();
+    let also_off_loopback = also.iter().any(|each| !each.address.ip().is_loopback());
+    for (key, off_loopback) in [("registry", !registry.ip().is_loopback()), ("also", also_off_loopback)] {
+        if off_loopback && anybody_pushes {
+            section.warn(key, "is off loopback while access.anonymous_push lets anybody push");
+        }
     }
     section.finish();
     Listen { registry, ops, public_url, also }
@@ -139,11 +142,11 @@ fn read_access(mut section: Section<'_, '_, '_>) -> Access {
 
 fn read_cache(mut section: Section<'_, '_, '_>, limits: &Limits) -> Cache {
     let cache = Cache {
-        disk: section.bounded("disk", mebibytes(20 << 10), mebibytes(64)..=mebibytes(1 << 30)),
+        disk: section.bounded("disk", mebibytes(20 << 10), mebibytes(1)..=mebibytes(1 << 30)),
         memory: section.bounded("memory", mebibytes(256), mebibytes(1)..=mebibytes(1 << 20)),
-        prefetch: section.bounded("prefetch", 4, 0..=64),
+        prefetch: section.bounded("prefetch", 8, 0..=64),
         negative_ttl: section.bounded("negative_ttl", seconds(30), seconds(0)..=seconds(HOUR)),
-        stale_after: section.bounded("stale_after", seconds(2), MILLISECONDS_100..=seconds(MINUTE)),
+        stale_after: section.bounded("stale_after", Duration::from_millis(1500), MILLISECONDS_100..=seconds(MINUTE)),
     };
     if cache.stale_after > limits.deadline {
         section.fault("stale_after", "is longer than limits.deadline, so that nothing stale would ever be served");
@@ -175,9 +178,17 @@ fn read_log(mut section: Section<'_, '_, '_>) -> Log {
     let log = Log { format: section.or("format", LogFormat::Text), level: section.or("level", "info".to_owned()) };
     if let Err(why) = tracing_subscriber::EnvFilter::builder().parse(&log.level) {
         section.fault("level", format!("{:?} is not a filter such as \"info\" or \"warn,outport=debug\": {why}", log.level));
+    } else if let Some(word) = misspelt_level(&log.level) {
+        section.fault("level", format!("{word:?} is not a level: off, error, warn, info, debug or trace"));
     }
     section.finish();
     log
+}
+
+/// A bare word that is no level. The filter would take it for a part of the program, and log nothing else.
+fn misspelt_level(filter: &str) -> Option<&str> {
+    let mut directives = filter.split(',').map(str::trim);
+    directives.find(|directive| !directive.contains('=') && directive.parse::<tracing_subscriber::filter::LevelFilter>().is_err())
 }
 
 /// What may be there only once, and who has it: the key path of the owner by the thing's name.
@@ -205,6 +216,9 @@ fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_
     let url: Option<Url> = section.required("url");
     let mirrors: Vec<Url> = section.list("mirrors");
     let username: Option<String> = section.optional("username");
+    if username.as_ref().is_some_and(|name| name.is_empty() || name.contains(':')) {
+        section.fault("username", "is empty or has a colon, which ends a user name (RFC 7617)");
+    }
     let password = read_password(&mut section);
     match (&username, &password) {
         (Some(_), Given::Nothing) => section.fault("username", "has no password: add password_file or password_env"),
@@ -220,7 +234,7 @@ fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_
     let private_networks = section.list("private_networks");
     let token_hosts = read_token_hosts(&mut section);
     let tag_ttl = section.bounded("tag_ttl", seconds(5 * MINUTE), seconds(0)..=seconds(30 * DAY));
-    let authorization_ttl = section.bounded("authorization_ttl", seconds(10 * MINUTE), seconds(0)..=seconds(DAY));
+    let authorization_ttl = section.bounded("authorization_ttl", seconds(DAY), seconds(0)..=seconds(DAY));
     let (allow, deny) = (section.list("allow"), section.list("deny"));
     let max_connections = section.bounded("max_connections", 64, 1..=4096);
     let connect_timeout = section.bounded("connect_timeout", seconds(5), MILLISECONDS_100..=seconds(MINUTE));

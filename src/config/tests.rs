@@ -146,6 +146,8 @@ fn faults_of_one_kind() {
         ("limits.deadline = '1s'", "0: cache.stale_after: is longer than limits.deadline, so that nothing stale would ever be served"),
         ("limits.request_timeout = '5s'", "1: limits.deadline: is longer than limits.request_timeout"),
         ("log.level = 'a=b=c'", "1: log.level: \"a=b=c\" is not a filter"),
+        ("log.level = 'warn,infoo'", r#"1: log.level: "infoo" is not a level: off, error, warn, info, debug or trace"#),
+        (&upstream("username = 'a:b'"), "4: upstream[0].username: is empty or has a colon"),
         ("log.format = 'xml'", r#"1: log.format: "xml" is neither "text" nor "json""#),
         ("data_dir = ''", "1: data_dir: is empty"),
         ("'a\\nb' = 1", r#"1: "a\\nb": unknown key"#),
@@ -180,6 +182,13 @@ fn faults_of_one_kind() {
 fn port_0_is_free_every_time() {
     assert!(parse("[listen]\nregistry = '127.0.0.1:0'\nops = '127.0.0.1:0'").is_ok());
     assert!(parse("[listen]\nregistry = '127.0.0.1:80'\nops = '[::1]:80'").is_ok());
+}
+
+#[test]
+fn filters_of_the_log_are_levels_of_parts() {
+    for level in ["info", "WARN", "off", "warn,outport=debug", "outport::cache=trace, error", "outport[fill{a}]=debug"] {
+        assert_eq!(parse(&format!("log.level = '{level}'")).unwrap().log.level, level);
+    }
 }
 
 #[test]
@@ -342,14 +351,14 @@ fn what_needs_a_restart_is_named() {
         "listen.registry",
         "listen.ops",
         "listen.also",
-        "cache.disk",
-        "cache.memory",
-        "limits.connections",
+        "cache",
+        "limits",
         "log.format",
     ];
     assert_eq!(old.fixed_changes(&new), fixed);
+    let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, ..old.limits.clone() };
     let fluid =
-        Config { upstreams: Vec::new(), access: Access::default(), log: Log { level: "warn".into(), ..old.log.clone() }, ..old.clone() };
+        Config { limits, upstreams: Vec::new(), access: Access::default(), log: Log { level: "warn".into(), ..old.log.clone() }, ..old.clone() };
     assert_eq!(old.fixed_changes(&fluid), Vec::<&str>::new());
     let tls = |cert: &str| Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }] });
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });

@@ -28,6 +28,8 @@ pub struct Watcher {
     /// `None` where signals are not ours to take.
     hangup: Option<Signal>,
     poll: Interval,
+    /// Something has changed that no caller knows of yet.
+    due: bool,
 }
 
 impl Watcher {
@@ -47,24 +49,25 @@ impl Watcher {
     fn of_files(path: Option<&Path>, environment: SharedEnvironment, loaded: &Loaded) -> Watcher {
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Watcher { path: path.map(Path::to_owned), environment, files: loaded.files.as_slice().into(), hangup: None, poll }
+        Watcher { path: path.map(Path::to_owned), environment, files: loaded.files.as_slice().into(), hangup: None, poll, due: false }
     }
 
-    /// Waits for SIGHUP or for a changed file, and reads everything again. May be cancelled at any time.
+    /// Waits for SIGHUP or for a changed file, and reads everything again. The new configuration may equal the old one: then a
+    /// certificate or a comment has changed, or a signal came. May be cancelled at any time: the next call goes on.
     ///
     /// # Errors
     /// The faults of the new configuration: the caller goes on with the old one, and may call again. One state of the files is
     /// reported once.
     pub async fn changed(&mut self) -> Result<Loaded, ConfigErrors> {
-        loop {
-            let due = tokio::select! {
+        while !self.due {
+            self.due = tokio::select! {
                 () = hung_up(self.hangup.as_mut()) => true,
                 _ = self.poll.tick() => self.files_differ().await,
             };
-            if due {
-                return self.reload().await;
-            }
         }
+        let outcome = self.reload().await;
+        self.due = false;
+        outcome
     }
 
     async fn files_differ(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Names to addresses. Time to live is honoured while DNS works; while it does not, the last good addresses are used however old.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,13 +77,18 @@ enum Verdict {
 }
 
 impl Resolver {
-    /// With the system's configuration: `/etc/resolv.conf` and `/etc/hosts`, each read once, here.
+    /// With the system's configuration: `/etc/resolv.conf` and `/etc/hosts`, each read once, here. Without a name server in the
+    /// former the one of this machine is asked (resolv.conf(5)): an edge must start while DNS is broken.
     ///
     /// # Errors
-    /// [`DialError::System`] when `resolv.conf` cannot be read or names no server.
+    /// [`DialError::System`] when `/etc/hosts` is there and cannot be read.
     pub fn new(clock: Clock, metrics: Metrics) -> Result<Resolver, DialError> {
         let system = |why: &dyn std::fmt::Display| DialError::System { why: why.to_string() };
-        let (config, options) = hickory_resolver::system_conf::read_system_conf().map_err(|error| system(&error))?;
+        let (config, options) = hickory_resolver::system_conf::read_system_conf().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no name server is configured, the one of this machine is asked");
+            let local = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![ConnectionConfig::udp(), ConnectionConfig::tcp()]);
+            (ResolverConfig::from_name_servers(vec![local]), ResolverOpts::default())
+        });
         let hosts = if Path::new(HOSTS_FILE).exists() { Hosts::from_system().map_err(|error| system(&error))? } else { Hosts::default() };
         Resolver::build(config, options, hosts, clock, metrics)
     }

@@ -54,6 +54,15 @@ pub struct BlobHead {
     pub size_bytes: u64,
 }
 
+/// How thoroughly to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// What this edge knows of itself: quick, for every probe.
+    Shallow,
+    /// End to end: a write to the disk, an answer from each upstream.
+    Deep,
+}
+
 /// Whether an edge can serve, and what of it cannot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Readiness {
@@ -148,10 +157,10 @@ impl Registry {
         self.inner.cache.prefetch(&self.origin(access)?, reference, platform).await
     }
 
-    /// Whether this edge can serve. A deep look writes to the disk and asks each upstream.
-    pub async fn ready(&self, deep: bool) -> Readiness {
+    /// Whether this edge can serve.
+    pub async fn ready(&self, check: Check) -> Readiness {
         let mut readiness = Readiness::default();
-        if !deep {
+        if check == Check::Shallow {
             return readiness;
         }
         if let Err(error) = self.inner.store.probe().await {
@@ -171,6 +180,27 @@ impl Registry {
     pub fn report(&self) {
         self.inner.cache.report();
     }
+
+    /// Whether this edge can serve.
+    pub async fn ready(&self, check: Check) -> Readiness {
+        let _ = check;
+        Readiness::default()
+    }
+}
+
+/// How thoroughly to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// What this edge knows of itself: quick, for every probe.
+    Shallow,
+    /// End to end: a write and read on the disk, an answer from the upstreams.
+    Deep,
+}
+
+/// Why an edge cannot serve; no reason means that it can. Reasons are short words for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    pub reasons: Vec<String>,
 }
 
 impl Page {

@@ -45,10 +45,17 @@ pub(super) struct Breaker {
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// `weight` of the failures since the last success.
-    Closed { weight: u32 },
+    Closed {
+        weight: u32,
+    },
     /// `times` in a row, at least 1.
-    Open { until: Instant, times: u32 },
-    Trial { times: u32 },
+    Open {
+        until: Instant,
+        times: u32,
+    },
+    Trial {
+        times: u32,
+    },
 }
 
 /// Leave to make one request. To be told its outcome; dropped without (its caller went away), it judges by the time that passed.
