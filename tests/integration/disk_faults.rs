@@ -205,7 +205,8 @@ async fn a_cache_at_its_limit_evicts_and_stays_below_it() {
     wait_for_blob(&edge.data_dir(), image_of(23).blobs[1].digest()).await;
     let since = Instant::now();
     loop {
-        let held: u64 = files(&edge.data_dir().join("cache/blobs")).iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum();
+        let held: u64 =
+            files(&edge.data_dir().join("cache/blobs")).iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum();
         if held <= 64 * MIB {
             break;
         }

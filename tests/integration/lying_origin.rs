@@ -208,7 +208,8 @@ async fn row_77_a_redirect_to_a_private_address_is_refused() {
     let blob = &image.blobs[1];
     let path = format!("/v2/a/b/blobs/{}", blob.digest());
     let (port, plain) = (trap.address().port(), trap.url());
-    let targets = [plain, format!("http://[::ffff:127.0.0.2]:{port}"), format!("http://2130706434:{port}"), "http://169.254.169.254".into()];
+    let targets =
+        [plain, format!("http://[::ffff:127.0.0.2]:{port}"), format!("http://2130706434:{port}"), "http://169.254.169.254".into()];
     for target in targets {
         origin.clear();
         origin.script(Match::Blobs, Fault::redirect(&format!("{target}{path}")));

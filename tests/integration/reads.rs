@@ -131,9 +131,14 @@ async fn a_manifest_digest_asked_among_blobs_is_found_among_manifests() {
 #[tokio::test]
 async fn bytes_and_type_are_returned_exactly_and_without_coding() {
     let (origin, edge, image) = one_image("").await;
-    let odd = Manifest::raw(MANIFEST, format!("{{\n\t\"schemaVersion\" : 2, \"mediaType\": \"{MANIFEST}\",\r\n \"layers\":[] , \"x\":\"é\"}}\n\n"));
+    let odd = Manifest::raw(
+        MANIFEST,
+        format!("{{\n\t\"schemaVersion\" : 2, \"mediaType\": \"{MANIFEST}\",\r\n \"layers\":[] , \"x\":\"é\"}}\n\n"),
+    );
     origin.push_manifest("app", Some("odd"), &odd);
-    for (path, bytes) in [("manifests/odd".to_owned(), odd.bytes.clone()), (format!("blobs/{}", image.blobs[2].digest()), image.blobs[2].bytes())] {
+    for (path, bytes) in
+        [("manifests/odd".to_owned(), odd.bytes.clone()), (format!("blobs/{}", image.blobs[2].digest()), image.blobs[2].bytes())]
+    {
         let client = edge.client.clone().with("Accept-Encoding", "zstd, gzip, br");
         for accept in ["*/*", INDEX, "application/vnd.docker.distribution.manifest.v1+json"] {
             let answer = client.get_with(&format!("/v2/origin.test/app/{path}"), &[("Accept", accept)]).await;
@@ -503,9 +508,10 @@ async fn assert_referrers(setup: Setup) {
     let origin = Origin::with(setup).await;
     let image = Image::new(1, &[5_000]);
     origin.push("app", "v1", &image);
-    let artifacts: Vec<_> = [("application/x-signature", "one"), ("application/x-signature", "two"), ("application/x-attestation", "three")]
-        .map(|(artifact_type, content)| Image::artifact(artifact_type, &image.manifest, content))
-        .into();
+    let artifacts: Vec<_> =
+        [("application/x-signature", "one"), ("application/x-signature", "two"), ("application/x-attestation", "three")]
+            .map(|(artifact_type, content)| Image::artifact(artifact_type, &image.manifest, content))
+            .into();
     artifacts.iter().for_each(|artifact| origin.attach("app", artifact));
     let edge = Settings::new().upstream("origin.test", &origin).start().await;
     let path = format!("/v2/origin.test/app/referrers/{}", image.digest());

@@ -152,8 +152,10 @@ async fn a_bad_configuration_does_not_start() {
     let (registry, ops) = ("127.0.0.1:0", "127.0.0.1:0");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("outport.toml");
-    std::fs::write(&file, format!("[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\ncolour = \"red\"\n[cache]\ndisk = \"5x\"\n")).expect("a file");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_outport")).arg("serve").arg("--config").arg(&file).output().expect("it runs");
+    std::fs::write(&file, format!("[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\ncolour = \"red\"\n[cache]\ndisk = \"5x\"\n"))
+        .expect("a file");
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_outport")).arg("serve").arg("--config").arg(&file).output().expect("it runs");
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("listen.colour") && text.contains("cache.disk"), "all faults at once, with their places: {text}");

@@ -27,7 +27,8 @@ fn base64(text: &str) -> String {
 
 /// All planted texts, and those in which they are sent.
 fn planted() -> Vec<String> {
-    let plain = [UPSTREAM_PASSWORD, PRINCIPAL_PASSWORD, WRONG_PASSWORD, QUERY, SIGNATURE, BEARER, COOKIE, "origin-token-"].map(str::to_owned);
+    let plain =
+        [UPSTREAM_PASSWORD, PRINCIPAL_PASSWORD, WRONG_PASSWORD, QUERY, SIGNATURE, BEARER, COOKIE, "origin-token-"].map(str::to_owned);
     let pairs = [("origin-user", UPSTREAM_PASSWORD), ("alice", PRINCIPAL_PASSWORD), ("alice", WRONG_PASSWORD)];
     plain.into_iter().chain(pairs.map(|(name, password)| base64(&format!("{name}:{password}")))).collect()
 }
@@ -172,9 +173,11 @@ async fn row_86_control_characters_make_one_escaped_record() {
     let origin = Origin::start().await;
     for format in ["json", "text"] {
         let edge = Settings::new().log(&format!("format = \"{format}\"")).upstream("origin.test", &origin).spawn().await;
-        let agents: [&[u8]; 4] = [b"mark-a \x1b[31mred\x1b[0m", b"mark-b \xc2\x9b31m \xe2\x80\xae", b"mark-c \\n\\r \"quoted\" {x=1}", b"mark-d \ttab"];
+        let agents: [&[u8]; 4] =
+            [b"mark-a \x1b[31mred\x1b[0m", b"mark-b \xc2\x9b31m \xe2\x80\xae", b"mark-c \\n\\r \"quoted\" {x=1}", b"mark-d \ttab"];
         for agent in agents {
-            let request = [b"GET /v2/origin.test/app/manifests/v1 HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nUser-Agent: ", agent, b"\r\n\r\n"];
+            let request =
+                [b"GET /v2/origin.test/app/manifests/v1 HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nUser-Agent: ", agent, b"\r\n\r\n"];
             edge.client.raw(&request.concat(), Duration::from_secs(3)).await.expect("an answer");
         }
         for path in ["mark-e%0a%1b[31m", "mark-f%0d%0alevel=ERROR", "mark-g\x1b[2J", "mark-h%E2%80%AE", "mark-i\u{85}"] {
