@@ -84,7 +84,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
 fn greet(edge: &Edge, config: &Config) {
     let address = edge.registry_address();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let base = config.listen.public_url.as_ref().map_or(format!("{scheme}://{address}"), |url| url.as_str().trim_end_matches('/').to_owned());
+    let base =
+        config.listen.public_url.as_ref().map_or(format!("{scheme}://{address}"), |url| url.as_str().trim_end_matches('/').to_owned());
     let host = base.split_once("://").map_or(base.as_str(), |(_, host)| host);
     let example = config.upstreams.first().map_or("docker.io", |upstream| upstream.name.as_str()).replace(':', "_");
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ");
