@@ -7,7 +7,6 @@ import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from processes import Process, free_port
 ACCESS_LINE = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>\d{3}) ')
 ISSUER = "tests issuer"
 SERVICE = "tests registry"
+QUIET_S = 0.5
+"""Distribution logs a request when it has answered it."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,15 @@ class Distribution:
         lines = ACCESS_LINE.finditer(self._text())
         return [Asked(line["method"], line["path"], int(line["status"])) for line in lines]
 
-    def asked_since(self, mark: int) -> list[Asked]:
-        """The requests after the first `mark`."""
-        return self.asked()[mark:]
+    def settled(self) -> list[Asked]:
+        """Every request, once nothing has come for a while: fetching ahead goes on after a client has left."""
+        before, quiet_since = -1, time.monotonic()
+        while time.monotonic() - quiet_since < QUIET_S:
+            asked = self.asked()
+            if len(asked) != before:
+                before, quiet_since = len(asked), time.monotonic()
+            time.sleep(0.05)
+        return asked
 
     def stop(self) -> None:
         self.process.stop()
