@@ -36,10 +36,15 @@
 
 pub mod access;
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod http;
+pub mod identity;
 pub mod metrics;
 pub mod oci;
 pub mod registry;
+pub mod server;
 pub mod store;
+pub mod upstream;

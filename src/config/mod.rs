@@ -1,7 +1,18 @@
 //! The whole schema of the configuration: what an operator may write, its defaults and its limits.
+//!
+//! `config/reference.toml` lists every key with its default; a test compares it with [`schema`]. Every fault is reported at once, with
+//! its key path and line ([`ConfigErrors`]). Relative paths are taken from the configuration file's folder.
 
+mod files;
+mod load;
+mod names;
+mod problem;
+mod reader;
+mod schema;
 mod secret;
 mod units;
+mod value;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,8 +21,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::access::Pattern;
+pub use load::{Environment, Loaded, process_environment};
+pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
-pub use units::ByteSize;
+pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
+pub use watch::Watcher;
 
 /// A complete, validated configuration. Every field holds its final value: defaults are applied, secrets are read.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,3 +170,39 @@ pub enum LogFormat {
     Text,
     Json,
 }
+
+impl Upstream {
+    /// The name as the first component of a path: no repository name has a colon, so `registry.local:5000` is written
+    /// `registry.local_5000`.
+    pub fn path_prefix(&self) -> String {
+        names::path_prefix(&self.name)
+    }
+}
+
+impl Config {
+    /// The keys whose change takes effect only after a restart, out of those that differ: sockets are bound, the data folder is
+    /// opened, and the caches and the log's form are laid out once. Everything else is taken over while running.
+    pub fn fixed_changes(&self, new: &Config) -> Vec<&'static str> {
+        // Taken apart in full, so that a new field does not compile until somebody has decided about it.
+        let Config { region, data_dir, listen, tls, cache, upstreams: _, access: _, principals: _, limits, log } = self;
+        let Listen { registry, ops, public_url: _, also } = listen;
+        // The http room judges each request by the deadline in force; all other limits are built into listeners.
+        let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
+        let fixed = [
+            ("region", *region != new.region),
+            ("data_dir", *data_dir != new.data_dir),
+            ("listen.registry", *registry != new.listen.registry),
+            ("listen.ops", *ops != new.listen.ops),
+            ("listen.also", *also != new.listen.also),
+            // The files may change; whether the registry listener speaks TLS may not.
+            ("tls", tls.is_some() != new.tls.is_some()),
+            ("cache", *cache != new.cache),
+            ("limits", other_limits != new.limits),
+            ("log.format", log.format != new.log.format),
+        ];
+        fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,19 @@
 //! Requests to answers: route (pure), authorize, call, respond; one error table.
 
+mod admit;
+mod body;
+mod command;
+mod conditional;
 mod connection;
+mod error;
+mod log;
+mod ops;
+mod request_id;
+mod respond;
+mod route;
+mod service;
 
+pub use admit::Site;
+pub use body::{Body, BodyError};
 pub use connection::Connection;
+pub use service::Http;

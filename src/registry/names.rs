@@ -67,7 +67,8 @@ impl Names {
         self.upstreams.iter().find(|name| ***name == *ns).or_else(|| self.upstreams.iter().find(|name| ***name == *bare))
     }
 
-    fn by_host(&self, host: &str) -> Option<&Arc<str>> {
+    /// The upstream that a Host (port included or not) or a TLS server name stands for.
+    pub fn by_host(&self, host: &str) -> Option<&Arc<str>> {
         let host = host.to_ascii_lowercase();
         let without_port = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
         self.hosts.get(&host).or_else(|| self.hosts.get(without_port))

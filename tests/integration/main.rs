@@ -1,1 +1,4 @@
+//! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod harness;
+mod house;

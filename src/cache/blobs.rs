@@ -1,0 +1,106 @@
+//! Blobs: from memory, from the disk, or from a transfer that every reader follows.
+
+use bytes::{Bytes, BytesMut};
+
+use super::records::{Key, Kind};
+use super::{Answer, Cache, CacheError, Freshness, Origin, SMALL_BLOB_BYTES, Source};
+use crate::oci::Digest;
+use crate::store::Content;
+
+impl Cache {
+    /// A blob of a repository. A small one is complete and verified when this returns, any other has its first byte.
+    pub async fn blob(&self, origin: &Origin, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+        if let Some(refusal) = self.refusal(&blob_key(origin, digest)) {
+            return Err(refusal);
+        }
+        let answer = match self.standing(origin, Kind::Blob, digest).await? {
+            Some((_, freshness)) => {
+                if freshness == Freshness::Stale {
+                    self.inner.metrics.stale_answer(origin.upstream.name());
+                }
+                self.linked_blob(origin, digest, freshness).await?
+            }
+            None => {
+                let (cache, owned, digest) = (self.clone(), origin.clone(), *digest);
+                let key = (origin.repository.clone(), digest);
+                self.inner.admissions.join(key, || async move { cache.admit(&owned, &digest).await }).await??
+            }
+        };
+        let ready = match answer.value.size_bytes() {
+            Some(size) if size <= SMALL_BLOB_BYTES => answer.value.complete().await,
+            _ => answer.value.started().await,
+        };
+        match ready {
+            Ok(()) => Ok(answer),
+            // A transfer that failed has left its reason; a file that turned out to be corrupt is gone, and fetched anew.
+            Err(error) if answer.source == Source::Disk => {
+                tracing::warn!(%digest, %error, "a cached blob was unreadable");
+                Ok(Answer { value: self.transfer(origin, digest).await?, source: origin.source(), freshness: answer.freshness })
+            }
+            Err(error) => Err(self.refusal(&blob_key(origin, digest)).unwrap_or_else(|| error.into())),
+        }
+    }
+
+    /// The size of a blob, without fetching it.
+    pub async fn blob_size(&self, origin: &Origin, digest: &Digest) -> Result<Answer<u64>, CacheError> {
+        if let Some(refusal) = self.refusal(&blob_key(origin, digest)) {
+            return Err(refusal);
+        }
+        if let Some((link, freshness)) = self.standing(origin, Kind::Blob, digest).await?
+            && link.size_bytes > 0
+        {
+            return Ok(Answer { value: link.size_bytes, source: Source::Memory, freshness });
+        }
+        let value = self.confirm(origin, Kind::Blob, digest).await?;
+        Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable })
+    }
+
+    /// A blob that the upstream has shown in this repository.
+    async fn linked_blob(&self, origin: &Origin, digest: &Digest, freshness: Freshness) -> Result<Answer<Content>, CacheError> {
+        match self.blob_here(digest).await {
+            Some((value, source)) => Ok(Answer { value, source, freshness }),
+            None => Ok(Answer { value: self.transfer(origin, digest).await?, source: origin.source(), freshness }),
+        }
+    }
+
+    /// Finds out whether a repository has a blob. When its bytes came from this upstream before, or are coming now, a HEAD is
+    /// enough; else the transfer itself is the question.
+    async fn admit(&self, origin: &Origin, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+        let coming = self.inner.transfers.is_running(&(origin.upstream.name().clone(), *digest));
+        if coming || (self.holds(origin, digest).await && self.blob_here(digest).await.is_some()) {
+            self.confirm(origin, Kind::Blob, digest).await?;
+            return self.linked_blob(origin, digest, Freshness::Immutable).await;
+        }
+        let value = self.transfer(origin, digest).await?;
+        Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable })
+    }
+
+    /// A blob whose bytes are in memory or on the disk, whoever may see them.
+    pub(super) async fn blob_here(&self, digest: &Digest) -> Option<(Content, Source)> {
+        if let Some(bytes) = self.inner.memory.bytes(digest) {
+            return Some((Content::from_memory(bytes), Source::Memory));
+        }
+        let content = self.inner.store.blob(digest).await?;
+        match content.size_bytes().filter(|size| *size <= SMALL_BLOB_BYTES) {
+            None => Some((content, Source::Disk)),
+            Some(size) => {
+                let bytes = read_small(&content, size).await?;
+                self.inner.memory.put_bytes(*digest, bytes.clone());
+                Some((Content::from_memory(bytes), Source::Disk))
+            }
+        }
+    }
+}
+
+/// `None` when the file's bytes are not those of its digest.
+async fn read_small(content: &Content, size: u64) -> Option<Bytes> {
+    let (mut bytes, mut region) = (BytesMut::with_capacity(size as usize), content.whole());
+    while let Some(block) = region.next(SMALL_BLOB_BYTES as usize).await.ok()? {
+        bytes.extend_from_slice(&block);
+    }
+    Some(bytes.freeze())
+}
+
+pub(super) fn blob_key(origin: &Origin, digest: &Digest) -> Key {
+    Key::Link(origin.repository.clone(), Kind::Blob, *digest)
+}

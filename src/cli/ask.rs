@@ -1,0 +1,160 @@
+//! Asking a running edge to do something: one POST to its registry listener.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use serde_json::Value;
+
+use super::{FAILED, TRY_AGAIN, UNAVAILABLE, USAGE};
+use crate::clock::Clock;
+use crate::config::{Config, process_environment};
+use crate::dial;
+use crate::metrics::Metrics;
+
+/// The longest answer that is read.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// A prefetch of a large image over a long link may take this long.
+const ANSWER_TIME: Duration = Duration::from_secs(3600);
+
+/// Which edge to ask, and as whom.
+#[derive(Debug, clap::Args)]
+pub(super) struct Edge {
+    /// The edge's registry listener; else the configuration's public_url, else its listener on this machine
+    #[arg(long, value_name = "URL")]
+    edge: Option<url::Url>,
+    /// Who asks; without it, nobody in particular
+    #[arg(long, requires = "password_file")]
+    username: Option<String>,
+    /// A file with the password
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
+    /// Certificate authorities beside the system's, PEM
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// Why an edge did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("the edge cannot be asked: {0}")]
+    Unavailable(String),
+    /// The edge could not tell just now.
+    #[error("{0}")]
+    TryAgain(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl AskError {
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            AskError::Usage(_) => USAGE,
+            AskError::Unavailable(_) => UNAVAILABLE,
+            AskError::TryAgain(_) => TRY_AGAIN,
+            AskError::Refused(_) => FAILED,
+        })
+    }
+}
+
+impl Edge {
+    /// Sends `question` to `path` of the edge and returns its JSON answer.
+    pub(super) fn ask(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| AskError::Unavailable(error.to_string()))?;
+        runtime.block_on(self.post(config, path, question))
+    }
+
+    async fn post(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
+        let base = match &self.edge {
+            Some(url) => url.clone(),
+            None => local_edge(config)?,
+        };
+        let uri: Uri = base.join(path).map_err(usage)?.as_str().parse().map_err(usage)?;
+        let host = uri.host().ok_or_else(|| AskError::Usage(format!("{base} has no host")))?.to_owned();
+        let settings = dial::Settings {
+            ca_file: self.ca_file.clone(),
+            // The operator names the edge, wherever it is.
+            private_networks: ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok()).collect(),
+            named_hosts: vec![host],
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: ANSWER_TIME,
+            max_connections: 1,
+        };
+        let unavailable = |error: dial::DialError| AskError::Unavailable(error.to_string());
+        let resolver = dial::Resolver::new(Clock::system(), Metrics::new()).map_err(unavailable)?;
+        let client = dial::Client::new(settings, resolver, dial::Proxies::none()).map_err(unavailable)?;
+        let mut request = Request::post(uri).header(header::CONTENT_TYPE, "application/json");
+        if let Some(credentials) = self.credentials()? {
+            request = request.header(header::AUTHORIZATION, credentials);
+        }
+        let request = request.body(Full::new(Bytes::from(question.to_string()))).map_err(usage)?;
+        let answer = client.send(request).await.map_err(unavailable)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES);
+        let body = body.collect().await.map_err(|error| AskError::Unavailable(error.to_string()))?.to_bytes();
+        judge(status, &body)
+    }
+
+    fn credentials(&self) -> Result<Option<String>, AskError> {
+        let Some((username, file)) = self.username.as_ref().zip(self.password_file.as_ref()) else { return Ok(None) };
+        let password = std::fs::read_to_string(file).map_err(|error| AskError::Usage(format!("{}: {error}", file.display())))?;
+        let pair = format!("{username}:{}", password.trim_end_matches(['\r', '\n']));
+        Ok(Some(format!("Basic {}", STANDARD.encode(pair))))
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> AskError {
+    AskError::Usage(error.to_string())
+}
+
+/// The edge that the configuration describes.
+fn local_edge(config: Option<&Path>) -> Result<url::Url, AskError> {
+    let config = Config::load(config, &process_environment).map_err(usage)?;
+    if let Some(url) = config.listen.public_url {
+        return Ok(url);
+    }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let mut address = config.listen.registry;
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr =
+            if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    format!("{scheme}://{address}").parse().map_err(usage)
+}
+
+fn judge(status: StatusCode, body: &[u8]) -> Result<Value, AskError> {
+    let json: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    if status.is_success() {
+        return Ok(json);
+    }
+    let message = json.pointer("/errors/0/message").and_then(Value::as_str).unwrap_or_else(|| status.canonical_reason().unwrap_or_default());
+    let message = format!("{}: {message}", status.as_u16());
+    Err(match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => AskError::TryAgain(message),
+        _ => AskError::Refused(message),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_by_its_status() {
+        assert_eq!(judge(StatusCode::OK, b"{\"a\":1}").unwrap()["a"], 1);
+        let denied = judge(StatusCode::UNAUTHORIZED, br#"{"errors":[{"code":"UNAUTHORIZED","message":"sign in"}]}"#).unwrap_err();
+        assert_eq!(denied.to_string(), "401: sign in");
+        assert!(matches!(judge(StatusCode::SERVICE_UNAVAILABLE, b""), Err(AskError::TryAgain(_))));
+    }
+}

@@ -1,0 +1,203 @@
+//! Where log lines go: to standard error, from a thread of its own, so that a terminal or pipe that hangs holds up no request.
+//!
+//! Between the two lies a bounded queue. When it is full, lines are dropped and counted. (The `tracing-appender` crate does the
+//! same, but keeps its own count; this is one channel and one thread.)
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use crate::config::{self, LogFormat};
+use crate::metrics::Metrics;
+
+/// Lines that wait to be written, at most.
+const QUEUED_LINES: usize = 8 * 1024;
+
+/// Why logging cannot start or change.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("log.level: {0}")]
+    Level(#[from] tracing_subscriber::filter::ParseError),
+    #[error("logging is already set up in this process")]
+    Started,
+    #[error("the log's thread cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Keeps the log going. Dropping it writes what waits; lines that come later are lost.
+#[derive(Debug)]
+pub struct LogHandle {
+    level: reload::Handle<EnvFilter, Registry>,
+    queue: Option<SyncSender<Line>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Line {
+    Text(Vec<u8>),
+    End,
+}
+
+/// Sets up logging for the whole process, once.
+pub fn start(log: &config::Log, metrics: &Metrics) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = build(log, metrics, io::stderr())?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
+    Ok(handle)
+}
+
+impl LogHandle {
+    /// Applies a new `log.level`; a wrong one changes nothing. The format stays as it was at the start.
+    pub fn set_level(&self, level: &str) -> Result<(), LogError> {
+        let filter = EnvFilter::try_new(level)?;
+        // This fails only when the subscriber is gone, and with it every line.
+        let _ = self.level.reload(filter);
+        Ok(())
+    }
+}
+
+impl Drop for LogHandle {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            // The thread may have ended already; either way there is nothing left to write afterwards.
+            let _ = queue.send(Line::End);
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The subscriber that `log` asks for, writing to `sink`.
+fn build<W>(log: &config::Log, metrics: &Metrics, sink: W) -> Result<(Box<dyn Subscriber + Send + Sync>, LogHandle), LogError>
+where
+    W: Write + Send + 'static,
+{
+    let (filter, level) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
+    let (queue, lines) = sync_channel(QUEUED_LINES);
+    let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines, sink))?;
+    let writer = Queue { queue: queue.clone(), metrics: metrics.clone() };
+    let filtered = tracing_subscriber::registry().with(filter);
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match log.format {
+        LogFormat::Text => Box::new(filtered.with(fmt::layer().with_ansi(false).with_writer(writer))),
+        LogFormat::Json => Box::new(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer))),
+    };
+    Ok((subscriber, LogHandle { level, queue: Some(queue), thread: Some(thread) }))
+}
+
+fn write_lines(lines: &Receiver<Line>, mut sink: impl Write) {
+    while let Ok(Line::Text(line)) = lines.recv() {
+        // A log that cannot be written has nowhere to say so.
+        let _ = sink.write_all(&line);
+    }
+    let _ = sink.flush();
+}
+
+/// Puts lines into the queue, or drops them.
+#[derive(Clone)]
+struct Queue {
+    queue: SyncSender<Line>,
+    metrics: Metrics,
+}
+
+impl Write for Queue {
+    /// The formatter writes each event in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.queue.try_send(Line::Text(line.to_vec())).is_err() {
+            self.metrics.log_dropped.inc();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Queue;
+
+    fn make_writer(&'a self) -> Queue {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Sink {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn log(format: LogFormat, level: &str) -> config::Log {
+        config::Log { format, level: level.to_owned() }
+    }
+
+    #[test]
+    fn lines_are_json_where_that_is_asked() {
+        let sink = Sink::default();
+        let (subscriber, handle) = build(&log(LogFormat::Json, "info"), &Metrics::new(), sink.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || tracing::info!(status = 200, "answered"));
+        drop(handle);
+        let line: serde_json::Value = serde_json::from_str(&sink.text()).unwrap();
+        assert_eq!((line["status"].as_u64(), line["message"].as_str()), (Some(200), Some("answered")));
+    }
+
+    #[test]
+    fn the_level_can_be_changed() {
+        let sink = Sink::default();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "warn"), &Metrics::new(), sink.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("first");
+            handle.set_level("info").unwrap();
+            tracing::info!("second");
+            assert!(matches!(handle.set_level("outport=loud"), Err(LogError::Level(_))));
+            tracing::info!("third");
+        });
+        drop(handle);
+        let text = sink.text();
+        assert!(!text.contains("first") && text.contains("second") && text.contains("third"), "{text}");
+    }
+
+    #[test]
+    fn a_sink_that_hangs_holds_up_nobody_and_drops_are_counted() {
+        struct Hangs(Arc<Mutex<()>>);
+        impl Write for Hangs {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                drop(self.0.lock().unwrap());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (gate, metrics) = (Arc::new(Mutex::new(())), Metrics::new());
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &metrics, Hangs(gate.clone())).unwrap();
+        let held = gate.lock().unwrap();
+        tracing::subscriber::with_default(subscriber, || (0..QUEUED_LINES + 100).for_each(|_| tracing::info!("line")));
+        // One line may be in the thread's hand, the queue holds the rest.
+        assert!((99..=100).contains(&metrics.log_dropped.get()), "{}", metrics.log_dropped.get());
+        drop(held);
+        drop(handle);
+    }
+}

@@ -1,0 +1,75 @@
+//! The command line: one file for each command.
+
+mod ask;
+mod check;
+mod logging;
+mod mirror_config;
+mod prefetch;
+mod refresh;
+mod serve;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit codes (sysexits.h where it has one).
+pub const FAILED: u8 = 1;
+pub const USAGE: u8 = 64;
+pub const UNAVAILABLE: u8 = 69;
+pub const TRY_AGAIN: u8 = 75;
+
+/// A registry pull-through proxy: serves images from its cache, and from the origin registries what it does not have.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Without a command the edge is started.\n\nExample:\n  outport --config /etc/outport/outport.toml serve")]
+pub struct Arguments {
+    /// The configuration; else $OUTPORT_CONFIG, else built-in defaults for a try on one machine
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the edge
+    #[command(after_help = "Example:\n  outport --config outport.toml serve")]
+    Serve,
+    /// Check the configuration: every error at once, exit code 64 if there is one
+    #[command(after_help = "Example:\n  outport --config outport.toml check")]
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch images whole before anyone asks for them
+    #[command(after_help = "Example:\n  outport prefetch --platform linux/amd64 docker.io/library/debian:12")]
+    Prefetch(prefetch::Arguments),
+    /// Ask the upstream now what a tag points to
+    #[command(after_help = "Example:\n  outport refresh docker.io/library/debian:12")]
+    Refresh(refresh::Arguments),
+    /// Hash every cached blob again; the edge must be stopped
+    #[command(after_help = "Example:\n  outport --config outport.toml verify")]
+    Verify {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write what containerd, podman or docker need to pull through an edge
+    #[command(after_help = "Example:\n  outport mirror-config --edge https://edge.example.com --output /etc/containerd/certs.d")]
+    MirrorConfig(mirror_config::Arguments),
+}
+
+/// Does what the arguments say.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let config = arguments.config.as_deref();
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(config),
+        Command::Check { json } => check::run(config, json),
+        Command::Prefetch(arguments) => prefetch::run(config, &arguments),
+        Command::Refresh(arguments) => refresh::run(config, &arguments),
+        Command::Verify { json } => verify::run(config, json),
+        Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
+    }
+}

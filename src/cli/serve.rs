@@ -1,0 +1,98 @@
+//! `outport serve`: starts the edge, reloads its configuration, and drains it on SIGTERM.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{FAILED, UNAVAILABLE, USAGE, logging};
+use crate::config::{Config, Loaded, Watcher, process_environment};
+use crate::edge::Edge;
+
+pub(super) fn run(config: Option<&Path>) -> ExitCode {
+    let loaded = match Loaded::load(config, &process_environment) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("outport: no runtime: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    runtime.block_on(serve(config, loaded))
+}
+
+async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
+    let log = logging::start(&loaded.config.log);
+    for warning in loaded.warning_lines() {
+        tracing::warn!("{warning}");
+    }
+    let signals = (Watcher::new(config, process_environment, &loaded), signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (mut watcher, mut terminate, mut interrupt) = match signals {
+        (Ok(watcher), Ok(terminate), Ok(interrupt)) => (watcher, terminate, interrupt),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+            eprintln!("outport: signals cannot be received: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let edge = match Edge::start(loaded.config.clone()).await {
+        Ok(edge) => edge,
+        Err(error) => {
+            eprintln!("outport: {error}");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    greet(&edge, &loaded.config);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            changed = watcher.changed() => match changed {
+                Ok(loaded) => {
+                    for warning in loaded.warning_lines() {
+                        tracing::warn!("{warning}");
+                    }
+                    log.set_level(&loaded.config.log.level);
+                    edge.reload(loaded.config);
+                }
+                Err(errors) => edge.reject(&errors),
+            },
+        }
+    }
+    tracing::info!("draining");
+    edge.shutdown().await;
+    ExitCode::SUCCESS
+}
+
+/// Tells a newcomer what to do next. Goes to standard output; logs go to standard error.
+fn greet(edge: &Edge, config: &Config) {
+    let address = edge.registry_address();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let base = config.listen.public_url.as_ref().map_or(format!("{scheme}://{address}"), |url| url.as_str().trim_end_matches('/').to_owned());
+    let host = base.split_once("://").map_or(base.as_str(), |(_, host)| host);
+    let example = config.upstreams.first().map_or("docker.io", |upstream| upstream.name.as_str()).replace(':', "_");
+    let names = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+    let insecure = if scheme == "http" { " --tls-verify=false" } else { "" };
+    let text = format!(
+        "outport {version} serves {base}\n\
+         \n\
+         \x20 upstreams   {names}\n\
+         \x20 pull        podman pull{insecure} {host}/{example}/library/debian:12\n\
+         \x20 containerd  outport mirror-config --edge {base} --output /etc/containerd/certs.d\n\
+         \x20 health      http://{ops}/readyz   metrics  http://{ops}/metrics\n\
+         \x20 cache       {cache}\n\
+         \n\
+         Stop it with Ctrl-C.\n",
+        version = env!("CARGO_PKG_VERSION"),
+        ops = edge.ops_address(),
+        cache = config.data_dir.display(),
+    );
+    // Nobody may be reading.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,416 @@
+//! The keys: which there are, their defaults and bounds, and what must not stand together. `config/reference.toml` is its mirror.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::files::Readable;
+use super::reader::{FileContent, Section};
+use super::units::ByteSize;
+use super::{Access, Cache, CertificateFiles, Config, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Secret, Tls, Upstream, names};
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+const fn mebibytes(count: u64) -> ByteSize {
+    ByteSize(count << 20)
+}
+
+const MILLISECONDS_100: Duration = Duration::from_millis(100);
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Reads the whole document. The result holds defaults in place of what was wrong: it counts only if no fault was reported.
+pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
+    let region = root.or("region", "local".to_owned());
+    if !names::is_label(&region) {
+        root.fault("region", format!("{region:?} is not a region: 1 to 63 lower-case letters, digits and hyphens inside"));
+    }
+    let data_dir = root.path_or("data_dir", "./outport-data");
+    let tls = root.optional_section("tls").map(read_tls);
+    let access = read_access(root.section("access"));
+    let listen = read_listen(root.section("listen"), tls.as_ref(), &access);
+    let limits = read_limits(root.section("limits"));
+    let cache = read_cache(root.section("cache"), &limits);
+    let log = read_log(root.section("log"));
+    let upstreams = read_upstreams(&mut root);
+    let principals = read_principals(&mut root);
+    root.finish();
+    Config { region, data_dir, listen, tls, cache, upstreams, access, principals, limits, log }
+}
+
+fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Access) -> Listen {
+    let registry = section.or("registry", SocketAddr::from(([127, 0, 0, 1], 5000)));
+    let ops = section.or("ops", SocketAddr::from(([127, 0, 0, 1], 5001)));
+    let public_url: Option<Url> = section.optional("public_url");
+    if public_url.as_ref().is_some_and(|url| url.path() != "/") {
+        section.fault("public_url", "has a path: only a scheme, a host and a port are possible");
+    }
+    if tls.is_none() {
+        warn_of_plain_http(&section, "registry", registry);
+    }
+    let mut taken = vec![("listen.registry".to_owned(), registry)];
+    claim(&section, "ops", ops, &mut taken);
+    let also: Vec<ListenAlso> = section.sections("also").into_iter().filter_map(|each| read_also(each, tls, &mut taken)).collect();
+    let anybody_pushes = !access.anonymous_push.is_empty();
+    let also_off_loopback = also.iter().any(|each| !each.address.ip().is_loopback());
+    for (key, off_loopback) in [("registry", !registry.ip().is_loopback()), ("also", also_off_loopback)] {
+        if off_loopback && anybody_pushes {
+            section.warn(key, "is off loopback while access.anonymous_push lets anybody push");
+        }
+    }
+    section.finish();
+    Listen { registry, ops, public_url, also }
+}
+
+fn read_also(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, taken: &mut Vec<(String, SocketAddr)>) -> Option<ListenAlso> {
+    let address = section.required("address");
+    let with_tls = section.or("tls", false);
+    if with_tls && tls.is_none() {
+        section.fault("tls", "is true, but there is no [tls] with a certificate");
+    }
+    if let Some(address) = address {
+        claim(&section, "address", address, taken);
+        if !with_tls {
+            warn_of_plain_http(&section, "address", address);
+        }
+    }
+    section.finish();
+    Some(ListenAlso { address: address?, tls: with_tls })
+}
+
+/// Two listeners cannot have one address. Port 0 is never the same twice.
+fn claim(section: &Section<'_, '_, '_>, key: &'static str, address: SocketAddr, taken: &mut Vec<(String, SocketAddr)>) {
+    let overlap = |other: SocketAddr| {
+        let same_family = other.is_ipv4() == address.is_ipv4();
+        let same_ip = other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
+        address.port() != 0 && other.port() == address.port() && same_family && same_ip
+    };
+    if let Some((name, other)) = taken.iter().find(|(_, other)| overlap(*other)) {
+        section.fault(key, format!("{address} is taken by {name} ({other})"));
+    }
+    taken.push((format!("{}.{key}", section.path()), address));
+}
+
+fn warn_of_plain_http(section: &Section<'_, '_, '_>, key: &'static str, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        section.warn(key, format!("{address} is off loopback and speaks plain HTTP: passwords and images travel unprotected"));
+    }
+}
+
+fn read_tls(mut section: Section<'_, '_, '_>) -> Tls {
+    let mut certificates: Vec<CertificateFiles> = read_certificate(&mut section).into_iter().collect();
+    for mut also in section.sections("also") {
+        certificates.extend(read_certificate(&mut also));
+        also.finish();
+    }
+    section.finish();
+    Tls { certificates }
+}
+
+fn read_certificate(section: &mut Section<'_, '_, '_>) -> Option<CertificateFiles> {
+    let (cert, key) = (section.required_file("cert_file"), section.required_file("key_file"));
+    require_pem(section, "cert_file", cert.as_ref(), "CERTIFICATE-----");
+    require_pem(section, "key_file", key.as_ref(), "PRIVATE KEY-----");
+    if key.as_ref().is_some_and(|file| file.readable == Readable::ByEveryone) {
+        section.warn("key_file", READABLE_BY_EVERYONE);
+    }
+    Some(CertificateFiles { cert_file: cert?.path, key_file: key?.path })
+}
+
+const READABLE_BY_EVERYONE: &str = "can be read by every user of this machine: take that right away (chmod o-r)";
+
+/// A PEM file has a line that begins with `-----BEGIN` (RFC 7468) and names its content. Whether that content is sound is for TLS to say.
+fn require_pem(section: &Section<'_, '_, '_>, key: &'static str, file: Option<&FileContent>, content: &str) {
+    let Some(file) = file else { return };
+    if !file.text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(content)) {
+        section.fault(key, format!("{} is not PEM: it has no line -----BEGIN ... {content}", file.path.display()));
+    }
+}
+
+fn read_access(mut section: Section<'_, '_, '_>) -> Access {
+    let access = Access { anonymous_pull: section.list("anonymous_pull"), anonymous_push: section.list("anonymous_push") };
+    section.finish();
+    access
+}
+
+fn read_cache(mut section: Section<'_, '_, '_>, limits: &Limits) -> Cache {
+    let cache = Cache {
+        disk: section.bounded("disk", mebibytes(20 << 10), mebibytes(1)..=mebibytes(1 << 30)),
+        memory: section.bounded("memory", mebibytes(256), mebibytes(1)..=mebibytes(1 << 20)),
+        prefetch: section.bounded("prefetch", 8, 0..=64),
+        negative_ttl: section.bounded("negative_ttl", seconds(30), seconds(0)..=seconds(HOUR)),
+        stale_after: section.bounded("stale_after", Duration::from_millis(1500), MILLISECONDS_100..=seconds(MINUTE)),
+    };
+    if cache.stale_after > limits.deadline {
+        section.fault("stale_after", "is longer than limits.deadline, so that nothing stale would ever be served");
+    }
+    section.finish();
+    cache
+}
+
+fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
+    let limits = Limits {
+        connections: section.bounded("connections", 4096, 1..=1_000_000),
+        streams: section.bounded("streams", 128, 1..=10_000),
+        header_timeout: section.bounded("header_timeout", seconds(10), MILLISECONDS_100..=seconds(10 * MINUTE)),
+        idle_timeout: section.bounded("idle_timeout", seconds(2 * MINUTE), seconds(1)..=seconds(DAY)),
+        write_timeout: section.bounded("write_timeout", seconds(30), MILLISECONDS_100..=seconds(HOUR)),
+        request_timeout: section.bounded("request_timeout", seconds(6 * HOUR), seconds(1)..=seconds(7 * DAY)),
+        min_body_rate: section.bounded("min_body_rate", ByteSize(1 << 10), ByteSize(0)..=mebibytes(1 << 10)),
+        deadline: section.bounded("deadline", seconds(10), MILLISECONDS_100..=seconds(5 * MINUTE)),
+        grace: section.bounded("grace", seconds(30), seconds(0)..=seconds(HOUR)),
+    };
+    if limits.deadline > limits.request_timeout {
+        section.fault("deadline", "is longer than limits.request_timeout");
+    }
+    section.finish();
+    limits
+}
+
+fn read_log(mut section: Section<'_, '_, '_>) -> Log {
+    let log = Log { format: section.or("format", LogFormat::Text), level: section.or("level", "info".to_owned()) };
+    if let Err(why) = tracing_subscriber::EnvFilter::builder().parse(&log.level) {
+        section.fault("level", format!("{:?} is not a filter such as \"info\" or \"warn,outport=debug\": {why}", log.level));
+    } else if let Some(word) = misspelt_level(&log.level) {
+        section.fault("level", format!("{word:?} is not a level: off, error, warn, info, debug or trace"));
+    }
+    section.finish();
+    log
+}
+
+/// A bare word that is no level. The filter would take it for a part of the program, and log nothing else.
+fn misspelt_level(filter: &str) -> Option<&str> {
+    let mut directives = filter.split(',').map(str::trim);
+    directives.find(|directive| !directive.contains('=') && directive.parse::<tracing_subscriber::filter::LevelFilter>().is_err())
+}
+
+/// What may be there only once, and who has it: the key path of the owner by the thing's name.
+type Owners = HashMap<String, String>;
+
+/// Notes that `owner` has `name`; the earlier owner, if there is one.
+fn note(owners: &mut Owners, name: String, owner: &str) -> Option<String> {
+    match owners.entry(name) {
+        Entry::Occupied(earlier) => Some(earlier.get().clone()),
+        Entry::Vacant(free) => {
+            free.insert(owner.to_owned());
+            None
+        }
+    }
+}
+
+fn read_upstreams(root: &mut Section<'_, '_, '_>) -> Vec<Upstream> {
+    let (mut prefixes, mut hosts) = (Owners::new(), Owners::new());
+    root.sections("upstream").into_iter().filter_map(|section| read_upstream(section, &mut prefixes, &mut hosts)).collect()
+}
+
+fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_hosts: &mut Owners) -> Option<Upstream> {
+    let name = read_upstream_name(&mut section, prefixes);
+    let hosts = read_hosts(&mut section, taken_hosts);
+    let url: Option<Url> = section.required("url");
+    let mirrors: Vec<Url> = section.list("mirrors");
+    let username: Option<String> = section.optional("username");
+    if username.as_ref().is_some_and(|name| name.is_empty() || name.contains(':')) {
+        section.fault("username", "is empty or has a colon, which ends a user name (RFC 7617)");
+    }
+    let password = read_password(&mut section);
+    match (&username, &password) {
+        (Some(_), Given::Nothing) => section.fault("username", "has no password: add password_file or password_env"),
+        (None, Given::Broken | Given::Secret(_)) => section.fault("username", "is missing, though there is a password"),
+        _ => {}
+    }
+    if matches!(password, Given::Secret(_)) {
+        warn_of_plain_upstream(&section, "url", url.as_slice());
+        warn_of_plain_upstream(&section, "mirrors", &mirrors);
+    }
+    let ca_file = section.optional_file("ca_file");
+    require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
+    let private_networks = section.list("private_networks");
+    let token_hosts = read_token_hosts(&mut section);
+    let tag_ttl = section.bounded("tag_ttl", seconds(5 * MINUTE), seconds(0)..=seconds(30 * DAY));
+    let authorization_ttl = section.bounded("authorization_ttl", seconds(DAY), seconds(0)..=seconds(DAY));
+    let (allow, deny) = (section.list("allow"), section.list("deny"));
+    let max_connections = section.bounded("max_connections", 64, 1..=4096);
+    let connect_timeout = section.bounded("connect_timeout", seconds(5), MILLISECONDS_100..=seconds(MINUTE));
+    let read_timeout = section.bounded("read_timeout", seconds(15), MILLISECONDS_100..=seconds(10 * MINUTE));
+    section.finish();
+    Some(Upstream {
+        name: name?,
+        hosts,
+        url: url?,
+        mirrors,
+        username,
+        password: password.into_secret(),
+        ca_file: ca_file.map(|file| file.path),
+        private_networks,
+        token_hosts,
+        tag_ttl,
+        authorization_ttl,
+        allow,
+        deny,
+        max_connections,
+        connect_timeout,
+        read_timeout,
+    })
+}
+
+fn read_upstream_name(section: &mut Section<'_, '_, '_>, prefixes: &mut Owners) -> Option<String> {
+    let name: String = section.required("name")?;
+    if !names::is_upstream(&name) {
+        section.fault(
+            "name",
+            format!("{name:?} is not an upstream's name: one path component such as \"docker.io\" or \"registry.local:5000\""),
+        );
+    } else if let Some(earlier) = note(prefixes, names::path_prefix(&name), section.path()) {
+        // `a:1` and `a_1` have the same path prefix.
+        section.fault("name", format!("{name:?} stands already in {earlier}"));
+    }
+    Some(name)
+}
+
+fn read_hosts(section: &mut Section<'_, '_, '_>, taken: &mut Owners) -> Vec<String> {
+    let hosts: Vec<String> = section.list("hosts");
+    for (index, host) in hosts.iter().enumerate() {
+        if !names::is_host(host) {
+            section.fault_at("hosts", index, format!("{host:?} is not a host name, with a port or without"));
+        } else if let Some(earlier) = note(taken, host.to_ascii_lowercase(), section.path()) {
+            section.fault_at("hosts", index, format!("{host:?} stands already in {earlier}"));
+        }
+    }
+    hosts
+}
+
+fn read_token_hosts(section: &mut Section<'_, '_, '_>) -> Vec<String> {
+    let hosts: Vec<String> = section.list("token_hosts");
+    for (index, host) in hosts.iter().enumerate().filter(|(_, host)| !names::is_host(host) || host.contains(':')) {
+        section.fault_at("token_hosts", index, format!("{host:?} is not a host name without a port"));
+    }
+    hosts
+}
+
+fn warn_of_plain_upstream(section: &Section<'_, '_, '_>, key: &'static str, urls: &[Url]) {
+    let local = |url: &Url| url.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]");
+    if urls.iter().any(|url| url.scheme() == "http" && !local(url)) {
+        section.warn(key, "is plain HTTP: the password travels unprotected");
+    }
+}
+
+fn read_principals(root: &mut Section<'_, '_, '_>) -> Vec<Principal> {
+    let mut names = Owners::new();
+    root.sections("principal").into_iter().filter_map(|section| read_principal(section, &mut names)).collect()
+}
+
+fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners) -> Option<Principal> {
+    let name: Option<String> = section.required("name");
+    if let Some(name) = &name {
+        if !names::is_principal(name) {
+            section.fault(
+                "name",
+                format!("{name:?} is not a principal's name: 1 to 128 letters, digits and . _ @ + -, and not \"anonymous\""),
+            );
+        } else if let Some(earlier) = note(taken, name.clone(), section.path()) {
+            section.fault("name", format!("{name:?} stands already in {earlier}"));
+        }
+    }
+    let passwords = read_passwords(&mut section);
+    let (pull, push) = (section.list("pull"), section.list("push"));
+    section.finish();
+    Some(Principal { name: name?, passwords, pull, push })
+}
+
+/// The most passwords of a principal: the old one and the new one.
+const MAX_PASSWORDS: usize = 2;
+
+fn read_passwords(section: &mut Section<'_, '_, '_>) -> Vec<Secret> {
+    section.refuse(
+        "password",
+        "a password does not stand in the configuration: name its file in password_files, or its variable in password_envs",
+    );
+    section.refuse("password_file", "write password_files = [...]");
+    section.refuse("password_env", "write password_envs = [...]");
+    let (named_files, files) = section.files("password_files");
+    let variables: Vec<String> = section.list("password_envs");
+    match named_files + variables.len() {
+        0 => section.fault("password_files", "is missing: name one file or two, or variables in password_envs"),
+        1..=MAX_PASSWORDS => {}
+        count => section.fault("password_files", format!("{count} passwords: at most {MAX_PASSWORDS}, with those of password_envs")),
+    }
+    let mut secrets: Vec<Secret> = files.iter().filter_map(|file| secret_of_file(section, "password_files", file)).collect();
+    secrets.extend(variables.iter().filter_map(|name| secret_of_variable(section, "password_envs", name)));
+    secrets
+}
+
+/// An upstream's password, as far as it could be read.
+enum Given {
+    Nothing,
+    /// Its fault is reported already.
+    Broken,
+    Secret(Secret),
+}
+
+impl Given {
+    fn into_secret(self) -> Option<Secret> {
+        match self {
+            Given::Secret(secret) => Some(secret),
+            Given::Nothing | Given::Broken => None,
+        }
+    }
+}
+
+fn read_password(section: &mut Section<'_, '_, '_>) -> Given {
+    section.refuse(
+        "password",
+        "a password does not stand in the configuration: name its file in password_file, or its variable in password_env",
+    );
+    let path: Option<PathBuf> = section.optional("password_file");
+    let variable: Option<String> = section.optional("password_env");
+    let secret = match (&path, &variable) {
+        (None, None) => return Given::Nothing,
+        (Some(_), Some(_)) => {
+            section.fault("password_env", "stands beside password_file: only one of them is possible");
+            None
+        }
+        (Some(path), None) => section.open("password_file", path).and_then(|file| secret_of_file(section, "password_file", &file)),
+        (None, Some(name)) => secret_of_variable(section, "password_env", name),
+    };
+    secret.map_or(Given::Broken, Given::Secret)
+}
+
+fn secret_of_file(section: &Section<'_, '_, '_>, key: &'static str, file: &FileContent) -> Option<Secret> {
+    if file.readable == Readable::ByEveryone {
+        section.warn(key, format!("{} {READABLE_BY_EVERYONE}", file.path.display()));
+    }
+    let text = without_newline(&file.text);
+    if text.is_empty() {
+        section.fault(key, format!("{} is empty", file.path.display()));
+        return None;
+    }
+    Some(Secret::new(text.to_owned()))
+}
+
+fn secret_of_variable(section: &Section<'_, '_, '_>, key: &'static str, name: &str) -> Option<Secret> {
+    if !names::is_variable(name) {
+        // Not repeated: somebody may have written the password itself.
+        section.fault(key, "is not the name of an environment variable");
+        return None;
+    }
+    let text = section.variable(key, name)?;
+    let text = without_newline(&text);
+    if text.is_empty() {
+        section.fault(key, format!("the environment variable {name} is empty"));
+        return None;
+    }
+    Some(Secret::new(text.to_owned()))
+}
+
+/// Editors and `echo` end a file with a newline that is no part of the secret. Inner ones stay: some registries take a JSON document.
+fn without_newline(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}

@@ -1,0 +1,171 @@
+//! An edge: everything wired together. The only place that knows all rooms.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::access::{Grants, Policy};
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::{self, Config, ConfigErrors};
+use crate::dial::{DialError, Proxies, Resolver};
+use crate::http::{Http, Site};
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::registry::{Names, Registry};
+use crate::server::{Certificates, Mode, Server, ServerError};
+use crate::store::{self, Store, StoreError};
+use crate::upstream::Upstream;
+
+/// How long the ops listener may take to end, after the registry listeners have.
+const OPS_GRACE: Duration = Duration::from_secs(1);
+
+/// A running edge. Dropping it without [`Edge::shutdown`] leaves its listeners to the runtime's end.
+pub struct Edge {
+    /// The configuration in force.
+    config: Mutex<Config>,
+    resolver: Resolver,
+    clock: Clock,
+    metrics: Metrics,
+    store: Store,
+    registry: Registry,
+    http: Http,
+    certificates: Option<Certificates>,
+    listeners: Vec<Server>,
+    ops: Server,
+}
+
+/// Why an edge cannot start. An upstream that is down is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("the cache cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+/// Where the cache lies, and how large it may become.
+pub fn store_settings(config: &Config) -> store::Settings {
+    store::Settings { dir: config.data_dir.join("cache"), max_bytes: config.cache.disk.0 }
+}
+
+impl Edge {
+    /// Starts an edge. Listeners are bound when this returns.
+    pub async fn start(config: Config) -> Result<Edge, StartError> {
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let store = Store::open(store_settings(&config), clock.clone(), metrics.clone()).await?;
+        let resolver = Resolver::new(clock.clone(), metrics.clone())?;
+        let upstreams = upstreams(&config, &resolver, &clock, &metrics)?;
+        let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
+        let registry = Registry::new(cache, store.clone(), upstreams);
+        let http = Http::new(registry.clone(), site(&config), metrics.clone());
+
+        let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
+        let mode = |tls: bool| match &certificates {
+            Some(certificates) if tls => Mode::Tls(certificates.clone()),
+            _ => Mode::Plain,
+        };
+        let limits = &config.limits;
+        let main = (config.listen.registry, config.tls.is_some());
+        let mut listeners = Vec::new();
+        for (address, tls) in std::iter::once(main).chain(config.listen.also.iter().map(|also| (also.address, also.tls))) {
+            let http = http.clone();
+            let service = move |request, connection| {
+                let http = http.clone();
+                async move { http.registry(request, connection).await }
+            };
+            listeners.push(Server::bind(address, mode(tls), limits, metrics.clone(), service).await?);
+        }
+        let service = {
+            let http = http.clone();
+            move |request, connection| {
+                let http = http.clone();
+                async move { http.ops(request, connection).await }
+            }
+        };
+        let ops = Server::bind(config.listen.ops, Mode::Plain, limits, metrics.clone(), service).await?;
+        Ok(Edge { config: Mutex::new(config), resolver, clock, metrics, store, registry, http, certificates, listeners, ops })
+    }
+
+    /// The address of the first registry listener.
+    pub fn registry_address(&self) -> SocketAddr {
+        self.listeners[0].local_address()
+    }
+
+    /// The addresses of all registry listeners, in the configuration's order.
+    pub fn registry_addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(Server::local_address).collect()
+    }
+
+    pub fn ops_address(&self) -> SocketAddr {
+        self.ops.local_address()
+    }
+
+    /// Takes over what can change while running: upstreams, access, principals, certificates. What cannot is named in the log. A
+    /// certificate or upstream that cannot be used leaves everything as it was.
+    pub fn reload(&self, new: Config) {
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let fixed = config.fixed_changes(&new);
+        if !fixed.is_empty() {
+            tracing::warn!(keys = fixed.join(", "), "changed, but takes effect only after a restart");
+        }
+        let upstreams = match upstreams(&new, &self.resolver, &self.clock, &self.metrics) {
+            Ok(upstreams) => upstreams,
+            Err(error) => return self.reject(&error),
+        };
+        if let Some((certificates, tls)) = self.certificates.as_ref().zip(new.tls.as_ref())
+            && let Err(error) = certificates.reload(tls)
+        {
+            return self.reject(&error);
+        }
+        self.registry.set_upstreams(upstreams);
+        self.http.set_site(site(&new));
+        *config = new;
+        self.metrics.reload("config", "applied");
+        tracing::info!("the configuration was reloaded");
+    }
+
+    /// Reports a configuration that is not taken over.
+    pub fn reject(&self, why: &dyn std::fmt::Display) {
+        self.metrics.reload("config", "rejected");
+        tracing::error!("the new configuration is not used, the old one stays in force: {why}");
+    }
+
+    /// Stops accepting, lets requests finish within the grace period, and closes the cache.
+    pub async fn shutdown(self) {
+        self.http.drain();
+        let grace = self.config.lock().unwrap_or_else(PoisonError::into_inner).limits.grace;
+        let mut draining = tokio::task::JoinSet::new();
+        for listener in self.listeners {
+            draining.spawn(listener.drain(grace));
+        }
+        draining.join_all().await;
+        self.ops.drain(OPS_GRACE).await;
+        self.store.close().await;
+    }
+}
+
+fn upstreams(config: &Config, resolver: &Resolver, clock: &Clock, metrics: &Metrics) -> Result<Vec<Arc<Upstream>>, DialError> {
+    let build = |upstream: &config::Upstream| {
+        Upstream::new(upstream, resolver.clone(), Proxies::from_environment(), clock.clone(), metrics.clone()).map(Arc::new)
+    };
+    config.upstreams.iter().map(build).collect()
+}
+
+/// What requests are judged by.
+fn site(config: &Config) -> Site {
+    let access = &config.access;
+    let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
+    let principals = config.principals.iter().map(|principal| {
+        let grants = Grants { pull: principal.pull.clone(), push: principal.push.clone() };
+        (principal.name.as_str().into(), grants)
+    });
+    Site {
+        names: Names::new(&config.upstreams),
+        identity: Identity::new(&config.principals),
+        policy: Policy { anonymous, principals: principals.collect() },
+        deadline: config.limits.deadline,
+    }
+}

@@ -1,0 +1,332 @@
+//! From the head of a request to a call that its caller may make: pure. Repository first, digest second.
+
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Version, header};
+
+use super::connection::Connection;
+use super::error::{Failure, Subject};
+use super::log::Record;
+use super::route::{Action, Command, Wanted, route};
+use crate::access::{self, Access, Policy, Principal};
+use crate::identity::Identity;
+use crate::oci::RepositoryName;
+use crate::registry::{Addressing, Names, Page};
+
+/// What a reload of the configuration replaces, all of it at once. A request keeps the one that it began with.
+#[derive(Debug)]
+pub struct Site {
+    pub names: Names,
+    pub identity: Identity,
+    pub policy: Policy,
+}
+
+/// A request that may be answered.
+#[derive(Debug, PartialEq)]
+pub enum Call {
+    Version,
+    Ready,
+    Catalog(Page),
+    Read(Read),
+    /// Authorized when its body has told the repository.
+    Command(Command),
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Read {
+    pub access: Access,
+    /// As the client addressed it.
+    pub name: RepositoryName,
+    pub ns: Option<String>,
+    pub wanted: Wanted,
+}
+
+impl Wanted {
+    /// What is absent when this is.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Wanted::Manifest(_) => Subject::Manifest,
+            Wanted::Blob(_) => Subject::Blob,
+            Wanted::Tags(_) | Wanted::Referrers { .. } => Subject::Repository,
+        }
+    }
+}
+
+impl Site {
+    /// Routes, checks the Host, authenticates and authorizes. What is learned on the way goes into the record.
+    pub fn admit(&self, head: &Parts, connection: &Connection, record: &mut Record) -> Result<Call, Failure> {
+        let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default())?;
+        record.routed(&action);
+        let host = host(head)?;
+        self.check_server_name(connection, host.as_deref())?;
+        if action == Action::Ready {
+            return Ok(Call::Ready);
+        }
+        let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION));
+        record.authenticated(caller.as_ref());
+        let principal = caller?;
+        match action {
+            Action::Version => self.enter(&principal).map(|()| Call::Version),
+            Action::Catalog(page) => self.enter(&principal).map(|()| Call::Catalog(page)),
+            Action::Command(command) => self.enter(&principal).map(|()| Call::Command(command)),
+            Action::Ready => Ok(Call::Ready),
+            Action::Read { name, ns, wanted } => {
+                let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
+                let decision = self.policy.authorize(&principal, &target.repository, access::Action::Pull);
+                record.upstream = target.upstream;
+                record.repository = Some(target.repository);
+                let access = decision.map_err(|denied| Failure::denied(denied, wanted.subject()))?;
+                Ok(Call::Read(Read { access, name, ns, wanted }))
+            }
+        }
+    }
+
+    /// What names no repository is for those who may do anything at all.
+    fn enter(&self, principal: &Principal) -> Result<(), Failure> {
+        if *principal == Principal::Anonymous && !self.policy.has_anonymous() { Err(Failure::unauthorized()) } else { Ok(()) }
+    }
+
+    /// A connection that was made to one upstream's name is not used for another's (RFC 9110, section 7.4).
+    fn check_server_name(&self, connection: &Connection, host: Option<&str>) -> Result<(), Failure> {
+        let by_connection = connection.server_name.as_deref().and_then(|name| self.names.by_host(name));
+        let by_host = host.and_then(|host| self.names.by_host(host));
+        if by_connection.is_some() && by_connection != by_host { Err(Failure::misdirected()) } else { Ok(()) }
+    }
+}
+
+/// The one host that a request names; none at all only in HTTP/1.0.
+fn host(head: &Parts) -> Result<Option<String>, Failure> {
+    let mut headers = head.headers.get_all(header::HOST).iter();
+    let header = headers.next().map(|value| value.to_str()).transpose().map_err(|_| Failure::bad_host())?;
+    if headers.next().is_some() {
+        return Err(Failure::bad_host());
+    }
+    let host = match (head.uri.authority().map(Authority::as_str), header) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => return Err(Failure::bad_host()),
+        (Some(authority), _) => authority,
+        (None, Some(host)) => host,
+        (None, None) if head.version == Version::HTTP_10 => return Ok(None),
+        (None, None) => return Err(Failure::bad_host()),
+    };
+    let is_host = host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
+    if is_host { Ok(Some(host.to_owned())) } else { Err(Failure::bad_host()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Grants;
+    use crate::config;
+    use crate::metrics::Metrics;
+    use base64::Engine;
+    use http::Request;
+
+    fn upstream(name: &str, host: &str) -> config::Upstream {
+        config::Upstream {
+            name: name.to_owned(),
+            hosts: vec![host.to_owned()],
+            url: "https://registry.example.com".parse().unwrap(),
+            mirrors: Vec::new(),
+            username: None,
+            password: None,
+            ca_file: None,
+            private_networks: Vec::new(),
+            token_hosts: Vec::new(),
+            tag_ttl: std::time::Duration::ZERO,
+            authorization_ttl: std::time::Duration::ZERO,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            max_connections: 1,
+            connect_timeout: std::time::Duration::ZERO,
+            read_timeout: std::time::Duration::ZERO,
+        }
+    }
+
+    fn principal(name: &str) -> config::Principal {
+        let passwords = vec![config::Secret::new("pass".to_owned())];
+        config::Principal { name: name.to_owned(), passwords, pull: Vec::new(), push: Vec::new() }
+    }
+
+    /// Two upstreams with host names; `anonymous` may be pulled by everybody, all of ghcr.io by `ci`.
+    fn site(anonymous: &[&str]) -> Site {
+        let pull = |texts: &[&str]| Grants { pull: texts.iter().map(|text| text.parse().unwrap()).collect(), push: Vec::new() };
+        Site {
+            names: Names::new(&[upstream("docker.io", "hub.example.com"), upstream("ghcr.io", "gh.example.com")]),
+            identity: Identity::new(&[principal("ci"), principal("stranger")]),
+            policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into() },
+        }
+    }
+
+    fn connection(server_name: Option<&str>) -> Connection {
+        Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: true, server_name: server_name.map(str::to_owned) }
+    }
+
+    fn admit_on(site: &Site, connection: &Connection, request: http::request::Builder) -> Result<Call, Failure> {
+        let head = request.body(()).unwrap().into_parts().0;
+        let mut record = Record::start(&Metrics::new(), &head, connection, String::new());
+        site.admit(&head, connection, &mut record)
+    }
+
+    fn admit(site: &Site, target: &str, user: Option<&str>) -> Result<Call, Failure> {
+        let mut request = Request::get(target).header("host", "edge:5000");
+        if let Some(user) = user {
+            let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{user}:pass"));
+            request = request.header("authorization", format!("Basic {credentials}"));
+        }
+        admit_on(site, &connection(None), request)
+    }
+
+    fn status(result: Result<Call, Failure>) -> u16 {
+        result.map_or_else(|failure| failure.status.as_u16(), |_| 200)
+    }
+
+    fn refusal(result: Result<Call, Failure>) -> String {
+        let response = result.unwrap_err().into_response();
+        let super::super::body::Payload::Bytes(bytes) = response.body() else { panic!("a refusal has a body") };
+        format!("{} {:?} {bytes:?}", response.status(), response.headers())
+    }
+
+    #[test]
+    fn the_version_check_asks_for_credentials_where_nobody_is_anonymous() {
+        for (anonymous, user, expected) in [
+            (&["docker.io/**"][..], None, 200),
+            (&[], None, 401),
+            (&[], Some("ci"), 200),
+            (&[], Some("unknown"), 401),
+            (&["docker.io/**"], Some("unknown"), 401),
+        ] {
+            for target in ["/v2/", "/v2/_catalog"] {
+                assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
+            }
+        }
+        assert_eq!(status(admit(&site(&[]), "/readyz", None)), 200);
+    }
+
+    #[test]
+    fn three_ways_in_are_one_repository() {
+        let site = site(&["docker.io/**"]);
+        let by_host = Request::get("/v2/alpine/manifests/3").header("host", "hub.example.com");
+        for call in [
+            admit(&site, "/v2/library/alpine/manifests/3?ns=docker.io", None),
+            admit(&site, "/v2/docker.io/library/alpine/manifests/3", None),
+            admit_on(&site, &connection(None), by_host),
+        ] {
+            let Ok(Call::Read(read)) = call else { panic!("{call:?}") };
+            assert_eq!(read.access.repository().as_str(), "docker.io/library/alpine");
+        }
+    }
+
+    #[test]
+    fn row_6_the_authorized_repository_is_the_one_that_is_read() {
+        let Ok(Call::Read(read)) = admit(&site(&["docker.io/**"]), "/v2/docker.io/blobs/manifests/tags/list", None) else {
+            panic!("a list of tags")
+        };
+        assert_eq!(read.access.repository().as_str(), "docker.io/blobs/manifests");
+        assert!(matches!(read.wanted, Wanted::Tags(_)));
+        assert_eq!(status(admit(&site(&["docker.io/**"]), "/v2/ghcr.io/docker.io/tags/list/manifests/x", None)), 401);
+    }
+
+    #[test]
+    fn row_75_a_namespace_is_a_key() {
+        for ns in ["nowhere.example", "127.0.0.1:5000", "169.254.169.254", "user%40docker.io", "user:pass@docker.io", ""] {
+            assert_eq!(status(admit(&site(&["**"]), &format!("/v2/a/manifests/1?ns={ns}"), None)), 404, "{ns}");
+        }
+    }
+
+    #[test]
+    fn row_82_who_may_not_read_learns_nothing() {
+        let (site, digest) = (site(&["docker.io/**"]), crate::oci::Digest::sha256(b""));
+        for path in ["manifests/1".to_owned(), format!("blobs/{digest}"), "tags/list".to_owned(), format!("referrers/{digest}")] {
+            let target = format!("/v2/ghcr.io/team/secret/{path}");
+            assert_eq!(status(admit(&site, &target, Some("ci"))), 200);
+            let refused = admit(&site, &target, None).unwrap_err().into_response();
+            assert_eq!(refused.status(), 401);
+            assert_eq!(refused.headers()["www-authenticate"], r#"Basic realm="outport""#);
+            let Ok(Call::Read(read)) = admit(&site, &target, Some("ci")) else { panic!("allowed") };
+            let absent = Failure::absent(read.wanted.subject());
+            assert_eq!(refusal(admit(&site, &target, Some("stranger"))), refusal(Err(absent)));
+        }
+    }
+
+    #[test]
+    fn row_83_forwarding_headers_and_unknown_parameters_change_nothing() {
+        let plain = admit(&site(&["**"]), "/v2/docker.io/library/a/manifests/1", None).unwrap();
+        let request = Request::get("/v2/docker.io/library/a/manifests/1?utm=1&x")
+            .header("host", "edge:5000")
+            .header("x-forwarded-host", "gh.example.com")
+            .header("forwarded", "host=gh.example.com");
+        assert_eq!(admit_on(&site(&["**"]), &connection(None), request).unwrap(), plain);
+    }
+
+    #[test]
+    fn row_19_a_request_names_one_host() {
+        let get = || Request::get("/v2/");
+        for (request, expected) in [
+            (get(), 400),
+            (get().version(Version::HTTP_10), 200),
+            (get().header("host", "edge"), 200),
+            (get().header("host", "[::1]:5000"), 200),
+            (get().header("host", "edge").header("host", "edge"), 400),
+            (get().header("host", "user@edge"), 400),
+            (get().header("host", "edge/x"), 400),
+            (get().header("host", ""), 400),
+            (get().header("host", &b"\xff"[..]), 400),
+            (Request::get("http://edge/v2/").header("host", "EDGE"), 200),
+            (Request::get("http://edge/v2/").header("host", "other"), 400),
+            (Request::get("https://edge/v2/").version(Version::HTTP_2), 200),
+        ] {
+            let text = format!("{request:?}");
+            assert_eq!(status(admit_on(&site(&["**"]), &connection(None), request)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn row_20_a_connection_for_one_upstream_is_not_used_for_another() {
+        for (server_name, host, expected) in [
+            (Some("hub.example.com"), "hub.example.com", 200),
+            (Some("hub.example.com"), "HUB.example.com:443", 200),
+            (Some("hub.example.com"), "gh.example.com", 421),
+            (Some("hub.example.com"), "edge.example.com", 421),
+            (Some("edge.example.com"), "edge.example.com", 200),
+            (None, "hub.example.com", 200),
+        ] {
+            let request = Request::get("/v2/").header("host", host);
+            assert_eq!(status(admit_on(&site(&["**"]), &connection(server_name), request)), expected, "{server_name:?} {host}");
+        }
+    }
+
+    #[test]
+    fn row_67_credentials_that_cannot_be_read_are_a_bad_request() {
+        let get = || Request::get("/v2/").header("host", "edge");
+        for (request, expected) in [
+            (get().header("authorization", "Basic x").header("authorization", "Basic y"), 400),
+            (get().header("authorization", "Basic ***"), 400),
+            (get().header("authorization", format!("Basic {}", "A".repeat(64 * 1024))), 400),
+            (get().header("authorization", "Bearer x"), 401),
+        ] {
+            assert_eq!(status(admit_on(&site(&["**"]), &connection(None), request)), expected);
+        }
+    }
+
+    #[test]
+    fn row_87_random_requests_make_no_new_series() {
+        let (site, metrics, connection) = (site(&["**"]), Metrics::new(), connection(None));
+        let ask = |number: u32| {
+            let request = Request::builder()
+                .method(["GET", &format!("M{number}")][number as usize % 2])
+                .uri(format!("/v2/r{number}/manifests/{number}"))
+                .header("host", format!("h{number}"))
+                .header("user-agent", format!("agent/{number}"));
+            let head = request.body(()).unwrap().into_parts().0;
+            let mut record = Record::start(&metrics, &head, &connection, String::new());
+            let status = site.admit(&head, &connection, &mut record).map_or_else(|failure| failure.status, |_| http::StatusCode::OK);
+            record.answered(status);
+            record.finish(0, super::super::log::Ending::Complete);
+        };
+        let series = || metrics.render().lines().filter(|line| line.starts_with("outport_")).count();
+        (0..2).for_each(ask);
+        let before = series();
+        (2..1000).for_each(ask);
+        assert_eq!(series(), before);
+    }
+}

@@ -1,0 +1,156 @@
+//! Operators' commands: `POST /outport/v1/refresh` and `/outport/v1/prefetch`, with `{"image": ..., "platform": ...}`.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::admit::Site;
+use super::error::{Failure, Subject};
+use super::log::Record;
+use crate::access::{Access, Action};
+use crate::oci::{Reference, RepositoryName};
+use crate::registry::Addressing;
+
+/// The largest body of a command.
+pub const MAX_COMMAND_BYTES: usize = 16 * 1024;
+
+/// A command that its caller may give.
+#[derive(Debug, PartialEq)]
+pub struct Order {
+    pub access: Access,
+    pub reference: Reference,
+    /// `os/architecture`, or with a variant behind another slash.
+    pub platform: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    image: String,
+    platform: Option<String>,
+}
+
+/// An image as people write it: `docker.io/library/alpine:3`, `ghcr.io/o/r@sha256:...`, `registry.local:5000/a`.
+#[derive(Debug, PartialEq)]
+struct Image {
+    /// A first component with a port is an upstream's name, which no repository can have.
+    ns: Option<String>,
+    name: RepositoryName,
+    reference: Reference,
+}
+
+/// Reads a command and authorizes it: it needs the right to push to its repository.
+pub fn authorize(site: &Site, body: &Bytes, record: &mut Record) -> Result<Order, Failure> {
+    let fields: Fields = serde_json::from_slice(body).map_err(|error| Failure::bad_command(error.to_string()))?;
+    if !fields.platform.as_deref().is_none_or(is_platform) {
+        return Err(Failure::bad_command("a platform is os/architecture, as in linux/arm64"));
+    }
+    let image: Image = fields.image.parse()?;
+    let target = site.names.resolve(Addressing { name: &image.name, ns: image.ns.as_deref(), host: None })?;
+    record.upstream = target.upstream;
+    record.repository = Some(target.repository.clone());
+    record.reference = Some(image.reference.to_string());
+    let principal = record.principal();
+    let access = site.policy.authorize(principal, &target.repository, Action::Push).map_err(|denied| {
+        let may_know = !denied.authenticate && site.policy.authorize(principal, &target.repository, Action::Pull).is_ok();
+        if may_know { Failure::forbidden() } else { Failure::denied(denied, Subject::Repository) }
+    })?;
+    Ok(Order { access, reference: image.reference, platform: fields.platform })
+}
+
+fn is_platform(text: &str) -> bool {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    text.len() <= 64 && (2..=3).contains(&text.split('/').count()) && text.split('/').all(word)
+}
+
+impl FromStr for Image {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Image, Failure> {
+        let bad = |error: &dyn std::fmt::Display| Failure::bad_command(format!("image: {error}"));
+        let (named, digest) = match text.split_once('@') {
+            Some((named, digest)) => (named, Some(digest)),
+            None => (text, None),
+        };
+        // A colon after the last slash begins a tag; one before it, a port.
+        let (path, tag) = match named.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (named, "latest"),
+        };
+        let (ns, name) = match path.split_once('/') {
+            Some((first, rest)) if first.contains(':') => (Some(first.to_owned()), rest),
+            _ => (None, path),
+        };
+        let reference = match digest {
+            Some(digest) => Reference::Digest(digest.parse().map_err(|error| bad(&error))?),
+            None => Reference::Tag(tag.parse().map_err(|error| bad(&error))?),
+        };
+        Ok(Image { ns, name: name.parse().map_err(|error| bad(&error))?, reference })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Grants, Policy};
+    use crate::http::Connection;
+    use crate::identity::Identity;
+    use crate::metrics::Metrics;
+    use crate::registry::Names;
+
+    fn authorized(anonymous: Grants, body: &str) -> Result<Order, u16> {
+        let policy = Policy { anonymous, principals: Default::default() };
+        let site = Site { names: Names::default(), identity: Identity::new(&[]), policy };
+        let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;
+        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None };
+        let mut record = Record::start(&Metrics::new(), &head, &connection, String::new());
+        authorize(&site, &Bytes::copy_from_slice(body.as_bytes()), &mut record).map_err(|failure| failure.status.as_u16())
+    }
+
+    fn all() -> Grants {
+        Grants { pull: Vec::new(), push: vec!["**".parse().unwrap()] }
+    }
+
+    #[test]
+    fn images_read_as_people_write_them() {
+        let digest = crate::oci::Digest::sha256(b"");
+        for (text, ns, name, reference) in [
+            ("docker.io/library/alpine:3", None, "docker.io/library/alpine", "3"),
+            ("docker.io/library/alpine", None, "docker.io/library/alpine", "latest"),
+            ("registry.local:5000/a/b", Some("registry.local:5000"), "a/b", "latest"),
+            ("registry.local:5000/a:v1", Some("registry.local:5000"), "a", "v1"),
+            (&format!("ghcr.io/o/r:v1@{digest}"), None, "ghcr.io/o/r", &digest.to_string()),
+        ] {
+            let image: Image = text.parse().unwrap();
+            assert_eq!((image.ns.as_deref(), image.name.as_str(), image.reference.to_string().as_str()), (ns, name, reference));
+        }
+    }
+
+    #[test]
+    fn row_74_what_cannot_be_read_is_refused() {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"image":""}"#,
+            r#"{"image":"A"}"#,
+            r#"{"image":"a:-"}"#,
+            r#"{"image":"a@sha256:0"}"#,
+            r#"{"image":"a","force":true}"#,
+            r#"{"image":"a"} x"#,
+            r#"{"image":"a","platform":"linux"}"#,
+            r#"{"image":"a","platform":"linux/arm64\n"}"#,
+        ] {
+            assert_eq!(authorized(all(), body), Err(400), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_command_needs_the_right_to_push() {
+        let body = r#"{"image":"a/b:1","platform":"linux/arm/v7"}"#;
+        let order = authorized(all(), body).unwrap();
+        assert_eq!((order.access.action(), order.platform.as_deref()), (Action::Push, Some("linux/arm/v7")));
+        assert_eq!(authorized(Grants { pull: vec!["**".parse().unwrap()], push: Vec::new() }, body), Err(401));
+    }
+}

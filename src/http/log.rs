@@ -1,0 +1,337 @@
+//! The access log: one record for each request, written when its answer has ended.
+//!
+//! What a client chose (agent, path of a request that went nowhere) is cleaned first: printable ASCII only, the rest escaped,
+//! and cut to a length. Headers other than User-Agent and X-Request-Id, and query parameters, are never written.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, header};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::route::{Action, Command, Wanted};
+use crate::access::Principal;
+use crate::cache::{Answer, Freshness, Source};
+use crate::metrics::Metrics;
+use crate::oci::RepositoryName;
+
+/// Characters of a client's text in a record, at most.
+const MAX_TEXT_CHARS: usize = 256;
+
+/// The kinds of requests, as metrics and the log tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Version,
+    Ready,
+    Catalog,
+    Manifest,
+    Blob,
+    Tags,
+    Referrers,
+    Refresh,
+    Prefetch,
+    /// It went nowhere.
+    Other,
+}
+
+/// How a body came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Complete,
+    /// By us, because its content broke.
+    Cut,
+    /// By the client, or its connection.
+    Left,
+}
+
+/// What is known of a request, gathered while it is answered.
+#[derive(Debug)]
+pub struct Record {
+    metrics: Metrics,
+    started: Instant,
+    first_byte: Duration,
+    status: StatusCode,
+    request_id: String,
+    client: IpAddr,
+    method: String,
+    agent: Option<String>,
+    /// Only for a request that went nowhere.
+    path: Option<String>,
+    class: Class,
+    principal: Principal,
+    pub upstream: Option<Arc<str>>,
+    pub repository: Option<RepositoryName>,
+    pub reference: Option<String>,
+    source: Option<Source>,
+    freshness: Option<Freshness>,
+    pub cause: Option<String>,
+}
+
+impl Class {
+    pub fn of(action: &Action) -> Class {
+        match action {
+            Action::Version => Class::Version,
+            Action::Ready => Class::Ready,
+            Action::Catalog(_) => Class::Catalog,
+            Action::Read { wanted: Wanted::Manifest(_), .. } => Class::Manifest,
+            Action::Read { wanted: Wanted::Blob(_), .. } => Class::Blob,
+            Action::Read { wanted: Wanted::Tags(_), .. } => Class::Tags,
+            Action::Read { wanted: Wanted::Referrers { .. }, .. } => Class::Referrers,
+            Action::Command(Command::Refresh) => Class::Refresh,
+            Action::Command(Command::Prefetch) => Class::Prefetch,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Class::Version => "version",
+            Class::Ready => "ready",
+            Class::Catalog => "catalog",
+            Class::Manifest => "manifest",
+            Class::Blob => "blob",
+            Class::Tags => "tags",
+            Class::Referrers => "referrers",
+            Class::Refresh => "refresh",
+            Class::Prefetch => "prefetch",
+            Class::Other => "other",
+        }
+    }
+}
+
+impl Record {
+    /// Begins when a request's head is here.
+    pub fn start(metrics: &Metrics, head: &Parts, connection: &Connection, request_id: String) -> Record {
+        Record {
+            metrics: metrics.clone(),
+            started: Instant::now(),
+            first_byte: Duration::ZERO,
+            status: StatusCode::OK,
+            request_id,
+            client: connection.peer.ip().to_canonical(),
+            method: method_text(&head.method),
+            agent: agent(&head.headers),
+            path: Some(clean(head.uri.path())),
+            class: Class::Other,
+            principal: Principal::Anonymous,
+            upstream: None,
+            repository: None,
+            reference: None,
+            source: None,
+            freshness: None,
+            cause: None,
+        }
+    }
+
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The request has been understood.
+    pub fn routed(&mut self, action: &Action) {
+        self.class = Class::of(action);
+        self.path = None;
+        if let Action::Read { wanted, .. } = action {
+            self.reference = match wanted {
+                Wanted::Manifest(reference) => Some(reference.to_string()),
+                Wanted::Blob(digest) | Wanted::Referrers { subject: digest, .. } => Some(digest.to_string()),
+                Wanted::Tags(_) => None,
+            };
+        }
+    }
+
+    /// The caller is known, or its credentials were refused.
+    pub fn authenticated<E>(&mut self, caller: Result<&Principal, &E>) {
+        self.metrics.authentication(match caller {
+            Ok(Principal::Anonymous) => "anonymous",
+            Ok(Principal::Named(_)) => "accepted",
+            Err(_) => "refused",
+        });
+        if let Ok(principal) = caller {
+            self.principal = principal.clone();
+        }
+    }
+
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Something was found, here or there.
+    pub fn found<T>(&mut self, answer: &Answer<T>) {
+        self.source = Some(answer.source.clone());
+        self.freshness = Some(answer.freshness);
+    }
+
+    /// The status line is on its way.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+        self.first_byte = self.started.elapsed();
+        self.metrics.first_byte(self.class.as_str(), self.source_label(), self.first_byte);
+    }
+
+    /// The end: counted and written, once.
+    pub fn finish(self, sent_bytes: u64, ending: Ending) {
+        let whole = self.started.elapsed();
+        self.metrics.request_finished(self.class.as_str(), self.source_label(), self.status, sent_bytes, whole);
+        tracing::info!(
+            target: "outport::access",
+            id = self.request_id,
+            principal = self.principal.as_str(),
+            client = %self.client,
+            method = self.method,
+            route = self.class.as_str(),
+            path = self.path,
+            upstream = self.upstream.as_deref(),
+            repository = self.repository.as_ref().map(RepositoryName::as_str),
+            reference = self.reference,
+            status = self.status.as_u16(),
+            source = self.source.as_ref().map(|_| self.source_label()),
+            freshness = self.freshness.map(freshness_text),
+            first_byte_ms = milliseconds(self.first_byte),
+            whole_ms = milliseconds(whole),
+            bytes = sent_bytes,
+            ending = ending.as_str(),
+            cause = self.cause.as_deref().map(clean),
+            agent = self.agent,
+        );
+    }
+
+    fn source_label(&self) -> &'static str {
+        match self.source {
+            Some(Source::Memory) => "memory",
+            Some(Source::Disk) => "disk",
+            Some(Source::Upstream(_)) => "upstream",
+            None => "none",
+        }
+    }
+}
+
+impl Ending {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Ending::Complete => "complete",
+            Ending::Cut => "cut",
+            Ending::Left => "left",
+        }
+    }
+}
+
+/// `Outport-Freshness`, and the same word in the log.
+pub fn freshness_text(freshness: Freshness) -> &'static str {
+    match freshness {
+        Freshness::Immutable => "immutable",
+        Freshness::Fresh => "fresh",
+        Freshness::Revalidated => "revalidated",
+        Freshness::Stale => "stale",
+    }
+}
+
+/// Tenths of microseconds are noise: three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+/// A method of the client's own invention can be long.
+fn method_text(method: &Method) -> String {
+    clean(method.as_str()).chars().take(16).collect()
+}
+
+fn agent(headers: &HeaderMap) -> Option<String> {
+    headers.get(header::USER_AGENT).map(|value| clean(&String::from_utf8_lossy(value.as_bytes())))
+}
+
+/// Printable ASCII as it is, everything else escaped: no terminal or log reader sees a control character or a look-alike.
+fn clean(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len().min(MAX_TEXT_CHARS));
+    for character in text.chars().take(MAX_TEXT_CHARS) {
+        if matches!(character, ' '..='~') {
+            cleaned.push(character);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(cleaned, "{}", character.escape_unicode());
+        }
+    }
+    cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The record of one request in both formats.
+    fn written(target: &str, peer: &str, headers: &[(&str, &[u8])]) -> [String; 2] {
+        [false, true].map(|json| {
+            let sink = Sink::default();
+            let writer = sink.clone();
+            let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+            let mut request = http::Request::get(target);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let head = request.body(()).unwrap().into_parts().0;
+            let connection = Connection { peer: peer.parse().unwrap(), tls: false, server_name: None };
+            let finish = || {
+                let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
+                record.answered(StatusCode::NOT_FOUND);
+                record.finish(7, Ending::Complete);
+            };
+            if json {
+                tracing::subscriber::with_default(builder.json().finish(), finish);
+            } else {
+                tracing::subscriber::with_default(builder.finish(), finish);
+            }
+            String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+        })
+    }
+
+    #[test]
+    fn row_85_a_mapped_address_is_written_as_ipv4() {
+        for text in written("/v2/", "[::ffff:10.1.2.3]:99", &[]) {
+            assert!(text.contains("10.1.2.3") && !text.contains("ffff"), "{text}");
+        }
+    }
+
+    #[test]
+    fn row_86_escape_codes_make_one_escaped_record() {
+        // The header's parser refuses ESC itself; its one-character form (CSI) and direction marks come through.
+        let agent = "evil\u{9b}2J\u{202e}\t\" status=200";
+        for text in written("/v2/%1b%0a/x", "10.0.0.1:1", &[("user-agent", agent.as_bytes())]) {
+            assert_eq!(text.matches('\n').count(), 1, "{text}");
+            assert!(text.trim_end().bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
+            assert!(text.contains(r"u{9b}2J") && text.contains(r#"\" status=200"#), "{text}");
+        }
+        assert_eq!(clean("\u{1b}[2J\r\n"), r"\u{1b}[2J\u{d}\u{a}");
+    }
+
+    #[test]
+    fn row_88_no_secret_is_written() {
+        let headers: [(&str, &[u8]); 3] = [("authorization", b"Basic s3cret"), ("cookie", b"s3cret"), ("x-custom", b"s3cret")];
+        for text in written("/v2/a/manifests/1?token=s3cret&ns=s3cret", "10.0.0.1:1", &headers) {
+            assert!(text.contains("id1") && !text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_of_clients_are_cut() {
+        assert_eq!(clean(&"a".repeat(10_000)).len(), MAX_TEXT_CHARS);
+        assert!(clean(&"\u{1b}".repeat(10_000)).len() <= MAX_TEXT_CHARS * 10);
+    }
+}

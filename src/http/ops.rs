@@ -1,0 +1,93 @@
+//! The operators' listener: health, metrics, and a page that leads to them.
+
+use http::header::{self, HeaderValue};
+use http::{Method, Response, StatusCode};
+
+use super::body::Payload;
+use super::error::Failure;
+use super::respond::json;
+use super::route::{RouteError, asks_deep};
+use crate::registry::{Check, Readiness};
+
+const PAGE: &str = "outport\n\n/livez          this process answers\n/readyz         this edge can serve (?deep=1: end to end)\n\
+                    /metrics        Prometheus text format\n";
+
+/// What the operators' listener is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpsAction {
+    Alive,
+    Ready(Check),
+    Metrics,
+    Page,
+}
+
+pub fn route_ops(method: &Method, path: &str, query: &str) -> Result<OpsAction, RouteError> {
+    let action = match path {
+        "/livez" => OpsAction::Alive,
+        "/readyz" => OpsAction::Ready(if asks_deep(query) { Check::Deep } else { Check::Shallow }),
+        "/metrics" => OpsAction::Metrics,
+        "/" => OpsAction::Page,
+        _ => return Err(RouteError::Unknown),
+    };
+    if method == Method::GET || method == Method::HEAD { Ok(action) } else { Err(RouteError::Method { allow: "GET, HEAD" }) }
+}
+
+pub fn alive() -> Response<Payload> {
+    text("ok\n".into(), "text/plain; charset=utf-8")
+}
+
+pub fn page() -> Response<Payload> {
+    text(PAGE.into(), "text/plain; charset=utf-8")
+}
+
+pub fn metrics(rendered: String) -> Response<Payload> {
+    text(rendered, "text/plain; version=0.0.4; charset=utf-8")
+}
+
+/// 200 or 503, with the reasons.
+pub fn readiness(readiness: &Readiness) -> Response<Payload> {
+    let ready = readiness.reasons.is_empty();
+    let mut response = json(serde_json::json!({ "ready": ready, "reasons": readiness.reasons }).to_string().into());
+    if !ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+pub fn refused(error: RouteError) -> Response<Payload> {
+    Failure::from(error).into_response()
+}
+
+fn text(text: String, content_type: &'static str) -> Response<Payload> {
+    let mut response = Response::new(Payload::Bytes(text.into()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_find_their_endpoints() {
+        for (path, query, action) in [
+            ("/livez", "", Ok(OpsAction::Alive)),
+            ("/readyz", "", Ok(OpsAction::Ready(Check::Shallow))),
+            ("/readyz", "deep=1", Ok(OpsAction::Ready(Check::Deep))),
+            ("/metrics", "x", Ok(OpsAction::Metrics)),
+            ("/", "", Ok(OpsAction::Page)),
+            ("/v2/", "", Err(RouteError::Unknown)),
+        ] {
+            assert_eq!(route_ops(&Method::GET, path, query), action);
+        }
+        assert!(matches!(route_ops(&Method::POST, "/livez", ""), Err(RouteError::Method { .. })));
+    }
+
+    #[test]
+    fn readiness_tells_its_reasons() {
+        assert_eq!(readiness(&Readiness::default()).status(), StatusCode::OK);
+        let response = readiness(&Readiness { reasons: vec!["draining".into()] });
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(matches!(response.body(), Payload::Bytes(bytes) if bytes == r#"{"ready":false,"reasons":["draining"]}"#));
+    }
+}

@@ -1,0 +1,331 @@
+//! From an answer of the registry to a response: pure.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::body::Payload;
+use super::conditional::{Portion, is_unmodified, portion};
+use super::error::Failure;
+use super::log::freshness_text;
+use crate::cache::{Answer, Freshness, Source, StoredManifest};
+use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, RangeParts, RepositoryName, Tag, referrers_index};
+use crate::registry::{BlobHead, Listed, Page, Prefetched};
+use crate::store::Content;
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const OUTPORT_SOURCE: HeaderName = HeaderName::from_static("outport-source");
+const OUTPORT_FRESHNESS: HeaderName = HeaderName::from_static("outport-freshness");
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// RFC 3986's unreserved characters may stand in a query as they are.
+const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The entity tag of a content: its digest, quoted.
+pub fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// `/v2/`: a registry answers here and the caller may come in.
+pub fn version() -> Response<Payload> {
+    json(Bytes::from_static(b"{}"))
+}
+
+/// A manifest: its exact bytes and type. After a HEAD the bytes may be missing; only the head is sent then.
+pub fn manifest(answer: Answer<StoredManifest>, headers: &HeaderMap) -> Result<Response<Payload>, Failure> {
+    let (manifest, etag) = (&answer.value, etag(&answer.value.digest));
+    if is_unmodified(headers, &etag) {
+        return Ok(not_modified(&answer, &etag));
+    }
+    let payload = manifest.bytes.clone().map_or(Payload::Empty, Payload::Bytes);
+    let mut response = content(payload, &answer, &manifest.digest, &etag);
+    let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| Failure::wrong_answer("the media type is no header value"))?;
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response.headers_mut().insert(header::CONTENT_LENGTH, manifest.size_bytes.into());
+    Ok(response)
+}
+
+/// What a HEAD tells of a blob, and a GET whose entity tag still holds.
+pub fn blob_head(answer: &Answer<BlobHead>, digest: &Digest, headers: &HeaderMap) -> Response<Payload> {
+    let etag = etag(digest);
+    if is_unmodified(headers, &etag) {
+        return not_modified(answer, &etag);
+    }
+    let mut response = content(Payload::Empty, answer, digest, &etag);
+    blob_headers(response.headers_mut());
+    response.headers_mut().insert(header::CONTENT_LENGTH, answer.value.size_bytes.into());
+    response
+}
+
+/// A blob or a part of it. Its first byte is here.
+pub fn blob(answer: Answer<Content>, digest: &Digest, headers: &HeaderMap) -> Result<Response<Payload>, Failure> {
+    let (etag, size_bytes) = (etag(digest), answer.value.size_bytes());
+    let (status, payload, range) = match portion(headers, &etag, size_bytes) {
+        Portion::Whole => (StatusCode::OK, Payload::Region { region: answer.value.whole(), size_bytes }, None),
+        Portion::Part(range) => {
+            let payload = Payload::Region { region: answer.value.region(range.clone()), size_bytes: Some(range.end - range.start) };
+            (StatusCode::PARTIAL_CONTENT, payload, Some(range))
+        }
+        Portion::Unsatisfiable => return Err(Failure::unsatisfiable(size_bytes.unwrap_or_default())),
+    };
+    let mut response = content(payload, &answer, digest, &etag);
+    *response.status_mut() = status;
+    blob_headers(response.headers_mut());
+    if let Some((range, size_bytes)) = range.zip(size_bytes) {
+        insert_text(response.headers_mut(), header::CONTENT_RANGE, &RangeParts { range, size_bytes }.to_string());
+    }
+    Ok(response)
+}
+
+fn blob_headers(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_TYPE, OCTETS);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+/// How a list was asked for: what a link to its next page repeats.
+#[derive(Clone, Copy, Debug)]
+pub struct Listing<'a> {
+    pub page: &'a Page,
+    pub ns: Option<&'a str>,
+}
+
+/// Tags, under the name that the client used.
+pub fn tags(answer: Answer<Listed<Tag>>, name: &RepositoryName, listing: Listing<'_>) -> Response<Payload> {
+    let names: Vec<&str> = answer.value.names.iter().map(Tag::as_str).collect();
+    let mut response = json(serde_json::json!({ "name": name, "tags": names }).to_string().into());
+    link_next(response.headers_mut(), &format!("/v2/{name}/tags/list"), names.last().filter(|_| answer.value.more), listing);
+    provenance(response.headers_mut(), &answer);
+    response
+}
+
+pub fn catalog(listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Response<Payload> {
+    let names: Vec<&str> = listed.names.iter().map(RepositoryName::as_str).collect();
+    let mut response = json(serde_json::json!({ "repositories": names }).to_string().into());
+    link_next(response.headers_mut(), "/v2/_catalog", names.last().filter(|_| listed.more), listing);
+    response
+}
+
+/// `Link` to what follows `last`, relative, so that it leads back to the host that the client asked.
+fn link_next(headers: &mut HeaderMap, path: &str, last: Option<&&str>, listing: Listing<'_>) {
+    let Some(last) = last else { return };
+    let ns = listing.ns.map(|ns| format!("&ns={}", utf8_percent_encode(ns, IN_QUERY))).unwrap_or_default();
+    let last = utf8_percent_encode(last, IN_QUERY);
+    insert_text(headers, header::LINK, &format!("<{path}?n={}&last={last}{ns}>; rel=\"next\"", listing.page.limit));
+}
+
+/// Referrers: always an index, with those of one type where that was asked.
+pub fn referrers(answer: Answer<Vec<Descriptor>>, artifact_type: Option<&str>) -> Response<Payload> {
+    let fits = |entry: &Descriptor| artifact_type.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted));
+    let answer = answer.map(|entries| entries.into_iter().filter(fits).collect::<Vec<_>>());
+    let mut response = Response::new(Payload::Bytes(referrers_index(&answer.value).into()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(INDEX_MEDIA_TYPE));
+    if artifact_type.is_some() {
+        response.headers_mut().insert(OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+    }
+    provenance(response.headers_mut(), &answer);
+    response
+}
+
+/// What a refreshed reference leads to now.
+pub fn refreshed(answer: &Answer<StoredManifest>) -> Response<Payload> {
+    let StoredManifest { digest, media_type, size_bytes, .. } = &answer.value;
+    let body = serde_json::json!({ "digest": digest, "mediaType": media_type.as_ref(), "size": size_bytes });
+    let mut response = json(body.to_string().into());
+    provenance(response.headers_mut(), answer);
+    response
+}
+
+pub fn prefetched(prefetched: Prefetched) -> Response<Payload> {
+    json(serde_json::json!(prefetched).to_string().into())
+}
+
+/// An answer in JSON.
+pub fn json(body: Bytes) -> Response<Payload> {
+    let mut response = Response::new(Payload::Bytes(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+/// 200 with what all content has.
+fn content<T>(payload: Payload, answer: &Answer<T>, digest: &Digest, etag: &str) -> Response<Payload> {
+    let mut response = Response::new(payload);
+    let headers = response.headers_mut();
+    insert_text(headers, DOCKER_CONTENT_DIGEST, &digest.to_string());
+    insert_text(headers, header::ETAG, etag);
+    provenance(headers, answer);
+    response
+}
+
+fn not_modified<T>(answer: &Answer<T>, etag: &str) -> Response<Payload> {
+    let mut response = Response::new(Payload::Empty);
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    insert_text(response.headers_mut(), header::ETAG, etag);
+    provenance(response.headers_mut(), answer);
+    response
+}
+
+/// Where an answer came from and how old it may be.
+fn provenance<T>(headers: &mut HeaderMap, answer: &Answer<T>) {
+    match &answer.source {
+        Source::Memory => insert_text(headers, OUTPORT_SOURCE, "memory"),
+        Source::Disk => insert_text(headers, OUTPORT_SOURCE, "disk"),
+        Source::Upstream(name) => insert_text(headers, OUTPORT_SOURCE, &format!("upstream={name}")),
+    }
+    headers.insert(OUTPORT_FRESHNESS, HeaderValue::from_static(freshness_text(answer.freshness)));
+    if answer.freshness == Freshness::Stale {
+        // The only code that the distribution specification allows.
+        headers.insert(header::WARNING, HeaderValue::from_static(r#"299 - "stale: the upstream registry cannot be asked now""#));
+    }
+}
+
+/// Inserts a text of our own making. A configured name that is no header value is left out rather than sent broken.
+fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer<T>(value: T) -> Answer<T> {
+        Answer { value, source: Source::Disk, freshness: Freshness::Immutable }
+    }
+
+    fn ten_bytes() -> (Answer<Content>, Digest) {
+        (answer(Content::from_memory(Bytes::from_static(b"0123456789"))), Digest::sha256(b"0123456789"))
+    }
+
+    fn asked(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    async fn bytes(response: Response<Payload>) -> Bytes {
+        http_body_util::BodyExt::collect(super::super::body::Body::unrecorded(response.into_body())).await.unwrap().to_bytes()
+    }
+
+    fn stored(text: &'static [u8]) -> StoredManifest {
+        StoredManifest {
+            digest: Digest::sha256(text),
+            media_type: INDEX_MEDIA_TYPE.into(),
+            size_bytes: text.len() as u64,
+            bytes: Some(Bytes::from_static(text)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manifest_is_sent_as_it_is() {
+        let stale = Answer { value: stored(b"{ }"), source: Source::Upstream("docker.io".into()), freshness: Freshness::Stale };
+        let response = manifest(stale, &HeaderMap::new()).unwrap();
+        let digest = Digest::sha256(b"{ }").to_string();
+        for (name, value) in [
+            ("content-type", INDEX_MEDIA_TYPE),
+            ("content-length", "3"),
+            ("docker-content-digest", &digest),
+            ("etag", &format!("\"{digest}\"")),
+            ("outport-source", "upstream=docker.io"),
+            ("outport-freshness", "stale"),
+            ("warning", r#"299 - "stale: the upstream registry cannot be asked now""#),
+        ] {
+            assert_eq!(response.headers()[name], value);
+        }
+        assert_eq!(bytes(response).await, "{ }");
+    }
+
+    #[test]
+    fn the_head_of_a_manifest_needs_no_bytes() {
+        let head = StoredManifest { bytes: None, ..stored(b"{ }") };
+        let response = manifest(answer(head), &HeaderMap::new()).unwrap();
+        assert_eq!((response.status(), &response.headers()["content-length"]), (StatusCode::OK, &HeaderValue::from(3)));
+        assert!(!response.headers().contains_key("warning"));
+    }
+
+    #[tokio::test]
+    async fn row_31_parts_are_exact() {
+        for (range, part, told) in
+            [("bytes=2-4", "234", "bytes 2-4/10"), ("bytes=7-", "789", "bytes 7-9/10"), ("bytes=-1", "9", "bytes 9-9/10")]
+        {
+            let (content, digest) = ten_bytes();
+            let response = blob(content, &digest, &asked(&[(header::RANGE, range)])).unwrap();
+            assert_eq!((response.status(), &response.headers()["content-range"]), (StatusCode::PARTIAL_CONTENT, &told.parse().unwrap()));
+            assert_eq!(response.body().size_bytes(), Some(part.len() as u64));
+            assert_eq!(bytes(response).await, part);
+        }
+    }
+
+    #[test]
+    fn row_32_past_the_end_tells_the_length() {
+        let (content, digest) = ten_bytes();
+        let response = blob(content, &digest, &asked(&[(header::RANGE, "bytes=10-")])).unwrap_err().into_response();
+        assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(response.headers()["content-range"], "bytes */10");
+    }
+
+    #[tokio::test]
+    async fn row_34_an_unreadable_range_gets_the_whole() {
+        let (content, digest) = ten_bytes();
+        let response = blob(content, &digest, &asked(&[(header::RANGE, "bytes=5-2")])).unwrap();
+        assert_eq!((response.status(), &response.headers()["accept-ranges"]), (StatusCode::OK, &HeaderValue::from_static("bytes")));
+        assert_eq!(response.headers()["docker-content-digest"], digest.to_string());
+        assert_eq!(bytes(response).await, "0123456789");
+    }
+
+    #[tokio::test]
+    async fn row_36_a_known_entity_tag_is_not_sent_again() {
+        let (_, digest) = ten_bytes();
+        let headers = asked(&[(header::IF_NONE_MATCH, &etag(&digest))]);
+        let response = blob_head(&answer(BlobHead { size_bytes: 10 }), &digest, &headers);
+        assert_eq!((response.status(), response.headers()["etag"].to_str().unwrap()), (StatusCode::NOT_MODIFIED, etag(&digest).as_str()));
+        let headers = asked(&[(header::IF_NONE_MATCH, &etag(&stored(b"{ }").digest))]);
+        let response = manifest(answer(stored(b"{ }")), &headers).unwrap();
+        assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
+        assert!(bytes(response).await.is_empty());
+        let response = blob_head(&answer(BlobHead { size_bytes: 10 }), &digest, &HeaderMap::new());
+        assert_eq!((response.status(), &response.headers()["content-length"]), (StatusCode::OK, &HeaderValue::from(10)));
+    }
+
+    #[tokio::test]
+    async fn lists_link_to_their_next_page() {
+        let (name, page): (RepositoryName, _) = ("a/b".parse().unwrap(), Page { limit: 2, last: None });
+        let listed = |names: &[&str], more| Listed { names: names.iter().map(|name| name.parse().unwrap()).collect(), more };
+        let listing = Listing { page: &page, ns: Some("registry.local:5000") };
+        let response = tags(answer(listed(&["1", "v2.0"], true)), &name, listing);
+        assert_eq!(response.headers()["link"], r#"</v2/a/b/tags/list?n=2&last=v2.0&ns=registry.local%3A5000>; rel="next""#);
+        assert_eq!(bytes(response).await, r#"{"name":"a/b","tags":["1","v2.0"]}"#);
+        let response = tags(answer(listed(&["1"], false)), &name, listing);
+        assert!(!response.headers().contains_key("link"));
+        let all = Listed { names: vec!["x/y".parse().unwrap()], more: true };
+        let response = catalog(&all, Listing { page: &page, ns: None });
+        assert_eq!(response.headers()["link"], r#"</v2/_catalog?n=2&last=x%2Fy>; rel="next""#);
+        assert_eq!(bytes(response).await, r#"{"repositories":["x/y"]}"#);
+    }
+
+    #[test]
+    fn row_11_an_empty_page_has_no_link() {
+        let page = Page { limit: 0, last: None };
+        let response = catalog(&Listed { names: Vec::new(), more: true }, Listing { page: &page, ns: None });
+        assert!(!response.headers().contains_key("link"));
+    }
+
+    #[tokio::test]
+    async fn referrers_are_filtered_by_type() {
+        let entry = |kind: &str| -> Descriptor {
+            let digest = Digest::sha256(kind.as_bytes());
+            serde_json::from_value(serde_json::json!({ "mediaType": "m", "digest": digest, "size": 1, "artifactType": kind })).unwrap()
+        };
+        let entries = || answer(vec![entry("sbom"), entry("signature")]);
+        let response = referrers(entries(), Some("sbom"));
+        assert_eq!(response.headers()["oci-filters-applied"], "artifactType");
+        assert_eq!(response.headers()["content-type"], INDEX_MEDIA_TYPE);
+        let text = String::from_utf8(bytes(response).await.to_vec()).unwrap();
+        assert!(text.contains("sbom") && !text.contains("signature"), "{text}");
+        let response = referrers(entries(), None);
+        assert!(!response.headers().contains_key("oci-filters-applied"));
+        assert!(String::from_utf8_lossy(&bytes(response).await).contains("signature"));
+        let response = referrers(answer(Vec::new()), None);
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}

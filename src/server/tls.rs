@@ -1,0 +1,151 @@
+//! Certificates: several by server name, replaced while connections go on.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::ServerError;
+use crate::config::{CertificateFiles, Tls};
+use crate::metrics::Metrics;
+
+/// What a TLS client may speak, in the order of preference (RFC 7301).
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The certificates of an edge. Clones share them, so a reload reaches every listener.
+#[derive(Clone)]
+pub struct Certificates {
+    chosen: Arc<Chooser>,
+    config: Arc<ServerConfig>,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+impl Certificates {
+    /// Reads all certificates. The first is the default, for clients that name no server or one that no certificate has.
+    ///
+    /// TLS 1.2 and 1.3; sessions are resumed by tickets under keys that change every six hours.
+    ///
+    /// # Errors
+    /// [`ServerError::Certificate`] names the file that cannot be read or does not fit; [`ServerError::Tls`] for anything else.
+    pub fn load(tls: &Tls, metrics: Metrics) -> Result<Certificates, ServerError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let chosen = Arc::new(Chooser(RwLock::new(read_all(tls, &provider, &metrics)?)));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(ServerError::Tls)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&chosen) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(ServerError::Tls)?;
+        Ok(Certificates { chosen, config: Arc::new(config), metrics })
+    }
+
+    /// Reads all certificates again. They serve new handshakes; connections that are open do not notice.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); then the old certificates stay.
+    pub fn reload(&self, tls: &Tls) -> Result<(), ServerError> {
+        let read = read_all(tls, self.config.crypto_provider(), &self.metrics);
+        match read {
+            Err(error) => {
+                self.metrics.reload("certificate", "rejected");
+                Err(error)
+            }
+            Ok(fresh) => {
+                let mut served = self.chosen.0.write().unwrap_or_else(PoisonError::into_inner);
+                let outcome = if *served == fresh { "unchanged" } else { "applied" };
+                *served = fresh;
+                self.metrics.reload("certificate", outcome);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
+/// One certificate with its key and the names it is for, in lower case.
+#[derive(Debug)]
+struct Entry {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.key.cert == other.key.cert
+    }
+}
+
+/// Chooses by server name: an exact name first, then a wildcard, then the default.
+#[derive(Debug)]
+struct Chooser(RwLock<Vec<Entry>>);
+
+impl ResolvesServerCert for Chooser {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let asked = hello.server_name().map(str::to_ascii_lowercase);
+        let entry = asked.and_then(|name| choose(&entries, &name)).or_else(|| entries.first());
+        entry.map(|entry| Arc::clone(&entry.key))
+    }
+}
+
+/// A wildcard stands for exactly one label (RFC 9525 section 6.3).
+fn choose<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
+    let wildcard = name.split_once('.').map(|(_, domain)| format!("*.{domain}"));
+    let find = |wanted: &str| entries.iter().find(|entry| entry.names.iter().any(|name| name == wanted));
+    find(name).or_else(|| wildcard.as_deref().and_then(find))
+}
+
+fn read_all(tls: &Tls, provider: &CryptoProvider, metrics: &Metrics) -> Result<Vec<Entry>, ServerError> {
+    let read: Vec<(Entry, i64)> = tls.certificates.iter().map(|files| read(files, provider)).collect::<Result<_, _>>()?;
+    if read.is_empty() {
+        return Err(ServerError::Tls(rustls::Error::NoCertificatesPresented));
+    }
+    let place = |index: usize| index.checked_sub(1).map_or_else(|| "tls".to_owned(), |also| format!("tls.also[{also}]"));
+    for (index, (_, expiry_unix_s)) in read.iter().enumerate() {
+        metrics.certificate_expiry(&place(index), *expiry_unix_s);
+    }
+    Ok(read.into_iter().map(|(entry, _)| entry).collect())
+}
+
+/// Reads one certificate chain with its key, and when its first certificate ends.
+fn read(files: &CertificateFiles, provider: &CryptoProvider) -> Result<(Entry, i64), ServerError> {
+    let refused = |file: &std::path::Path| {
+        let file = file.to_owned();
+        move |reason: String| ServerError::Certificate { file, reason }
+    };
+    let chain = CertificateDer::pem_file_iter(&files.cert_file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| refused(&files.cert_file)(error.to_string()))?;
+    let first = chain.first().ok_or_else(|| refused(&files.cert_file)("it holds no certificate".to_owned()))?;
+    let (names, expiry_unix_s) = look_into(first).map_err(refused(&files.cert_file))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| refused(&files.key_file)(error.to_string()))?;
+    let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| refused(&files.key_file)(error.to_string()))?;
+    Ok((Entry { key: Arc::new(key), names }, expiry_unix_s))
+}
+
+/// The DNS names of a certificate, and when it ends.
+fn look_into(certificate: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let alternatives = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
+    let names = alternatives.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    Ok((names.collect(), parsed.validity().not_after.timestamp()))
+}

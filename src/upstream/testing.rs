@@ -1,0 +1,163 @@
+//! A registry for this room's tests: it answers over real sockets of this machine by a script, byte for byte, so that it can lie,
+//! stall and cut.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use url::Url;
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn authorization(&self) -> &str {
+        self.header("authorization").unwrap_or_default()
+    }
+}
+
+/// An answer to send.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Clean,
+    /// The connection closes after this many bytes of the body.
+    Cut(usize),
+    /// Nothing comes after this many bytes of the body, and the connection stays.
+    Stall(usize),
+}
+
+pub fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+    Reply { status, headers: Vec::new(), body: body.into(), end: End::Clean }
+}
+
+impl Reply {
+    pub fn with(mut self, name: &str, value: impl ToString) -> Reply {
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn cut_after(self, bytes: usize) -> Reply {
+        Reply { end: End::Cut(bytes), ..self }
+    }
+
+    pub fn stall_after(self, bytes: usize) -> Reply {
+        Reply { end: End::Stall(bytes), ..self }
+    }
+}
+
+/// A running registry. It ends with the test's runtime.
+#[derive(Clone)]
+pub struct Origin {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Origin {
+    /// Listens on 127.0.0.1 and answers each request as `script` says.
+    pub async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Origin {
+        Origin::start_at("127.0.0.1:0", script).await
+    }
+
+    pub async fn start_at(address: &str, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Origin {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let origin = Origin { address: listener.local_addr().unwrap(), seen: Arc::default() };
+        let (seen, script) = (origin.seen.clone(), Arc::new(script));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, script) = (seen.clone(), script.clone());
+                // A client that leaves early is part of the tests.
+                tokio::spawn(async move { serve(stream, &seen, script.as_ref()).await });
+            }
+        });
+        origin
+    }
+
+    pub fn url(&self, path: &str) -> Url {
+        format!("http://{}{path}", self.address).parse().unwrap()
+    }
+
+    /// Every request until now, as `METHOD target`.
+    pub fn requests(&self) -> Vec<String> {
+        self.seen().iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect()
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, script: &(impl Fn(&Seen) -> Reply + Sync)) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read(&mut stream).await? {
+        seen.lock().unwrap().push(request.clone());
+        let reply = script(&request);
+        let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
+        for (name, value) in &reply.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !reply.headers.iter().any(|(name, _)| matches!(name.as_str(), "content-length" | "transfer-encoding")) {
+            head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let body = if request.method == "HEAD" { &[][..] } else { &reply.body };
+        match reply.end {
+            End::Clean => stream.write_all(body).await?,
+            End::Cut(bytes) => {
+                stream.write_all(&body[..bytes]).await?;
+                return stream.shutdown().await;
+            }
+            End::Stall(bytes) => {
+                stream.write_all(&body[..bytes]).await?;
+                stream.flush().await?;
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+        }
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await? == 0 {
+            return Ok(None);
+        }
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let mut first = lines[0].split(' ');
+    let (method, target) = (first.next().unwrap().to_owned(), first.next().unwrap().to_owned());
+    let header = |line: &String| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+    let headers: Vec<_> = lines[1..].iter().filter_map(header).collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(Some(Seen { method, target, headers, body: String::from_utf8(body).unwrap() }))
+}

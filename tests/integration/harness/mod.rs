@@ -1,0 +1,14 @@
+//! What the integration tests stand on: an origin registry that follows a script, a client that believes nothing, and edges.
+
+#![allow(dead_code, reason = "each subject's tests take from it what they need")]
+
+#[cfg(test)]
+mod checks;
+pub mod client;
+pub mod image;
+pub mod origin;
+pub mod script;
+pub mod serve;
+pub mod tls;
+pub mod token;
+pub mod wire;

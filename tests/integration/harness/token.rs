@@ -1,0 +1,130 @@
+//! How an origin tells callers apart: Basic, or Bearer with a token endpoint of its own.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+/// What an origin asks for before it answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scheme {
+    Nothing,
+    Basic,
+    /// Tokens from `/token`, by these methods.
+    Bearer(TokenBy),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenBy {
+    Get,
+    PostOnly,
+}
+
+/// Who may read what.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    pub scheme: Scheme,
+    pub username: String,
+    pub password: String,
+    /// Repositories that a token without credentials covers.
+    pub public: Vec<String>,
+    /// Where tokens are had, if not here.
+    pub realm: Option<String>,
+    pub token_lifetime: Duration,
+}
+
+impl Guard {
+    pub fn open() -> Guard {
+        Guard::new(Scheme::Nothing)
+    }
+
+    /// The user `origin-user` with the password `origin-password` may read everything, nobody else anything.
+    pub fn new(scheme: Scheme) -> Guard {
+        Guard {
+            scheme,
+            username: "origin-user".into(),
+            password: "origin-password".into(),
+            public: Vec::new(),
+            realm: None,
+            token_lifetime: Duration::from_secs(300),
+        }
+    }
+
+    pub fn with_public(mut self, repositories: &[&str]) -> Guard {
+        self.public = repositories.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
+    /// The value of an Authorization header that this guard accepts as Basic.
+    pub fn basic(&self) -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password)))
+    }
+}
+
+/// The tokens that were issued.
+#[derive(Debug, Default)]
+pub struct Tokens(Mutex<HashMap<String, Token>>);
+
+#[derive(Debug)]
+struct Token {
+    repositories: BTreeSet<String>,
+    ends: Instant,
+}
+
+/// What the guard says to a request.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Pass,
+    /// 401 with this challenge.
+    Challenge(String),
+}
+
+impl Tokens {
+    /// Judges a request for `repository` (or for the ping).
+    pub fn judge(&self, guard: &Guard, realm: &str, authorization: Option<&str>, repository: Option<&str>) -> Verdict {
+        match guard.scheme {
+            Scheme::Nothing => Verdict::Pass,
+            Scheme::Basic if authorization == Some(guard.basic().as_str()) => Verdict::Pass,
+            Scheme::Basic => Verdict::Challenge(r#"Basic realm="origin""#.into()),
+            Scheme::Bearer(_) => {
+                let tokens = self.0.lock().expect("no panic while tokens are held");
+                let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).and_then(|token| tokens.get(token));
+                let covered = |token: &Token| repository.is_none_or(|name| token.repositories.contains(name));
+                if token.is_some_and(|token| token.ends > Instant::now() && covered(token)) {
+                    return Verdict::Pass;
+                }
+                let realm = guard.realm.as_deref().unwrap_or(realm);
+                let scope = repository.map(|name| format!(r#",scope="repository:{name}:pull""#)).unwrap_or_default();
+                Verdict::Challenge(format!(r#"Bearer realm="{realm}",service="origin"{scope}"#))
+            }
+        }
+    }
+
+    /// The token endpoint: the JSON of a token, or the status of a refusal.
+    pub fn issue(&self, guard: &Guard, method: &str, authorization: Option<&str>, fields: &[(String, String)]) -> Result<String, u16> {
+        match (&guard.scheme, method) {
+            (Scheme::Bearer(TokenBy::Get), "GET") | (Scheme::Bearer(_), "POST") => {}
+            (Scheme::Bearer(_), _) => return Err(405),
+            _ => return Err(404),
+        }
+        let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let known = match (method, authorization, field("username")) {
+            (_, Some(value), _) if value == guard.basic() => true,
+            (_, Some(_), _) => return Err(401),
+            ("POST", None, Some(user)) if user == guard.username && field("password") == Some(&guard.password) => true,
+            ("POST", None, Some(_)) => return Err(401),
+            _ => false,
+        };
+        let asked = fields.iter().filter(|(key, _)| key == "scope").flat_map(|(_, value)| value.split(' '));
+        let repositories = asked
+            .filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':').map(|(name, _)| name.to_owned()))
+            .filter(|name| known || guard.public.contains(name))
+            .collect();
+        let mut tokens = self.0.lock().expect("no panic while tokens are held");
+        let token = format!("origin-token-{}", tokens.len());
+        tokens.insert(token.clone(), Token { repositories, ends: Instant::now() + guard.token_lifetime });
+        Ok(serde_json::json!({"token": token, "access_token": token, "expires_in": guard.token_lifetime.as_secs()}).to_string())
+    }
+}
