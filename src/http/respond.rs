@@ -207,11 +207,7 @@ mod tests {
     }
 
     fn stored(text: &'static [u8]) -> StoredManifest {
-        StoredManifest {
-            digest: Digest::sha256(text),
-            media_type: INDEX_MEDIA_TYPE.into(),
-            bytes: Bytes::from_static(text),
-        }
+        StoredManifest { digest: Digest::sha256(text), media_type: INDEX_MEDIA_TYPE.into(), bytes: Bytes::from_static(text) }
     }
 
     #[tokio::test]
