@@ -5,7 +5,7 @@
 //! `authenticated` (token or password) around `follow` (redirects) in `endpoint`, and what its answer claims is checked in
 //! `content` and `lists`.
 //!
-//! Architecture invariants. Credentials go to the origin of `url` and to realms that [`origin`] lets pass, nowhere else.
+//! Architecture invariants. Credentials go to the origin of `url` and to realms that `origin::realm` lets pass, nowhere else.
 //! Nothing here remembers content: every call is at least one request, unless the upstream is known not to answer.
 
 mod breaker;
