@@ -5,7 +5,7 @@
 //! `authenticated` (token or password) around `follow` (redirects) in `endpoint`, and what its answer claims is checked in
 //! `content` and `lists`.
 //!
-//! Architecture invariants. Credentials go to the origin of `url` and to realms that [`origin`] lets pass, nowhere else.
+//! Architecture invariants. Credentials go to the origin of `url` and to realms that `origin::realm` lets pass, nowhere else.
 //! Nothing here remembers content: every call is at least one request, unless the upstream is known not to answer.
 
 mod breaker;
@@ -90,6 +90,12 @@ impl Health {
     /// Whether a request would be sent at all.
     pub fn is_available(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.refuses_for.is_none())
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Upstream").field(self.name()).finish()
     }
 }
 
