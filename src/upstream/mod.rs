@@ -24,7 +24,6 @@ mod tests;
 mod tokens;
 mod wire;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,12 +61,6 @@ pub struct Upstream {
     deny: Vec<Pattern>,
     tag_ttl: Duration,
     authorization_ttl: Duration,
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
-    }
 }
 
 /// How an upstream is, as far as its answers told.
