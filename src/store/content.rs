@@ -12,6 +12,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::files::Stamp;
 use super::growing::{Follower, Growing, Step};
 
+/// The most that is read from a file at once, however much is asked for.
+const READ_BYTES: usize = 1 << 20;
+
 /// A handle on the bytes of one blob. Cloning copies no bytes. While a handle on a file exists, eviction leaves the file alone.
 #[derive(Clone, Debug)]
 pub struct Content(Kind);
@@ -168,6 +171,7 @@ impl Region {
 /// Reads up to `count` bytes at `offset`, at least one: at once when the page cache has them, else in the blocking pool, so that
 /// no disk holds up an executor thread (preadv2(2), `RWF_NOWAIT`).
 async fn read(file: &Arc<File>, offset: u64, count: usize, buffer: &mut BytesMut) -> Result<Bytes, ContentError> {
+    let count = count.min(READ_BYTES);
     buffer.clear();
     buffer.resize(count, 0);
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
