@@ -244,6 +244,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_page_cache_does_not_have_is_read_too() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n >> 8) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let content = Content::from_file(Arc::new(file.try_clone().unwrap()), Stamp::of(&file).unwrap().0);
+        assert!(all(content.whole(), 1_000_000).await.unwrap() == bytes);
+    }
+
+    #[tokio::test]
     async fn buffers_are_used_again_once_their_blocks_are_gone() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; 300_000]).unwrap();

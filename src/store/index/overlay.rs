@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use redb::StorageBackend;
 
-use crate::store::lock;
+use super::super::lock;
 
 const BLOCK_BYTES: u64 = 4_096;
 
