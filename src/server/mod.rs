@@ -11,7 +11,7 @@
 //! | nothing asked | the last answer's end | `idle_timeout` | `vitals`, told by `doorway` and `socket` |
 //! | the socket takes no byte | the first refused write | `write_timeout` | `vitals`, told by `socket` |
 //! | HTTP/2: all windows shut | the last block handed to h2 | `write_timeout` | `vitals`, told by `doorway` and `guard` |
-//! | request body, HTTP/1 | waiting for the client only, after a first `header_timeout` | `min_body_rate` | `vitals`, told by `guard` |
+//! | request body | waiting for the client only, after a first `header_timeout` | `min_body_rate` | `pace`; `vitals` cuts |
 //! | whole request, HTTP/1 | its head | `request_timeout` | `vitals`; the connection is cut |
 //! | whole request, HTTP/2 | its head | `request_timeout` | `doorway::Streams`; the stream is reset |
 //! | goodbye: last bytes out, the client's rest read away | shutdown | a second | `vitals` |
@@ -34,6 +34,7 @@ mod doorway;
 mod frames;
 mod guard;
 mod head;
+mod pace;
 mod refusal;
 mod screen;
 mod socket;
@@ -41,6 +42,7 @@ mod socket;
 mod tests;
 mod tls;
 mod vitals;
+mod walk;
 
 use std::io;
 use std::net::SocketAddr;
@@ -119,7 +121,7 @@ impl Server {
         let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local_address, listener) = bound.map_err(|source| ServerError::Bind { address, source })?;
         let (phase, seen) = watch::channel(Phase::Open);
-        let site = Arc::new(Site { mode, limits, metrics, service: Arc::new(service), phase: seen });
+        let site = Arc::new(Site { mode, limits, metrics: Arc::new(metrics), service: Arc::new(service), phase: seen });
         let listening = tokio::spawn(run(listener, site));
         Ok(Server { local_address, phase, listening })
     }

@@ -70,7 +70,6 @@ pub struct Vitals {
     idle_timeout: Duration,
     write_timeout: Duration,
     request_timeout: Duration,
-    min_body_rate: u64,
     signs: Mutex<Signs>,
 }
 
@@ -92,7 +91,7 @@ struct Signs {
     handed_out: usize,
     /// HTTP/2: when the client last took one, or gave leave to send more.
     taken_at: Instant,
-    body: Option<Arriving>,
+    body_due: Option<Instant>,
     draining: bool,
     flooded: bool,
     closing: Option<(Reason, Instant)>,
@@ -102,14 +101,6 @@ struct Signs {
     refused: Option<(u64, Refusal)>,
 }
 
-/// A request body on HTTP/1. Only time in which we wait for the client counts.
-#[derive(Clone, Copy, Debug, Default)]
-struct Arriving {
-    received_bytes: u64,
-    waited: Duration,
-    waiting_since: Option<Instant>,
-}
-
 impl Vitals {
     pub fn new(limits: &Limits, protocol: Protocol, now: Instant) -> Vitals {
         Vitals {
@@ -117,7 +108,6 @@ impl Vitals {
             idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
             request_timeout: limits.request_timeout,
-            min_body_rate: limits.min_body_rate.0,
             signs: Mutex::new(Signs {
                 protocol,
                 greeted: false,
@@ -128,7 +118,7 @@ impl Vitals {
                 write_blocked_since: None,
                 handed_out: 0,
                 taken_at: now,
-                body: None,
+                body_due: None,
                 draining: false,
                 flooded: false,
                 closing: None,
@@ -155,24 +145,9 @@ impl Vitals {
         signs.greeted |= greeted;
     }
 
-    /// HTTP/1: the guard waits for bytes of a request's body.
-    pub fn body_waits(&self, now: Instant) {
-        self.signs().body.get_or_insert_default().waiting_since.get_or_insert(now);
-    }
-
-    /// HTTP/1: bytes of a request's body came.
-    pub fn body_received(&self, bytes: usize, now: Instant) {
-        let mut signs = self.signs();
-        let body = signs.body.get_or_insert_default();
-        body.received_bytes = body.received_bytes.saturating_add(bytes as u64);
-        if let Some(since) = body.waiting_since.take() {
-            body.waited += now.saturating_duration_since(since);
-        }
-    }
-
-    /// HTTP/1: no request body is awaited.
-    pub fn body_ended(&self) {
-        self.signs().body = None;
+    /// When a request's body is too slow, if nothing more comes.
+    pub fn body_due(&self, at: Option<Instant>) {
+        self.signs().body_due = at;
     }
 
     pub fn write_blocked(&self, now: Instant) {
@@ -257,7 +232,7 @@ impl Vitals {
     pub fn verdict(&self, now: Instant) -> Verdict {
         let signs = self.signs();
         if let Some(since) = signs.lingering_since {
-            return due(now, since + FAREWELL, Verdict::Cut(Reason::Farewell)).unwrap_or_else(|at| Verdict::Wait(at));
+            return due(now, since + FAREWELL, Verdict::Cut(Reason::Farewell)).unwrap_or_else(Verdict::Wait);
         }
         let shortest = self.header_timeout.min(self.idle_timeout).min(self.write_timeout);
         let mut next = now + if signs.draining { shortest.min(DRAIN_QUIET) } else { shortest };
@@ -275,7 +250,7 @@ impl Vitals {
             signs.head_since.map(|since| (since + self.header_timeout, Verdict::Cut(Reason::HeaderTimeout))),
             signs.write_blocked_since.map(|since| (since + self.write_timeout, Verdict::Cut(Reason::SlowReader))),
             (signs.handed_out > 0).then(|| (signs.taken_at + self.write_timeout, Verdict::Cut(Reason::SlowReader))),
-            signs.body.and_then(|body| self.body_deadline(body)).map(|at| (at, Verdict::Cut(Reason::SlowBody))),
+            signs.body_due.map(|at| (at, Verdict::Cut(Reason::SlowBody))),
             signs
                 .serving_since
                 .filter(|_| signs.protocol == Protocol::Http1)
@@ -303,12 +278,6 @@ impl Vitals {
             (None, _, false) => (self.header_timeout, Verdict::Cut(Reason::HeaderTimeout)),
         };
         Some((signs.quiet_since + allowed, verdict))
-    }
-
-    /// The first `header_timeout` of waiting is free, then each second must have brought its bytes. A rate of 0 asks for nothing.
-    fn body_deadline(&self, body: Arriving) -> Option<Instant> {
-        let earned = Duration::from_millis(body.received_bytes.saturating_mul(1000).checked_div(self.min_body_rate)?);
-        Some(body.waiting_since? + (self.header_timeout + earned).saturating_sub(body.waited))
     }
 }
 
