@@ -66,14 +66,16 @@ impl<S> Doorway<S> {
             // A body that turned out malformed overrules the answer.
             let late = (protocol == Protocol::Http1).then(|| vitals.refusal_of(number)).flatten();
             let tunnel = served.as_ref().filter(|response| opens_tunnel(connect, response)).map(|_| Refusal::Tunnel);
-            let mut response = match (refusal.or(late).or(tunnel), served) {
+            let refusal = refusal.or(late).or(tunnel);
+            let closes = protocol == Protocol::Http1 && (refusal.is_some() || vitals.draining());
+            let mut response = match (refusal, served) {
                 (None, Some(response)) => response.map(Either::Left),
                 (refusal, _) => {
                     metrics.connection_refused("malformed");
                     refusal.unwrap_or(Refusal::Malformed).response().map(|body| Either::Right(Full::new(body)))
                 }
             };
-            if protocol == Protocol::Http1 && vitals.draining() {
+            if closes {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Answer { body, ticket }))

@@ -51,7 +51,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -172,11 +171,9 @@ where
             (permit, (stream, peer)) = take(&listener, &permits) => { open.spawn(hold(permit, Arc::clone(&site).serve(stream, peer))); }
         }
     };
-    // Clients that connected before the end are served; the kernel would reset them.
-    while let Some((permit, (stream, peer))) = take(&listener, &permits).now_or_never() {
+    for (permit, (stream, peer)) in take_the_rest(listener, &permits) {
         open.spawn(hold(permit, Arc::clone(&site).serve(stream, peer)));
     }
-    drop(listener);
     let ended = tokio::time::timeout_at(until, async { while open.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!(connections = open.len(), "the grace period is over: connections are cut");
@@ -191,6 +188,24 @@ async fn take(listener: &TcpListener, permits: &Arc<Semaphore>) -> (OwnedSemapho
         return std::future::pending().await;
     };
     (permit, accept::next(|| listener.accept()).await)
+}
+
+/// Closes the listener after taking the clients that connected before, as far as there is room: the kernel would reset them.
+fn take_the_rest(listener: TcpListener, permits: &Arc<Semaphore>) -> Vec<(OwnedSemaphorePermit, (TcpStream, SocketAddr))> {
+    let mut rest = Vec::new();
+    // Asked directly, because the runtime may not know yet of the newest ones. The listener does not block.
+    let Ok(listener) = listener.into_std() else { return rest };
+    while let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        let accepted = listener.accept().and_then(|(stream, peer)| {
+            stream.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(stream)?, peer))
+        });
+        match accepted {
+            Ok(accepted) => rest.push((permit, accepted)),
+            Err(_) => break,
+        }
+    }
+    rest
 }
 
 async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {

@@ -285,3 +285,83 @@ impl Vitals {
 fn due(now: Instant, deadline: Instant, verdict: Verdict) -> Result<Verdict, Instant> {
     if now >= deadline { Ok(verdict) } else { Err(deadline) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ByteSize;
+
+    const HEADER: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(60);
+    const WRITE: Duration = Duration::from_secs(30);
+    const REQUEST: Duration = Duration::from_secs(3600);
+
+    fn vitals(protocol: Protocol, now: Instant) -> Vitals {
+        let limits = Limits {
+            connections: 1,
+            streams: 1,
+            header_timeout: HEADER,
+            idle_timeout: IDLE,
+            write_timeout: WRITE,
+            request_timeout: REQUEST,
+            min_body_rate: ByteSize(0),
+            deadline: HEADER,
+            grace: HEADER,
+        };
+        Vitals::new(&limits, protocol, now)
+    }
+
+    /// What ends the connection, and how long after `now`, when nothing more happens.
+    fn end(vitals: &Vitals, now: Instant) -> (Duration, Verdict) {
+        let mut at = now;
+        loop {
+            match vitals.verdict(at) {
+                Verdict::Wait(until) => {
+                    assert!(until > at && until <= at + HEADER, "the next look is in good time");
+                    at = until;
+                }
+                end => return (at - now, end),
+            }
+        }
+    }
+
+    #[test]
+    fn each_silence_has_its_end() {
+        type Story = fn(&Vitals, Instant);
+        let cases: &[(&str, Story, Duration, Verdict)] = &[
+            ("nothing came", |_, _| {}, HEADER, Verdict::Cut(Reason::HeaderTimeout)),
+            ("a head began", |vitals, now| vitals.head_partial(now), HEADER, Verdict::Cut(Reason::HeaderTimeout)),
+            ("a head came", |vitals, _| vitals.head_complete(true), IDLE, Verdict::Close(Reason::Idle)),
+            ("in service", |vitals, now| vitals.request_begins(now), REQUEST, Verdict::Cut(Reason::RequestTimeout)),
+            ("unread", |vitals, now| vitals.write_blocked(now), WRITE, Verdict::Cut(Reason::SlowReader)),
+            ("slow", |vitals, now| vitals.body_due(Some(now + HEADER / 2)), HEADER / 2, Verdict::Cut(Reason::SlowBody)),
+            ("draining", |vitals, _| vitals.drain(), DRAIN_QUIET, Verdict::Close(Reason::Farewell)),
+            ("closing", |vitals, now| vitals.close(Reason::Idle, now), FAREWELL, Verdict::Cut(Reason::Farewell)),
+            ("flooded", |vitals, _| vitals.flood(), Duration::ZERO, Verdict::Close(Reason::Flood)),
+            ("flood told", |vitals, now| vitals.close(Reason::Flood, now), FLOOD_FAREWELL, Verdict::Cut(Reason::Farewell)),
+            ("lingering", |vitals, now| vitals.linger(now), FAREWELL, Verdict::Cut(Reason::Farewell)),
+        ];
+        for (name, story, after, verdict) in cases {
+            let now = Instant::now();
+            let vitals = vitals(Protocol::Http1, now);
+            story(&vitals, now);
+            assert_eq!(end(&vitals, now), (*after, *verdict), "{name}");
+        }
+    }
+
+    #[test]
+    fn http2_waits_for_windows_and_for_its_own_goodbye() {
+        let now = Instant::now();
+        let vitals = vitals(Protocol::Http2, now);
+        vitals.head_complete(true);
+        vitals.request_begins(now);
+        vitals.handed_out(now);
+        vitals.request_ends(now);
+        vitals.drain();
+        assert_eq!(end(&vitals, now), (WRITE, Verdict::Cut(Reason::SlowReader)), "the last block is out");
+        vitals.window_opened(now + HEADER);
+        assert_eq!(end(&vitals, now), (HEADER + WRITE, Verdict::Cut(Reason::SlowReader)), "the client goes on");
+        vitals.taken(now + WRITE);
+        assert_eq!(end(&vitals, now), (WRITE + IDLE, Verdict::Close(Reason::Idle)), "GOAWAY was sent, streams may end in peace");
+    }
+}
