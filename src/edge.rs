@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::access::{Grants, Policy};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::http::{Http, Site};
 use crate::identity::Identity;
@@ -24,8 +24,7 @@ const OPS_GRACE: Duration = Duration::from_secs(1);
 pub struct Edge {
     /// The configuration in force.
     config: Mutex<Config>,
-    resolver: Resolver,
-    clock: Clock,
+    outside: Outside,
     metrics: Metrics,
     store: Store,
     registry: Registry,
@@ -53,21 +52,21 @@ pub fn store_settings(config: &Config) -> store::Settings {
 
 impl Edge {
     /// Starts an edge. Listeners are bound when this returns.
-    pub async fn start(config: Config) -> Result<Edge, StartError> {
-        let (clock, metrics) = (Clock::system(), Metrics::new());
+    pub async fn start(config: Config, metrics: Metrics) -> Result<Edge, StartError> {
+        let clock = Clock::system();
         let store = Store::open(store_settings(&config), clock.clone(), metrics.clone()).await?;
         let resolver = Resolver::new(clock.clone(), metrics.clone())?;
-        let upstreams = upstreams(&config, &resolver, &clock, &metrics)?;
+        let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
+        let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<_, _>>()?;
         let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
         let registry = Registry::new(cache, store.clone(), upstreams);
-        let http = Http::new(registry.clone(), site(&config), metrics.clone());
+        let http = Http::new(registry.clone(), site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
             Some(certificates) if tls => Mode::Tls(certificates.clone()),
             _ => Mode::Plain,
         };
-        let limits = &config.limits;
         let main = (config.listen.registry, config.tls.is_some());
         let mut listeners = Vec::new();
         for (address, tls) in std::iter::once(main).chain(config.listen.also.iter().map(|also| (also.address, also.tls))) {
@@ -76,7 +75,7 @@ impl Edge {
                 let http = http.clone();
                 async move { http.registry(request, connection).await }
             };
-            listeners.push(Server::bind(address, mode(tls), limits, metrics.clone(), service).await?);
+            listeners.push(Server::bind(address, mode(tls), config.limits.clone(), metrics.clone(), service).await?);
         }
         let service = {
             let http = http.clone();
@@ -85,8 +84,8 @@ impl Edge {
                 async move { http.ops(request, connection).await }
             }
         };
-        let ops = Server::bind(config.listen.ops, Mode::Plain, limits, metrics.clone(), service).await?;
-        Ok(Edge { config: Mutex::new(config), resolver, clock, metrics, store, registry, http, certificates, listeners, ops })
+        let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
+        Ok(Edge { config: Mutex::new(config), outside, metrics, store, registry, http, certificates, listeners, ops })
     }
 
     /// The address of the first registry listener.
@@ -111,7 +110,13 @@ impl Edge {
         if !fixed.is_empty() {
             tracing::warn!(keys = fixed.join(", "), "changed, but takes effect only after a restart");
         }
-        let upstreams = match upstreams(&new, &self.resolver, &self.clock, &self.metrics) {
+        // An upstream that is configured as before goes on with its connections, tokens and health; one with certificate
+        // authorities of its own is built anew, for the file may have changed.
+        let upstream = |wanted: &config::Upstream| match self.registry.upstream(&wanted.name) {
+            Some(same) if wanted.ca_file.is_none() && config.upstreams.contains(wanted) => Ok(same),
+            _ => self.outside.upstream(wanted),
+        };
+        let upstreams = match new.upstreams.iter().map(upstream).collect::<Result<Vec<_>, _>>() {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
@@ -121,7 +126,7 @@ impl Edge {
             return self.reject(&error);
         }
         self.registry.set_upstreams(upstreams);
-        self.http.set_site(site(&new));
+        self.http.reload(site(&new));
         *config = new;
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
@@ -147,11 +152,20 @@ impl Edge {
     }
 }
 
-fn upstreams(config: &Config, resolver: &Resolver, clock: &Clock, metrics: &Metrics) -> Result<Vec<Arc<Upstream>>, DialError> {
-    let build = |upstream: &config::Upstream| {
-        Upstream::new(upstream, resolver.clone(), Proxies::from_environment(), clock.clone(), metrics.clone()).map(Arc::new)
-    };
-    config.upstreams.iter().map(build).collect()
+/// What every upstream is built with.
+#[derive(Clone)]
+struct Outside {
+    resolver: Resolver,
+    proxies: Proxies,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Outside {
+    fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
+        let Outside { resolver, proxies, clock, metrics } = self.clone();
+        Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
+    }
 }
 
 /// What requests are judged by.

@@ -5,6 +5,7 @@
 //! A room imports only from lower floors, never upward and never sideways (`tests/integration/house.rs` holds this).
 //! ```text
 //! cli/        one file for each command                                      main.rs  arguments and exit codes
+//! edge.rs     everything wired together: the only place that knows all rooms
 //!  8 server/    accept loops, connection limits, TLS and its reload, drain
 //!  7 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
 //!  6 registry/  the use cases without HTTP: pull, discover, refresh            identity/  who is asking
@@ -40,6 +41,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dial;
+pub mod edge;
 pub mod http;
 pub mod identity;
 pub mod metrics;
@@ -48,3 +50,5 @@ pub mod registry;
 pub mod server;
 pub mod store;
 pub mod upstream;
+
+pub use edge::Edge;

@@ -85,11 +85,8 @@ impl Cache {
     /// Counts and remembers a failure, and takes back the link: the bytes were never seen whole.
     async fn failed(&self, origin: &Origin, digest: &Digest, failure: Failure) -> CacheError {
         let (outcome, error) = match failure {
-            Failure::Ingest(IngestError::NoReaders) => {
-                let why = "the disk takes no writes and no client waits".to_owned();
-                ("refused", UpstreamError::Broken(why))
-            }
-            Failure::Ingest(error) => ("mismatch", UpstreamError::WrongAnswer(error.to_string())),
+            Failure::Ingest(error @ IngestError::Mismatch) => ("mismatch", UpstreamError::WrongAnswer(error.to_string())),
+            Failure::Ingest(error) => ("broken", UpstreamError::Broken(error.to_string())),
             Failure::Upstream(error @ (UpstreamError::Absent | UpstreamError::Denied)) => ("refused", error),
             Failure::Upstream(error) => ("broken", error),
         };

@@ -67,10 +67,8 @@ impl AskError {
 impl Edge {
     /// Sends `question` to `path` of the edge and returns its JSON answer.
     pub(super) fn ask(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| AskError::Unavailable(error.to_string()))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| AskError::Unavailable(error.to_string()))?;
         runtime.block_on(self.post(config, path, question))
     }
 
@@ -138,7 +136,8 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<Value, AskError> {
     if status.is_success() {
         return Ok(json);
     }
-    let message = json.pointer("/errors/0/message").and_then(Value::as_str).unwrap_or_else(|| status.canonical_reason().unwrap_or_default());
+    let message =
+        json.pointer("/errors/0/message").and_then(Value::as_str).unwrap_or_else(|| status.canonical_reason().unwrap_or_default());
     let message = format!("{}: {message}", status.as_u16());
     Err(match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => AskError::TryAgain(message),

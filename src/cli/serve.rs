@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{FAILED, UNAVAILABLE, USAGE, logging};
 use crate::config::{Config, Loaded, Watcher, process_environment};
 use crate::edge::Edge;
+use crate::metrics::Metrics;
 
 pub(super) fn run(config: Option<&Path>) -> ExitCode {
     let loaded = match Loaded::load(config, &process_environment) {
@@ -29,7 +30,14 @@ pub(super) fn run(config: Option<&Path>) -> ExitCode {
 }
 
 async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
-    let log = logging::start(&loaded.config.log);
+    let metrics = Metrics::new();
+    let log = match logging::start(&loaded.config.log, &metrics) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("outport: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
     for warning in loaded.warning_lines() {
         tracing::warn!("{warning}");
     }
@@ -41,7 +49,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let edge = match Edge::start(loaded.config.clone()).await {
+    let edge = match Edge::start(loaded.config.clone(), metrics).await {
         Ok(edge) => edge,
         Err(error) => {
             eprintln!("outport: {error}");
@@ -58,7 +66,9 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
                     for warning in loaded.warning_lines() {
                         tracing::warn!("{warning}");
                     }
-                    log.set_level(&loaded.config.log.level);
+                    if let Err(error) = log.set_level(&loaded.config.log.level) {
+                        tracing::error!(%error, "the log's level stays as it was");
+                    }
                     edge.reload(loaded.config);
                 }
                 Err(errors) => edge.reject(&errors),
@@ -74,7 +84,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
 fn greet(edge: &Edge, config: &Config) {
     let address = edge.registry_address();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let base = config.listen.public_url.as_ref().map_or(format!("{scheme}://{address}"), |url| url.as_str().trim_end_matches('/').to_owned());
+    let base =
+        config.listen.public_url.as_ref().map_or(format!("{scheme}://{address}"), |url| url.as_str().trim_end_matches('/').to_owned());
     let host = base.split_once("://").map_or(base.as_str(), |(_, host)| host);
     let example = config.upstreams.first().map_or("docker.io", |upstream| upstream.name.as_str()).replace(':', "_");
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ");

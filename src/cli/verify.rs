@@ -27,18 +27,18 @@ pub(super) fn run(config: Option<&Path>, json: bool) -> ExitCode {
         }
     };
     if json {
-        println!("{}", serde_json::json!(report));
+        println!("{}", serde_json::json!({ "blobs": report.blobs, "size_bytes": report.size_bytes, "quarantined": report.quarantined }));
     } else {
-        println!("{} blobs, {} bytes: {} corrupt, moved to quarantine", report.blobs, report.bytes, report.corrupt.len());
-        for digest in &report.corrupt {
+        println!("{} blobs, {} bytes: {} corrupt, moved out of the way", report.blobs, report.size_bytes, report.quarantined.len());
+        for digest in &report.quarantined {
             println!("{digest}");
         }
     }
-    if report.corrupt.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+    if report.quarantined.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
 fn verify(config: &Config) -> Result<VerifyReport, StoreError> {
-    let runtime = tokio::runtime::Runtime::new().map_err(StoreError::from)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(StoreError::Unwritable)?;
     runtime.block_on(async {
         let store = Store::open(crate::edge::store_settings(config), Clock::system(), Metrics::new()).await?;
         let report = store.verify().await;

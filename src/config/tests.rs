@@ -345,20 +345,16 @@ fn what_needs_a_restart_is_named() {
     let all = "region = 'x'\ndata_dir = 'x'\n[listen]\nregistry = '127.0.0.1:1'\nops = '127.0.0.1:2'\n[[listen.also]]\naddress = '127.0.0.1:3'
         [cache]\ndisk = '1GiB'\nmemory = '1GiB'\nprefetch = 0\n[limits]\nconnections = 1\nstreams = 1\n[log]\nformat = 'json'\nlevel = 'warn'";
     let new = parse(all).unwrap();
-    let fixed = [
-        "region",
-        "data_dir",
-        "listen.registry",
-        "listen.ops",
-        "listen.also",
-        "cache",
-        "limits",
-        "log.format",
-    ];
+    let fixed = ["region", "data_dir", "listen.registry", "listen.ops", "listen.also", "cache", "limits", "log.format"];
     assert_eq!(old.fixed_changes(&new), fixed);
     let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, ..old.limits.clone() };
-    let fluid =
-        Config { limits, upstreams: Vec::new(), access: Access::default(), log: Log { level: "warn".into(), ..old.log.clone() }, ..old.clone() };
+    let fluid = Config {
+        limits,
+        upstreams: Vec::new(),
+        access: Access::default(),
+        log: Log { level: "warn".into(), ..old.log.clone() },
+        ..old.clone()
+    };
     assert_eq!(old.fixed_changes(&fluid), Vec::<&str>::new());
     let tls = |cert: &str| Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }] });
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });

@@ -1,5 +1,7 @@
 //! From the head of a request to a call that its caller may make: pure. Repository first, digest second.
 
+use std::time::Duration;
+
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Version, header};
@@ -19,6 +21,8 @@ pub struct Site {
     pub names: Names,
     pub identity: Identity,
     pub policy: Policy,
+    /// How long a client waits for an answer that needs an upstream.
+    pub deadline: Duration,
 }
 
 /// A request that may be answered.

@@ -25,10 +25,34 @@ pub struct Failure {
     pub status: StatusCode,
     code: &'static str,
     message: &'static str,
-    detail: Option<String>,
-    header: Option<(HeaderName, HeaderValue)>,
+    detail: Option<Box<str>>,
+    extra: Extra,
     /// For the log only: it may speak of upstreams.
-    pub cause: Option<String>,
+    pub cause: Option<Box<str>>,
+}
+
+/// The header that a refusal has besides its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extra {
+    None,
+    Challenge,
+    Allow(&'static str),
+    RetryAfter { seconds: u64 },
+    Size { bytes: u64 },
+}
+
+impl Extra {
+    fn header(self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Extra::None => None,
+            Extra::Challenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE))),
+            Extra::Allow(methods) => Some((header::ALLOW, HeaderValue::from_static(methods))),
+            Extra::RetryAfter { seconds } => Some((header::RETRY_AFTER, seconds.into())),
+            Extra::Size { bytes } => {
+                Some((header::CONTENT_RANGE, HeaderValue::try_from(format!("bytes */{bytes}")).expect("digits are a header value")))
+            }
+        }
+    }
 }
 
 /// What a request is about, which decides the words for its absence.
@@ -41,7 +65,7 @@ pub enum Subject {
 
 impl Failure {
     const fn new(status: StatusCode, code: &'static str, message: &'static str) -> Failure {
-        Failure { status, code, message, detail: None, header: None, cause: None }
+        Failure { status, code, message, detail: None, extra: Extra::None, cause: None }
     }
 
     /// Confirmed absence. Denial to an authenticated caller is this very same answer.
@@ -59,8 +83,7 @@ impl Failure {
     }
 
     pub fn unauthorized() -> Failure {
-        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required")
-            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE))
+        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge)
     }
 
     /// The caller may see the repository, but not do this to it.
@@ -77,23 +100,22 @@ impl Failure {
     }
 
     /// It cannot be told now.
-    pub fn unavailable(why: impl Into<String>, retry_after: Option<Duration>) -> Failure {
+    pub fn unavailable(why: impl Into<Box<str>>, retry_after: Option<Duration>) -> Failure {
         let time = retry_after.unwrap_or(RETRY_AFTER);
         let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).max(1);
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the upstream registry cannot be asked now")
-            .with_header(header::RETRY_AFTER, HeaderValue::from(seconds))
+            .with(Extra::RetryAfter { seconds })
             .because(why)
     }
 
-    pub fn wrong_answer(why: impl Into<String>) -> Failure {
+    pub fn wrong_answer(why: impl Into<Box<str>>) -> Failure {
         Failure::new(StatusCode::BAD_GATEWAY, "UNKNOWN", "the upstream registry gave a wrong answer").because(why)
     }
 
     /// 416, with the length that there is.
     pub fn unsatisfiable(size_bytes: u64) -> Failure {
-        let size = HeaderValue::try_from(format!("bytes */{size_bytes}")).expect("digits are a header value");
         Failure::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", "the range lies past the end")
-            .with_header(header::CONTENT_RANGE, size)
+            .with(Extra::Size { bytes: size_bytes })
     }
 
     /// A missing, doubled, conflicting or unreadable Host (RFC 9112, section 3.2).
@@ -107,7 +129,7 @@ impl Failure {
     }
 
     /// An operator's command that cannot be read.
-    pub fn bad_command(detail: impl Into<String>) -> Failure {
+    pub fn bad_command(detail: impl Into<Box<str>>) -> Failure {
         Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read") }
     }
 
@@ -119,11 +141,11 @@ impl Failure {
         Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED", "the body is application/json")
     }
 
-    fn with_header(self, name: HeaderName, value: HeaderValue) -> Failure {
-        Failure { header: Some((name, value)), ..self }
+    fn with(self, extra: Extra) -> Failure {
+        Failure { extra, ..self }
     }
 
-    fn because(self, why: impl Into<String>) -> Failure {
+    fn because(self, why: impl Into<Box<str>>) -> Failure {
         Failure { cause: Some(why.into()), ..self }
     }
 
@@ -131,13 +153,13 @@ impl Failure {
     pub fn into_response(self) -> Response<Payload> {
         let mut error = serde_json::json!({ "code": self.code, "message": self.message });
         if let Some(detail) = self.detail {
-            error["detail"] = detail.into();
+            error["detail"] = detail.as_ref().into();
         }
         let body = serde_json::json!({ "errors": [error] }).to_string();
         let mut response = Response::new(Payload::Bytes(body.into()));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response.headers_mut().extend(self.header);
+        response.headers_mut().extend(self.extra.header());
         response
     }
 }
@@ -145,11 +167,12 @@ impl Failure {
 impl From<RouteError> for Failure {
     fn from(error: RouteError) -> Failure {
         const BAD: StatusCode = StatusCode::BAD_REQUEST;
-        let detail = Some(error.to_string());
+        let detail = Some(error.to_string().into());
         let failure = match error {
             RouteError::TooLong => Failure::new(StatusCode::URI_TOO_LONG, "UNSUPPORTED", "the URI is too long"),
-            RouteError::Method { allow } => Failure::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported")
-                .with_header(header::ALLOW, HeaderValue::from_static(allow)),
+            RouteError::Method { allow } => {
+                Failure::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported").with(Extra::Allow(allow))
+            }
             RouteError::Unknown => Failure::new(StatusCode::NOT_FOUND, "UNSUPPORTED", "the operation is unsupported"),
             RouteError::Name(_) | RouteError::Path => Failure::new(BAD, "NAME_INVALID", "invalid repository name"),
             // A tag that cannot be is absent like any other that is not there: same words, no detail.
@@ -181,7 +204,7 @@ impl From<ContentError> for Failure {
     fn from(error: ContentError) -> Failure {
         match error {
             ContentError::Mismatch => Failure::wrong_answer(error.to_string()),
-            ContentError::Broken(_) | ContentError::Io(_) => Failure::unavailable(error.to_string(), None),
+            ContentError::Broken(_) | ContentError::Lagged | ContentError::Io(_) => Failure::unavailable(error.to_string(), None),
         }
     }
 }

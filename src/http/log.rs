@@ -55,6 +55,7 @@ pub struct Record {
     started: Instant,
     first_byte: Duration,
     status: StatusCode,
+    written: bool,
     request_id: String,
     client: IpAddr,
     method: String,
@@ -68,7 +69,7 @@ pub struct Record {
     pub reference: Option<String>,
     source: Option<Source>,
     freshness: Option<Freshness>,
-    pub cause: Option<String>,
+    pub cause: Option<Box<str>>,
 }
 
 impl Class {
@@ -109,7 +110,8 @@ impl Record {
             metrics: metrics.clone(),
             started: Instant::now(),
             first_byte: Duration::ZERO,
-            status: StatusCode::OK,
+            status: client_left(),
+            written: false,
             request_id,
             client: connection.peer.ip().to_canonical(),
             method: method_text(&head.method),
@@ -172,8 +174,13 @@ impl Record {
         self.metrics.first_byte(self.class.as_str(), self.source_label(), self.first_byte);
     }
 
-    /// The end: counted and written, once.
-    pub fn finish(self, sent_bytes: u64, ending: Ending) {
+    /// The end of an answer's body: counted and written.
+    pub fn finish(mut self, sent_bytes: u64, ending: Ending) {
+        self.write(sent_bytes, ending);
+    }
+
+    fn write(&mut self, sent_bytes: u64, ending: Ending) {
+        self.written = true;
         let whole = self.started.elapsed();
         self.metrics.request_finished(self.class.as_str(), self.source_label(), self.status, sent_bytes, whole);
         tracing::info!(
@@ -209,6 +216,20 @@ impl Record {
     }
 }
 
+impl Drop for Record {
+    /// A client that leaves before the answer's head takes the request along; it is written all the same.
+    fn drop(&mut self) {
+        if !self.written {
+            self.write(0, Ending::Left);
+        }
+    }
+}
+
+/// 499, as nginx has it: nobody waits for a status any more.
+fn client_left() -> StatusCode {
+    StatusCode::from_u16(499).expect("status codes go from 100 to 999")
+}
+
 impl Ending {
     const fn as_str(self) -> &'static str {
         match self {
@@ -229,7 +250,7 @@ pub fn freshness_text(freshness: Freshness) -> &'static str {
     }
 }
 
-/// Tenths of microseconds are noise: three decimals.
+/// With three decimals: less than a microsecond is noise.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
@@ -326,6 +347,21 @@ mod tests {
         let headers: [(&str, &[u8]); 3] = [("authorization", b"Basic s3cret"), ("cookie", b"s3cret"), ("x-custom", b"s3cret")];
         for text in written("/v2/a/manifests/1?token=s3cret&ns=s3cret", "10.0.0.1:1", &headers) {
             assert!(text.contains("id1") && !text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_before_the_answer_is_counted() {
+        let metrics = Metrics::new();
+        let head = http::Request::get("/v2/").body(()).unwrap().into_parts().0;
+        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None };
+        drop(Record::start(&metrics, &head, &connection, String::new()));
+        let mut answered = Record::start(&metrics, &head, &connection, String::new());
+        answered.answered(StatusCode::OK);
+        answered.finish(2, Ending::Complete);
+        for status in ["499", "200"] {
+            let line = format!(r#"outport_requests_total{{route="other",source="none",status="{status}"}} 1"#);
+            assert!(metrics.render().contains(&line), "{status}");
         }
     }
 

@@ -44,14 +44,22 @@ pub fn metrics(rendered: String) -> Response<Payload> {
     text(rendered, "text/plain; version=0.0.4; charset=utf-8")
 }
 
-/// 200 or 503, with the reasons.
+/// 200 or 503, with what fails and what is impaired.
 pub fn readiness(readiness: &Readiness) -> Response<Payload> {
-    let ready = readiness.reasons.is_empty();
-    let mut response = json(serde_json::json!({ "ready": ready, "reasons": readiness.reasons }).to_string().into());
+    let ready = readiness.failing.is_empty();
+    let verdict = serde_json::json!({ "ready": ready, "failing": readiness.failing, "impaired": readiness.impaired });
+    let mut response = json(verdict.to_string().into());
     if !ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response
+}
+
+/// The verdict alone, for listeners that anybody reaches.
+pub fn without_reasons(readiness: Response<Payload>) -> Response<Payload> {
+    let mut verdict = readiness.map(|_| Payload::Empty);
+    verdict.headers_mut().remove(header::CONTENT_TYPE);
+    verdict
 }
 
 pub fn refused(error: RouteError) -> Response<Payload> {
@@ -86,8 +94,8 @@ mod tests {
     #[test]
     fn readiness_tells_its_reasons() {
         assert_eq!(readiness(&Readiness::default()).status(), StatusCode::OK);
-        let response = readiness(&Readiness { reasons: vec!["draining".into()] });
+        let response = readiness(&Readiness { failing: vec!["draining".into()], impaired: vec![] });
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert!(matches!(response.body(), Payload::Bytes(bytes) if bytes == r#"{"ready":false,"reasons":["draining"]}"#));
+        assert!(matches!(response.body(), Payload::Bytes(bytes) if bytes == r#"{"failing":["draining"],"impaired":[],"ready":false}"#));
     }
 }

@@ -33,17 +33,16 @@ pub fn version() -> Response<Payload> {
     json(Bytes::from_static(b"{}"))
 }
 
-/// A manifest: its exact bytes and type. After a HEAD the bytes may be missing; only the head is sent then.
+/// A manifest: its exact bytes and type.
 pub fn manifest(answer: Answer<StoredManifest>, headers: &HeaderMap) -> Result<Response<Payload>, Failure> {
     let (manifest, etag) = (&answer.value, etag(&answer.value.digest));
     if is_unmodified(headers, &etag) {
         return Ok(not_modified(&answer, &etag));
     }
-    let payload = manifest.bytes.clone().map_or(Payload::Empty, Payload::Bytes);
-    let mut response = content(payload, &answer, &manifest.digest, &etag);
+    let mut response = content(Payload::Bytes(manifest.bytes.clone()), &answer, &manifest.digest, &etag);
     let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| Failure::wrong_answer("the media type is no header value"))?;
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-    response.headers_mut().insert(header::CONTENT_LENGTH, manifest.size_bytes.into());
+    response.headers_mut().insert(header::CONTENT_LENGTH, manifest.bytes.len().into());
     Ok(response)
 }
 
@@ -130,8 +129,8 @@ pub fn referrers(answer: Answer<Vec<Descriptor>>, artifact_type: Option<&str>) -
 
 /// What a refreshed reference leads to now.
 pub fn refreshed(answer: &Answer<StoredManifest>) -> Response<Payload> {
-    let StoredManifest { digest, media_type, size_bytes, .. } = &answer.value;
-    let body = serde_json::json!({ "digest": digest, "mediaType": media_type.as_ref(), "size": size_bytes });
+    let StoredManifest { digest, media_type, bytes } = &answer.value;
+    let body = serde_json::json!({ "digest": digest, "mediaType": media_type.as_ref(), "size": bytes.len() });
     let mut response = json(body.to_string().into());
     provenance(response.headers_mut(), answer);
     response
@@ -211,8 +210,7 @@ mod tests {
         StoredManifest {
             digest: Digest::sha256(text),
             media_type: INDEX_MEDIA_TYPE.into(),
-            size_bytes: text.len() as u64,
-            bytes: Some(Bytes::from_static(text)),
+            bytes: Bytes::from_static(text),
         }
     }
 

@@ -17,8 +17,8 @@ pub const MAX_TARGET_BYTES: usize = 8 * 1024;
 /// Names in one page of a list, at most, and when the client does not say. Large, since many clients do not follow `Link`.
 pub const MAX_PAGE: usize = 10_000;
 
-/// The longest `last`, `ns` or `artifactType` that is read; longer ones cannot name anything.
-const MAX_PARAMETER_BYTES: usize = 512;
+/// As much of `last`, `ns` or `artifactType` as is read: longer ones cannot name anything.
+const MAX_PARAMETER_CHARS: usize = 512;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,9 +221,7 @@ fn page(query: &str) -> Result<Page, RouteError> {
 /// The first parameter of this name, decoded. A plus sign stays one: media types have them, and nothing here has a space.
 fn parameter(query: &str, name: &str) -> Option<String> {
     let (_, value) = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
-    let mut value = percent_decode(value.as_bytes()).decode_utf8_lossy().into_owned();
-    value.truncate(value.floor_char_boundary(MAX_PARAMETER_BYTES));
-    Some(value)
+    Some(percent_decode(value.as_bytes()).decode_utf8_lossy().chars().take(MAX_PARAMETER_CHARS).collect())
 }
 
 /// `?deep=1` on the operators' readiness check.

@@ -21,11 +21,11 @@ use super::ops::{self, OpsAction};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Listing};
 use super::route::{Command, Wanted};
+use crate::access::Action;
 use crate::clock::Clock;
-use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
-use crate::registry::{Check, Registry};
+use crate::registry::{Check, Readiness, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -41,7 +41,7 @@ pub struct Http(Arc<Inner>);
 struct Inner {
     registry: Registry,
     site: RwLock<Arc<Site>>,
-    limits: config::Limits,
+    request_timeout: Duration,
     metrics: Metrics,
     clock: Clock,
     ids: RequestIds,
@@ -57,11 +57,11 @@ enum Reuse {
 }
 
 impl Http {
-    pub fn new(registry: Registry, site: Site, limits: &config::Limits, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new(registry: Registry, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
         Http(Arc::new(Inner {
             registry,
             site: RwLock::new(Arc::new(site)),
-            limits: limits.clone(),
+            request_timeout,
             metrics,
             clock,
             ids: RequestIds::new(),
@@ -93,7 +93,7 @@ impl Http {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
             Ok(call) => {
                 let reuse = drain(&head, body).await;
-                (self.call(call, &head, &mut record).await, reuse)
+                (self.call(call, &site, &head, &mut record).await, reuse)
             }
             Err(failure) => (Err(failure), drain(&head, body).await),
         };
@@ -115,8 +115,11 @@ impl Http {
         let mut reply = match ops::route_ops(&head.method, head.uri.path(), head.uri.query().unwrap_or_default()) {
             Ok(OpsAction::Alive) => ops::alive(),
             Ok(OpsAction::Page) => ops::page(),
-            Ok(OpsAction::Metrics) => ops::metrics(self.0.metrics.render()),
-            Ok(OpsAction::Ready(check)) => self.ready(check).await,
+            Ok(OpsAction::Metrics) => {
+                self.0.registry.report();
+                ops::metrics(self.0.metrics.render())
+            }
+            Ok(OpsAction::Ready(check)) => self.ready(check, self.site().deadline).await,
             Err(error) => ops::refused(error),
         };
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
@@ -128,24 +131,26 @@ impl Http {
         self.0.site.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn ready(&self, check: Check) -> Response<Payload> {
-        let asked = tokio::time::timeout(self.0.limits.deadline, self.0.registry.ready(check)).await;
-        let mut readiness = asked.unwrap_or_else(|_| crate::registry::Readiness { reasons: vec!["the check took too long".to_owned()] });
+    async fn ready(&self, check: Check, deadline: Duration) -> Response<Payload> {
+        let asked = tokio::time::timeout(deadline, self.0.registry.ready(check)).await;
+        let mut readiness =
+            asked.unwrap_or_else(|_| Readiness { impaired: vec!["the check took too long".to_owned()], ..Readiness::default() });
         if self.0.draining.load(Ordering::Relaxed) {
-            readiness.reasons.insert(0, "draining".to_owned());
+            readiness.failing.insert(0, "draining".to_owned());
         }
         ops::readiness(&readiness)
     }
 
-    async fn call(&self, call: Call, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+    async fn call(&self, call: Call, site: &Site, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
         match call {
             Call::Version => Ok(respond::version()),
-            Call::Ready => Ok(self.ready(Check::Shallow).await),
+            Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
-                let listed = within(self.0.limits.deadline, async { Ok(self.0.registry.catalog(record.principal(), &page).await) }).await?;
+                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
-            Call::Read(read) => within(self.0.limits.deadline, self.read(&read, head, record)).await,
+            Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
             Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }
     }
@@ -177,14 +182,7 @@ impl Http {
 
     async fn manifest(&self, read: &Read, reference: &Reference, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
         let refused = |error| Failure::from_cache(error, Subject::Manifest);
-        let answer = if head.method == Method::HEAD {
-            self.0.registry.manifest_head(&read.access, reference).await.map_err(refused)?
-        } else {
-            self.0.registry.manifest(&read.access, reference).await.map_err(refused)?
-        };
-        if head.method != Method::HEAD && answer.value.bytes.is_none() {
-            return Err(Failure::unavailable("only the manifest's head is known", None));
-        }
+        let answer = self.0.registry.manifest(&read.access, reference).await.map_err(refused)?;
         record.found(&answer);
         respond::manifest(answer, &head.headers)
     }
@@ -223,7 +221,7 @@ impl Http {
             // No page of another origin can send this type without asking first.
             return (Err(Failure::not_json()), drain(head, body).await);
         }
-        match tokio::time::timeout(self.0.limits.deadline, command_body(body)).await {
+        match tokio::time::timeout(site.deadline, command_body(body)).await {
             Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
             Ok(Err(failure)) => (Err(failure), Reuse::Close),
             Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
@@ -232,12 +230,12 @@ impl Http {
 
     async fn obey(&self, command: Command, site: &Site, body: &Bytes, record: &mut Record) -> Result<Response<Payload>, Failure> {
         let order = command::authorize(site, body, record)?;
-        let (registry, limits) = (&self.0.registry, &self.0.limits);
+        let registry = &self.0.registry;
         let refused = |error| Failure::from_cache(error, Subject::Manifest);
         match command {
             Command::Refresh => {
                 let refreshing = async { registry.refresh(&order.access, &order.reference).await.map_err(refused) };
-                let answer = within(limits.deadline, refreshing).await?;
+                let answer = within(site.deadline, refreshing).await?;
                 record.found(&answer);
                 Ok(respond::refreshed(&answer))
             }
@@ -245,7 +243,7 @@ impl Http {
                 // A whole image takes as long as any one request may.
                 let platform = order.platform.as_deref();
                 let fetching = async { registry.prefetch(&order.access, &order.reference, platform).await.map_err(refused) };
-                within(limits.request_timeout, fetching).await.map(respond::prefetched)
+                within(self.0.request_timeout, fetching).await.map(respond::prefetched)
             }
         }
     }
@@ -324,4 +322,93 @@ fn shared_headers(reply: &mut Response<Payload>, head: &Parts, reuse: Reuse, req
 /// What goes on the wire: nothing after the head of an answer to HEAD.
 fn sent(payload: Payload, method: &Method) -> Payload {
     if method == Method::HEAD { Payload::Empty } else { payload }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::body::Incoming;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// What a server does with the futures: it spawns them.
+    const _: fn(Http, Request<Incoming>, Arc<Connection>) = |http, request, connection| {
+        drop(tokio::spawn(async move { http.registry(request, connection).await }));
+    };
+
+    /// Sends bytes on one connection and returns all that is answered until the server closes it.
+    async fn conversation(bytes: &[u8]) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                let (head, body) = request.into_parts();
+                let reuse = drain(&head, body).await;
+                let mut reply = respond::version();
+                shared_headers(&mut reply, &head, reuse, "id");
+                Ok::<_, std::convert::Infallible>(reply.map(|payload| Body::unrecorded(sent(payload, &head.method))))
+            });
+            hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(socket), service).await
+        });
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(bytes).await.unwrap();
+        let mut received = Vec::new();
+        // A reset after the answer is an end too.
+        let _ = client.read_to_end(&mut received).await;
+        let _ = server.await.unwrap();
+        String::from_utf8(received).unwrap()
+    }
+
+    const SECOND: &str = "GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+    #[tokio::test]
+    async fn row_17_a_body_on_a_get_is_drained_or_the_connection_closed() {
+        for (headers, body, answers) in [
+            ("Content-Length: 5", "GET /", 2),
+            ("Transfer-Encoding: chunked", "5\r\nGET /\r\n0\r\n\r\n", 2),
+            ("X-None: 1", "", 2),
+            ("Content-Length: 1000000", SECOND, 1),
+            ("Content-Length: 5\r\nExpect: 100-continue", "", 1),
+        ] {
+            let received = conversation(format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}").as_bytes()).await;
+            assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
+            assert!(received.ends_with("{}") && received.contains("connection: close"), "{received}");
+            assert!(!received.contains("100 Continue"), "{received}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_has_the_length_and_no_body() {
+        let received = conversation(b"HEAD /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(received.contains("content-length: 2\r\n") && received.ends_with("\r\n\r\n"), "{received}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cannot_tell_comes_within_the_deadline() {
+        let never = std::future::pending::<Result<(), Failure>>();
+        let failure = within(Duration::from_secs(3), never).await.unwrap_err();
+        assert_eq!(failure.status, http::StatusCode::SERVICE_UNAVAILABLE);
+        assert!(failure.into_response().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[tokio::test]
+    async fn every_answer_is_tied_to_its_record() {
+        let (metrics, connection) = (Metrics::new(), Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None });
+        let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
+        let record = Record::start(&metrics, &head, &connection, "id".to_owned());
+        let response = finish(respond::version(), &head, Reuse::Keep, &connection, record);
+        for (name, value) in [("x-request-id", "id"), ("docker-distribution-api-version", "registry/2.0"), ("content-length", "2")] {
+            assert_eq!(response.headers()[name], value);
+        }
+        assert!(!response.headers().contains_key("connection"));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "{}");
+        assert!(metrics.render().contains(r#"outport_response_bytes_total{route="other",source="none"} 2"#));
+    }
+
+    #[tokio::test]
+    async fn a_command_is_small() {
+        let body = |size| http_body_util::Full::new(Bytes::from(vec![b' '; size]));
+        assert_eq!(command_body(body(MAX_COMMAND_BYTES)).await.unwrap().len(), MAX_COMMAND_BYTES);
+        assert_eq!(command_body(body(MAX_COMMAND_BYTES + 1)).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
+    }
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use names::{Addressing, Names, Target, UnknownNamespace};
 
 use crate::access::Access;
-use crate::cache::{Answer, Cache, CacheError, Origin, Prefetched, StoredManifest};
+pub use crate::cache::Prefetched;
+use crate::cache::{Answer, Cache, CacheError, Origin, StoredManifest};
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{Content, Store};
 use crate::upstream::Upstream;
@@ -87,6 +88,11 @@ impl Registry {
 
     fn upstreams(&self) -> Arc<HashMap<String, Arc<Upstream>>> {
         self.inner.upstreams.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The upstream of this name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.upstreams().get(&names::prefix_of(name)).cloned()
     }
 
     /// The upstream's repository that an access is for. Nothing is hosted here yet, so any other name is absent.
@@ -180,27 +186,6 @@ impl Registry {
     pub fn report(&self) {
         self.inner.cache.report();
     }
-
-    /// Whether this edge can serve.
-    pub async fn ready(&self, check: Check) -> Readiness {
-        let _ = check;
-        Readiness::default()
-    }
-}
-
-/// How thoroughly to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// What this edge knows of itself: quick, for every probe.
-    Shallow,
-    /// End to end: a write and read on the disk, an answer from the upstreams.
-    Deep,
-}
-
-/// Why an edge cannot serve; no reason means that it can. Reasons are short words for operators.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Readiness {
-    pub reasons: Vec<String>,
 }
 
 impl Page {

@@ -129,34 +129,52 @@ fn same_host(one: &Authority, other: &Authority, scheme: Option<&str>) -> bool {
 struct Ticket {
     vitals: Arc<Vitals>,
     protocol: Protocol,
-    handed_out: bool,
 }
 
 impl Ticket {
     fn new(vitals: &Arc<Vitals>, protocol: Protocol) -> Ticket {
         vitals.request_begins(Instant::now());
-        Ticket { vitals: Arc::clone(vitals), protocol, handed_out: false }
+        Ticket { vitals: Arc::clone(vitals), protocol }
     }
 
-    fn asked(&mut self) {
-        if std::mem::take(&mut self.handed_out) {
-            self.vitals.taken(Instant::now());
-        }
-    }
-
-    fn hands_out(&mut self) {
-        // On HTTP/1 the socket itself tells whether the client reads.
-        if self.protocol == Protocol::Http2 {
-            self.handed_out = true;
-            self.vitals.handed_out(Instant::now());
+    /// On HTTP/1 the socket itself tells whether the client reads. On HTTP/2 a window can be shut while the socket is fine, so it is
+    /// seen how long h2 holds a block. The bytes are the same, not a copy.
+    fn watched(&self, block: Bytes) -> Bytes {
+        match self.protocol {
+            Protocol::Http1 => block,
+            Protocol::Http2 => Bytes::from_owner(Held::new(block, &self.vitals)),
         }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.asked();
         self.vitals.request_ends(Instant::now());
+    }
+}
+
+/// A block of an answer while h2 holds it.
+struct Held {
+    block: Bytes,
+    vitals: Arc<Vitals>,
+}
+
+impl Held {
+    fn new(block: Bytes, vitals: &Arc<Vitals>) -> Held {
+        vitals.handed_out(Instant::now());
+        Held { block, vitals: Arc::clone(vitals) }
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.block
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.vitals.taken(Instant::now());
     }
 }
 
@@ -179,12 +197,8 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.project();
-        this.ticket.asked();
         let frame = ready!(this.body.poll_frame(cx));
-        if let Some(Ok(_)) = &frame {
-            this.ticket.hands_out();
-        }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|block| this.ticket.watched(block)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -89,10 +89,20 @@ pub fn judge(head: &[u8]) -> Result<Framing, Refusal> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(Refusal::TargetTooLong);
     }
-    if target.parse::<http::Uri>().is_err() {
+    if !target_is_clear(request.method.unwrap_or_default(), target) {
         return Err(Refusal::Malformed);
     }
     framing(request.headers, request.version)
+}
+
+/// The four forms of RFC 9112 section 3.2, each only where it belongs.
+fn target_is_clear(method: &str, target: &str) -> bool {
+    let Ok(uri) = target.parse::<http::Uri>() else { return false };
+    match method {
+        "CONNECT" => uri.scheme().is_none() && uri.authority().is_some(),
+        "OPTIONS" if target == "*" => true,
+        _ => target.starts_with('/') || uri.scheme().is_some(),
+    }
 }
 
 /// RFC 9112 section 6.3, without its leniencies: one length or one coding, never both.

@@ -94,6 +94,9 @@ impl Screen {
 
     /// Takes bytes that arrived, and says how many of them pass at once. The others are kept here or dropped.
     pub fn arrive(&mut self, fresh: &[u8]) -> usize {
+        if matches!(self.place, Place::Refused(_) | Place::Broken) {
+            return 0;
+        }
         let at_once = if self.held.is_empty() {
             let passing = self.follow(fresh);
             self.hold(fresh.get(passing..).unwrap_or_default());

@@ -88,9 +88,9 @@ struct Signs {
     serving_since: Option<Instant>,
     /// Since when the socket takes no byte though there are some.
     write_blocked_since: Option<Instant>,
-    /// HTTP/2: answers whose last block was handed to the protocol and not asked for again.
+    /// HTTP/2: blocks of answers that the protocol holds because the client does not take them yet.
     handed_out: usize,
-    /// HTTP/2: when the client last took some of them, or gave leave to send more.
+    /// HTTP/2: when the client last took one, or gave leave to send more.
     taken_at: Instant,
     body: Option<Arriving>,
     draining: bool,
@@ -186,7 +186,7 @@ impl Vitals {
         }
     }
 
-    /// HTTP/2: an answer's block went to the protocol, which asks for the next one when the client took it.
+    /// HTTP/2: the protocol holds another block of an answer.
     pub fn handed_out(&self, now: Instant) {
         let mut signs = self.signs();
         if signs.handed_out == 0 {
@@ -195,11 +195,12 @@ impl Vitals {
         signs.handed_out += 1;
     }
 
-    /// HTTP/2: the protocol came back for the next block, or gave the answer up.
+    /// HTTP/2: the protocol let go of a block: it is sent, or its stream is gone.
     pub fn taken(&self, now: Instant) {
         let mut signs = self.signs();
         signs.handed_out = signs.handed_out.saturating_sub(1);
         signs.taken_at = now;
+        signs.quiet_since = now;
     }
 
     /// HTTP/2: the client allowed more to be sent.
@@ -290,29 +291,23 @@ impl Vitals {
             Some((Reason::Flood, since)) => return Some((since + FLOOD_FAREWELL, Verdict::Cut(Reason::Farewell))),
             _ => {}
         }
-        if signs.in_service > 0 || signs.head_since.is_some() || signs.write_blocked_since.is_some() {
+        let waits_for_client = signs.head_since.is_some() || signs.write_blocked_since.is_some() || signs.handed_out > 0;
+        if signs.in_service > 0 || waits_for_client {
             return None;
         }
-        // On HTTP/2 the last block of an answer may still wait for the client's window, after the request's own end.
-        let quiet_since = match signs.protocol {
-            Protocol::Http1 => signs.quiet_since,
-            Protocol::Http2 => signs.quiet_since.max(signs.taken_at),
+        let (allowed, verdict) = match (signs.closing, signs.draining, signs.greeted) {
+            (Some((_, since)), ..) => return Some((signs.quiet_since.max(since) + FAREWELL, Verdict::Cut(Reason::Farewell))),
+            // HTTP/2 was told to go away, and goes when its streams have ended.
+            (None, true, _) if signs.protocol == Protocol::Http1 => (DRAIN_QUIET, Verdict::Close(Reason::Farewell)),
+            (None, _, true) => (self.idle_timeout, Verdict::Close(Reason::Idle)),
+            (None, _, false) => (self.header_timeout, Verdict::Cut(Reason::HeaderTimeout)),
         };
-        let (allowed, verdict) = match (signs.closing, signs.protocol, signs.draining, signs.greeted) {
-            (Some((_, since)), Protocol::Http1, ..) => return Some((quiet_since.max(since) + FAREWELL, Verdict::Cut(Reason::Farewell))),
-            (Some((_, since)), Protocol::Http2, ..) => {
-                return Some((quiet_since.max(since) + self.write_timeout, Verdict::Cut(Reason::Farewell)));
-            }
-            (None, Protocol::Http1, true, _) => (DRAIN_QUIET, Verdict::Close(Reason::Farewell)),
-            (None, _, _, true) => (self.idle_timeout, Verdict::Close(Reason::Idle)),
-            (None, _, _, false) => (self.header_timeout, Verdict::Cut(Reason::HeaderTimeout)),
-        };
-        Some((quiet_since + allowed, verdict))
+        Some((signs.quiet_since + allowed, verdict))
     }
 
     /// The first `header_timeout` of waiting is free, then each second must have brought its bytes. A rate of 0 asks for nothing.
     fn body_deadline(&self, body: Arriving) -> Option<Instant> {
-        let earned = Duration::from_secs(body.received_bytes.checked_div(self.min_body_rate)?);
+        let earned = Duration::from_millis(body.received_bytes.saturating_mul(1000).checked_div(self.min_body_rate)?);
         Some(body.waiting_since? + (self.header_timeout + earned).saturating_sub(body.waited))
     }
 }

@@ -1,8 +1,16 @@
 //! Bytes of a blob, wherever they are: in memory, in a finished file, or in a file that still grows.
 
+use std::fs::File;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::files::Stamp;
+use super::growing::{Follower, Growing, Step};
 
 /// A handle on the bytes of one blob. Cloning copies no bytes. While a handle on a file exists, eviction leaves the file alone.
 #[derive(Clone, Debug)]
@@ -11,6 +19,10 @@ pub struct Content(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Memory(Bytes),
+    /// A file whose bytes were verified while it bore this stamp.
+    File(Arc<File>, Stamp),
+    /// A transfer or a verification under way.
+    Growing(Arc<Growing>),
 }
 
 /// A part of a content, read from front to back.
@@ -19,15 +31,22 @@ pub struct Region {
     content: Content,
     /// What is still to be read.
     rest: Range<u64>,
+    /// The last block's buffer: used again once the block is dropped.
+    buffer: BytesMut,
+    /// The place in a growing content, once the reading has begun.
+    follower: Option<Follower>,
 }
 
 /// Why the bytes of a content cannot be had to their end. A body that meets it is cut, never ended.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContentError {
     #[error("the transfer broke: {0}")]
     Broken(String),
     #[error("the bytes do not match their digest")]
     Mismatch,
+    /// The disk takes no writes, and this reader was too slow for what memory holds. Another transfer can be begun for it.
+    #[error("the reader fell behind a transfer that is not kept")]
+    Lagged,
     #[error("reading failed: {0}")]
     Io(String),
 }
@@ -37,44 +56,196 @@ impl Content {
         Content(Kind::Memory(bytes))
     }
 
+    pub(super) fn from_file(file: Arc<File>, stamp: Stamp) -> Content {
+        Content(Kind::File(file, stamp))
+    }
+
+    pub(super) fn from_growing(growing: Arc<Growing>) -> Content {
+        Content(Kind::Growing(growing))
+    }
+
     /// Length of the whole; `None` while a transfer without a length is under way.
     pub fn size_bytes(&self) -> Option<u64> {
         match &self.0 {
             Kind::Memory(bytes) => Some(bytes.len() as u64),
+            Kind::File(_, stamp) => Some(stamp.size_bytes),
+            Kind::Growing(growing) => growing.size_bytes(),
         }
     }
 
     /// Waits until the first byte can be read, or the whole is known to be good, so that a status line is not sent too early.
+    ///
+    /// # Errors
+    /// What broke it before that.
     pub async fn started(&self) -> Result<(), ContentError> {
-        Ok(())
+        match &self.0 {
+            Kind::Memory(_) | Kind::File(..) => Ok(()),
+            Kind::Growing(growing) => growing.started().await,
+        }
     }
 
     /// Waits until the whole is here and verified.
+    ///
+    /// # Errors
+    /// What broke it before that.
     pub async fn complete(&self) -> Result<(), ContentError> {
-        Ok(())
+        match &self.0 {
+            Kind::Memory(_) | Kind::File(..) => Ok(()),
+            Kind::Growing(growing) => growing.complete().await,
+        }
     }
 
     /// The part `range` of the whole.
     pub fn region(&self, range: Range<u64>) -> Region {
-        Region { content: self.clone(), rest: range }
+        Region { content: self.clone(), rest: range, buffer: BytesMut::new(), follower: None }
     }
 
     /// All of it, also when its length is not known yet.
     pub fn whole(&self) -> Region {
         self.region(0..self.size_bytes().unwrap_or(u64::MAX))
     }
+
+    /// The verified file and its length, for a sender that hands it to the kernel; `None` for anything else.
+    pub fn file(&self) -> Option<(Arc<File>, u64)> {
+        match &self.0 {
+            Kind::File(file, stamp) => Some((file.clone(), stamp.size_bytes)),
+            Kind::Memory(_) | Kind::Growing(_) => None,
+        }
+    }
 }
 
 impl Region {
-    /// The next bytes, at most `max`; `None` at the end. Waits while the content grows. Dropping the future loses nothing.
+    /// The next bytes, at most `max` (and at least one, when `max` is not 0); `None` at the end. Waits while the content grows.
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// The content cannot be had to its end; asking again gives no more.
     pub async fn next(&mut self, max: usize) -> Result<Option<Bytes>, ContentError> {
-        let Kind::Memory(bytes) = &self.content.0;
-        let end = self.rest.end.min(bytes.len() as u64).min(self.rest.start.saturating_add(max as u64));
-        if self.rest.start >= end {
+        if self.rest.is_empty() || max == 0 {
             return Ok(None);
         }
-        let block = bytes.slice(self.rest.start as usize..end as usize);
-        self.rest.start = end;
-        Ok(Some(block))
+        let block = match &self.content.0 {
+            Kind::Memory(bytes) => self.within(bytes.len() as u64, max).map(|part| bytes.slice(part.start as usize..part.end as usize)),
+            Kind::File(file, stamp) => match self.within(stamp.size_bytes, max) {
+                None => None,
+                Some(part) => {
+                    let last = part.end >= self.rest.end.min(stamp.size_bytes);
+                    let block = read(file, part.start, (part.end - part.start) as usize, &mut self.buffer).await?;
+                    // Whoever changed the file since it was verified also changed its stamp: then this answer is not completed.
+                    if last && Stamp::of(file).map_err(unreadable)?.0 != *stamp {
+                        return Err(ContentError::Mismatch);
+                    }
+                    Some(block)
+                }
+            },
+            Kind::Growing(growing) => {
+                let growing = growing.clone();
+                let follower = self.follower.get_or_insert_with(|| growing.follow(self.rest.start));
+                match growing.step(follower, self.rest.clone(), max).await? {
+                    Step::End => None,
+                    Step::Held(block) => Some(block),
+                    Step::File(file, part) => Some(read(&file, part.start, (part.end - part.start) as usize, &mut self.buffer).await?),
+                }
+            }
+        };
+        match &block {
+            Some(block) => self.rest.start += block.len() as u64,
+            None => self.rest.start = self.rest.end,
+        }
+        if let (Some(follower), Kind::Growing(growing)) = (&self.follower, &self.content.0) {
+            growing.moved(follower, if self.rest.is_empty() { u64::MAX } else { self.rest.start });
+        }
+        Ok(block)
+    }
+
+    /// The next part to read of a whole of `size_bytes`; `None` at its end.
+    fn within(&self, size_bytes: u64, max: usize) -> Option<Range<u64>> {
+        let end = self.rest.end.min(size_bytes).min(self.rest.start.saturating_add(max as u64));
+        (self.rest.start < end).then_some(self.rest.start..end)
+    }
+}
+
+/// Reads up to `count` bytes at `offset`, at least one: at once when the page cache has them, else in the blocking pool, so that
+/// no disk holds up an executor thread (preadv2(2), `RWF_NOWAIT`).
+async fn read(file: &Arc<File>, offset: u64, count: usize, buffer: &mut BytesMut) -> Result<Bytes, ContentError> {
+    buffer.clear();
+    buffer.resize(count, 0);
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(0) => Err(ContentError::Io("the file is shorter than it was".into())),
+        Ok(read) => Ok(buffer.split_to(read).freeze()),
+        // Not cached, or a file system that cannot tell (older overlay file systems).
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => {
+            let file = file.clone();
+            let block = tokio::task::spawn_blocking(move || {
+                let mut block = vec![0; count];
+                file.read_exact_at(&mut block, offset).map(|()| block)
+            });
+            let block = block.await.map_err(|stopped| ContentError::Io(stopped.to_string()))?;
+            block.map(Bytes::from).map_err(unreadable)
+        }
+        Err(error) => Err(unreadable(error.into())),
+    }
+}
+
+fn unreadable(error: io::Error) -> ContentError {
+    ContentError::Io(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    async fn all(mut region: Region, max: usize) -> Result<Vec<u8>, ContentError> {
+        let mut whole = Vec::new();
+        while let Some(block) = region.next(max).await? {
+            assert!(!block.is_empty() && block.len() <= max);
+            whole.extend_from_slice(&block);
+        }
+        Ok(whole)
+    }
+
+    #[tokio::test]
+    async fn memory_and_file_read_alike() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let stamp = Stamp::of(&file).unwrap().0;
+        for content in [Content::from_memory(bytes.clone().into()), Content::from_file(Arc::new(file), stamp)] {
+            assert_eq!(content.size_bytes(), Some(100_000));
+            content.started().await.unwrap();
+            content.complete().await.unwrap();
+            assert!(all(content.whole(), 4_096).await.unwrap() == bytes);
+            for range in [0..1, 99_999..100_000, 50_000..50_000, 7..70_001, 99_990..u64::MAX, 100_000..200_000] {
+                let end = range.end.min(100_000) as usize;
+                assert_eq!(all(content.region(range.clone()), 999).await.unwrap(), bytes[range.start as usize..end], "{range:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changed_is_never_completed() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 10_000]).unwrap();
+        let content = Content::from_file(Arc::new(file.try_clone().unwrap()), Stamp::of(&file).unwrap().0);
+        let mut region = content.whole();
+        assert_eq!(region.next(5_000).await.unwrap().map(|block| block.len()), Some(5_000));
+        // The clock of file times ticks every few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        file.write_at(&[2], 9_000).unwrap();
+        assert_eq!(region.next(5_000).await, Err(ContentError::Mismatch));
+        file.set_len(100).unwrap();
+        assert!(matches!(region.next(5_000).await, Err(ContentError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn buffers_are_used_again_once_their_blocks_are_gone() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 300_000]).unwrap();
+        let mut region = Content::from_file(Arc::new(file.try_clone().unwrap()), Stamp::of(&file).unwrap().0).whole();
+        let first = region.next(100_000).await.unwrap().unwrap().as_ptr();
+        let second = region.next(100_000).await.unwrap().unwrap().as_ptr();
+        assert_eq!(first, second);
     }
 }

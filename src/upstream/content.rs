@@ -53,7 +53,8 @@ impl std::fmt::Debug for BlobTransfer {
 }
 
 impl BlobTransfer {
-    /// The next bytes, never empty; `None` only at the end that the upstream announced.
+    /// The next bytes, never empty; `None` only at the end that the upstream announced. Reading up to it lets the connection be
+    /// used again. Dropping the future loses no bytes.
     ///
     /// # Errors
     /// [`UpstreamError::Broken`] when the body ends early or nothing comes for `read_timeout`; [`UpstreamError::WrongAnswer`]

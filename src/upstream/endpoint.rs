@@ -193,13 +193,14 @@ impl Endpoint {
             Ok(landed) => self.judge(landed).await,
             Err(failure) => Err(failure),
         };
-        match &outcome {
-            Ok(_) => admission.settle(Verdict::Alive),
-            Err(failure) => {
-                admission.settle(failure.verdict());
-                if let UpstreamError::Unavailable { retry_after: Some(wait), .. } = &failure.error {
-                    self.pause_for(*wait);
-                }
+        let before = self.circuit();
+        admission.settle(outcome.as_ref().map_or_else(Failure::verdict, |_| Verdict::Alive));
+        if let Err(Failure { error, .. }) = &outcome {
+            if let UpstreamError::Unavailable { retry_after: Some(wait), .. } = error {
+                self.pause_for(*wait);
+            }
+            if before == Circuit::Closed && self.circuit() == Circuit::Open {
+                tracing::warn!(upstream = %self.wire.name, host = self.host(), %error, "the circuit opens");
             }
         }
         outcome
@@ -285,7 +286,7 @@ impl Endpoint {
             }
             let (head, incoming) = response.into_parts();
             discard(incoming).await;
-            let location = headers::text(&head.headers, header::LOCATION).unwrap_or_default();
+            let location = headers::text(&head.headers, header::LOCATION).ok_or_else(|| Failure::wrong("a redirect to nowhere"))?;
             let target = origin::redirect(location, &url).map_err(|error| Failure::wrong(format!("a redirect is refused: {error}")))?;
             if target.origin() != url.origin() {
                 authorization = None;
@@ -311,8 +312,8 @@ impl Endpoint {
             (401 | 403 | 451, Place::Own) => Failure::answer(UpstreamError::Denied),
             (429, Place::Own) => Failure::answer(unavailable(retry_after)),
             // What a redirect's target says concerns that target: no pause for the registry, no absence, no denial.
-            (429 | 502..=504, Place::Elsewhere) => Failure::passing(unavailable(None)),
-            (502..=504, Place::Own) if retry_after.is_none() => Failure::passing(unavailable(None)),
+            (429, Place::Elsewhere) => Failure::answer(unavailable(None)),
+            (502..=504, _) if retry_after.is_none() => Failure::passing(unavailable(None)),
             (500.., Place::Own) => Failure::lasting(unavailable(retry_after)),
             (500.., Place::Elsewhere) => Failure::lasting(unavailable(None)),
             (_, Place::Elsewhere) => Failure::wrong(format!("the target of a redirect answered {status}")),

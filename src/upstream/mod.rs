@@ -24,6 +24,7 @@ mod tests;
 mod tokens;
 mod wire;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,13 +53,21 @@ const AGENT: &str = concat!("outport/", env!("CARGO_PKG_VERSION"));
 
 /// An origin registry with its mirrors. Repositories are named as the upstream names them, without a prefix. Every call is a
 /// few requests, of which each wait is bounded by `connect_timeout` or `read_timeout`; the caller bounds the whole, and may drop
-/// any future at any time.
+/// any future at any time: a circuit learns from callers that gave up, too.
 pub struct Upstream {
     wire: Arc<Wire>,
     mirrors: Vec<Arc<Endpoint>>,
     main: Arc<Endpoint>,
     allow: Vec<Pattern>,
     deny: Vec<Pattern>,
+    tag_ttl: Duration,
+    authorization_ttl: Duration,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
+    }
 }
 
 /// How an upstream is, as far as its answers told.
@@ -127,11 +136,23 @@ impl Upstream {
             wire,
             allow: config.allow.clone(),
             deny: config.deny.clone(),
+            tag_ttl: config.tag_ttl,
+            authorization_ttl: config.authorization_ttl,
         })
     }
 
     pub fn name(&self) -> &Arc<str> {
         &self.wire.name
+    }
+
+    /// How long a tag is believed.
+    pub fn tag_ttl(&self) -> Duration {
+        self.tag_ttl
+    }
+
+    /// How long a yes about a digest in a repository is believed.
+    pub fn authorization_ttl(&self) -> Duration {
+        self.authorization_ttl
     }
 
     /// Whether the configuration lets this repository be pulled. The calls below do not ask again.
@@ -246,9 +267,12 @@ impl Upstream {
         let mut mirrors: Vec<&Arc<Endpoint>> = self.mirrors.iter().filter(|mirror| mirror.refuses().is_none()).collect();
         mirrors.sort_by_key(|mirror| mirror.failures());
         for mirror in mirrors {
-            if let Ok(answer) = ask(mirror.clone()).await {
-                self.report_circuits();
-                return Ok(answer);
+            match ask(mirror.clone()).await {
+                Ok(answer) => {
+                    self.report_circuits();
+                    return Ok(answer);
+                }
+                Err(error) => tracing::debug!(upstream = %self.name(), mirror = mirror.host(), %error, "passed over"),
             }
         }
         if self.main.refuses().is_some() {

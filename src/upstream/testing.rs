@@ -2,6 +2,7 @@
 //! stall and cut.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -72,6 +73,7 @@ impl Reply {
 pub struct Origin {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Origin {
@@ -82,10 +84,11 @@ impl Origin {
 
     pub async fn start_at(address: &str, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind(address).await.unwrap();
-        let origin = Origin { address: listener.local_addr().unwrap(), seen: Arc::default() };
-        let (seen, script) = (origin.seen.clone(), Arc::new(script));
+        let origin = Origin { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
+        let (seen, script, connections) = (origin.seen.clone(), Arc::new(script), origin.connections.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (seen, script) = (seen.clone(), script.clone());
                 // A client that leaves early is part of the tests.
                 tokio::spawn(async move { serve(stream, &seen, script.as_ref()).await });
@@ -101,6 +104,11 @@ impl Origin {
     /// Every request until now, as `METHOD target`.
     pub fn requests(&self) -> Vec<String> {
         self.seen().iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect()
+    }
+
+    /// Connections taken until now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -121,21 +129,18 @@ async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, script: &(impl Fn(&Se
             head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
         }
         head.push_str("\r\n");
-        stream.write_all(head.as_bytes()).await?;
         let body = if request.method == "HEAD" { &[][..] } else { &reply.body };
+        let sent = match reply.end {
+            End::Clean => body,
+            End::Cut(bytes) | End::Stall(bytes) => &body[..bytes.min(body.len())],
+        };
+        // In one piece: two would wait for each other by Nagle's rule.
+        stream.write_all(&[head.as_bytes(), sent].concat()).await?;
         match reply.end {
-            End::Clean => stream.write_all(body).await?,
-            End::Cut(bytes) => {
-                stream.write_all(&body[..bytes]).await?;
-                return stream.shutdown().await;
-            }
-            End::Stall(bytes) => {
-                stream.write_all(&body[..bytes]).await?;
-                stream.flush().await?;
-                tokio::time::sleep(Duration::from_secs(60)).await;
-            }
+            End::Clean => {}
+            End::Cut(_) => return stream.shutdown().await,
+            End::Stall(_) => tokio::time::sleep(Duration::from_secs(60)).await,
         }
-        stream.flush().await?;
     }
     Ok(())
 }

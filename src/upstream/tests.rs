@@ -103,6 +103,7 @@ async fn the_challenge_is_asked_once_and_each_scope_has_one_token() {
     let upstream = upstream(&with_credentials(origin.url("/")));
     upstream.get_manifest(&name("a/b"), &tag("x")).await.unwrap();
     upstream.get_manifest(&name("a/b"), &tag("y")).await.unwrap();
+    assert_eq!(origin.connections(), 1, "the connection is used again");
     let (repository, reference) = (name("c"), tag("x"));
     for result in join_all((0..8).map(|_| upstream.get_manifest(&repository, &reference))).await {
         result.unwrap();
@@ -168,6 +169,20 @@ async fn a_token_is_replaced_when_it_ends_and_when_it_is_refused() {
     issues.fetch_add(1, Ordering::SeqCst);
     ask().await;
     assert_eq!((issues.load(Ordering::SeqCst), origin.requests().len()), (4, 9), "401, token, again");
+}
+
+#[tokio::test]
+async fn a_realm_that_fails_or_babbles_is_not_trusted() {
+    let babbles = token_registry(|_| reply(200, format!(r#"{{"token":"{}"}}"#, "t".repeat(65 * 1024))), |_| true).await;
+    assert!(is_wrong(upstream(&config(babbles.url("/"))).get_manifest(&name("a"), &tag("x")).await));
+
+    let fails = token_registry(|_| reply(500, ""), |_| true).await;
+    let upstream = upstream(&config(fails.url("/")));
+    for _ in 0..10 {
+        assert!(matches!(upstream.get_manifest(&name("a"), &tag("x")).await, Err(UpstreamError::Unavailable { .. })));
+    }
+    assert_eq!(upstream.health().endpoints[0].circuit, Circuit::Open);
+    assert_eq!(fails.requests().iter().filter(|request| request.contains("/token")).count(), 4);
 }
 
 #[tokio::test]
@@ -249,6 +264,22 @@ async fn redirects_into_private_networks_are_refused() {
         assert!(!error.to_string().contains("s3cret"), "{error}");
     }
     assert!(inside.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_redirects_target_refuses_is_no_word_of_the_registry() {
+    for (status, wrong) in [(403, true), (404, true), (429, false), (500, false)] {
+        let cdn = Origin::start(move |_| reply(status, "").with("retry-after", 30)).await;
+        let location = cdn.url("/");
+        let origin = Origin::start(move |_| reply(307, "").with("location", &location)).await;
+        let upstream = upstream(&config(origin.url("/")));
+        let error = upstream.get_blob(&name("a"), &Digest::sha256(b""), 0).await.unwrap_err();
+        let expected =
+            if wrong { matches!(error, UpstreamError::WrongAnswer(_)) } else { matches!(error, UpstreamError::Unavailable { .. }) };
+        assert!(expected, "{status}: {error:?}");
+        assert!(upstream.health().is_available(), "{status}");
+        assert_eq!(cdn.requests().len(), 1, "{status}");
+    }
 }
 
 #[tokio::test]
@@ -394,6 +425,20 @@ async fn a_mirror_is_asked_first_and_the_upstream_has_the_last_word() {
     assert!(mirror.seen().iter().all(|seen| seen.authorization().is_empty()));
     assert!(!main.requests().iter().any(|request| request.contains("/here/")));
     assert_eq!(mirror.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn what_breaks_at_a_mirror_goes_on_at_the_upstream() {
+    let mirror = Origin::start(|_| reply(200, "0123").cut_after(2)).await;
+    let main = Origin::start(|_| reply(206, "23").with("content-range", "bytes 2-3/4")).await;
+    let upstream = upstream(&config::Upstream { mirrors: vec![mirror.url("/")], ..config(main.url("/")) });
+    let (name, digest) = (name("a"), Digest::sha256(b"0123"));
+    let mut transfer = upstream.get_blob(&name, &digest, 0).await.unwrap();
+    assert_eq!(transfer.next().await.unwrap().unwrap(), "01");
+    assert!(matches!(transfer.next().await, Err(UpstreamError::Broken(_))));
+    let mut rest = upstream.get_blob(&name, &digest, 2).await.unwrap();
+    assert_eq!(rest.next().await.unwrap().unwrap(), "23");
+    assert_eq!((mirror.requests().len(), main.requests().len()), (1, 1));
 }
 
 #[tokio::test]

@@ -75,10 +75,11 @@ fn violations(floors: &Floors, sources: &[Source]) -> Vec<String> {
     for source in sources {
         let code = without_comments(&source.text);
         let mut complain = |line: usize, what: String| found.push(format!("src/{}:{line}: {what}", source.path));
-        let is_test_file = test_files.contains(&source.path);
+        let is_test_file = test_files.iter().any(|module| source.path.starts_with(module));
         // What stands below the tests' attribute may use any crate, but no higher room.
         let product = if is_test_file { "" } else { code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default() };
         check_imports(floors, source, &code, &mut complain);
+        check_globs(product, &mut complain);
         check_crates(source.room(), product, &mut complain);
         check_words(&source.path, product, &mut complain);
     }
@@ -103,7 +104,12 @@ fn check_imports(floors: &Floors, source: &Source, code: &str, complain: &mut im
         if path.matches("super::").count() >= source.depth() {
             complain(number + 1, "leaves its room through `super`: write `crate::`".to_owned());
         }
-        if path.trim_end().ends_with("::*;") {
+    }
+}
+
+fn check_globs(code: &str, complain: &mut impl FnMut(usize, String)) {
+    for (number, line) in code.lines().enumerate() {
+        if line.trim_start().trim_start_matches("pub ").starts_with("use ") && line.trim_end().ends_with("::*;") {
             complain(number + 1, "a glob import".to_owned());
         }
     }
@@ -173,7 +179,7 @@ fn check_words(path: &str, code: &str, complain: &mut impl FnMut(usize, String))
     }
 }
 
-/// The files that are modules of tests only: `#[cfg(test)] mod name;`.
+/// The modules of tests only, `#[cfg(test)] mod name;`, as what their files' paths begin with.
 fn test_files(sources: &[Source]) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
     for source in sources {
@@ -185,8 +191,7 @@ fn test_files(sources: &[Source]) -> BTreeSet<String> {
             let line = rest.lines().next().unwrap_or_default().trim();
             let declared = line.split_once("mod ").and_then(|(_, name)| name.strip_suffix(';'));
             if let Some(name) = declared {
-                files.insert(format!("{folder}{name}.rs"));
-                files.insert(format!("{folder}{name}/mod.rs"));
+                files.extend([format!("{folder}{name}.rs"), format!("{folder}{name}/")]);
             }
         }
     }
@@ -285,5 +290,6 @@ fn a_proper_line_is_not_caught() {
     }
     let module = Source { path: "cache/mod.rs".into(), text: "#[cfg(test)]\nmod faulty;\n".into() };
     let faulty = Source { path: "cache/faulty.rs".into(), text: "use rustls::ServerConfig;".into() };
-    assert_eq!(violations(&floors, &[module, faulty]), Vec::<String>::new());
+    let below = Source { path: "cache/faulty/more.rs".into(), text: "use super::*;".into() };
+    assert_eq!(violations(&floors, &[module, faulty, below]), Vec::<String>::new());
 }

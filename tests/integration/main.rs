@@ -1,4 +1,12 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod disk_faults;
 mod harness;
 mod house;
+mod lying_origin;
+mod one_transfer;
+mod outage;
+mod private;
+mod reads;
+mod reload;
+mod secrets;

@@ -165,6 +165,7 @@ async fn answer(seen: Seen, request: Request<Incoming>, connection: Arc<Connecti
             response
         }
         (_, "/endless") => Response::new(Endless::new(seen.handed_out_bytes).boxed_unsync()),
+        (_, "/large") => text("x".repeat(LARGE_BYTES)),
         (_, "/connection") => text(format!("{connection:?}")),
         _ => text(line),
     }
@@ -176,6 +177,8 @@ struct Endless {
     outstanding: Arc<Mutex<(bool, Option<Waker>)>>,
 }
 
+/// More than the kernel's buffers of a loopback connection hold.
+const LARGE_BYTES: usize = 16 << 20;
 const BLOCK_BYTES: usize = 16 * 1024;
 
 impl Endless {

@@ -14,6 +14,8 @@ use tokio_rustls::TlsConnector;
 
 use super::wire::{Framing, Head, Stream, read_head};
 
+/// Bodies are read in parts of at most this size, in bytes.
+const PART_BYTES: usize = 256 * 1024;
 /// How long a test waits for the next byte before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,7 +67,6 @@ pub struct Exchange {
     started: Instant,
     framing: Framing,
     wire: Wire,
-    buffer: BytesMut,
 }
 
 impl Client {
@@ -91,6 +92,11 @@ impl Client {
         self.with("Authorization", &format!("Basic {credentials}"))
     }
 
+    /// Without any header of its own: as anybody.
+    pub fn without_headers(&self) -> Client {
+        Client { headers: Vec::new(), ..self.clone() }
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -105,7 +111,7 @@ impl Client {
                 Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?)
             }
         };
-        Ok(Wire { stream: BufReader::with_capacity(256 * 1024, stream) })
+        Ok(Wire { stream: BufReader::with_capacity(PART_BYTES, stream) })
     }
 
     /// The text of a request's head.
@@ -145,6 +151,19 @@ impl Client {
 
     pub async fn head(&self, target: &str) -> Response {
         self.send("HEAD", target, &[]).await.unwrap_or_else(|error| panic!("HEAD {target}: {error}"))
+    }
+
+    /// A POST of JSON.
+    pub async fn post(&self, target: &str, body: &serde_json::Value) -> Response {
+        let (started, body) = (Instant::now(), body.to_string());
+        let length = body.len().to_string();
+        let head = self.request("POST", target, &[("Content-Type", "application/json"), ("Content-Length", &length)]);
+        let exchange = async {
+            let mut wire = self.connect().await?;
+            wire.send(format!("{head}{body}").as_bytes()).await?;
+            wire.exchange("POST", started).await?.whole().await
+        };
+        exchange.await.unwrap_or_else(|error| panic!("POST {target}: {error}"))
     }
 
     /// A GET that may also be cut: the status, if a head came, and whether the whole body came.
@@ -190,7 +209,7 @@ impl Wire {
         let head = head.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "no answer"))?;
         let status: u16 = head.start.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         let framing = if method == "HEAD" || status == 204 || status == 304 { Framing::Length(0) } else { Framing::of(&head)? };
-        Ok(Exchange { status, head, head_after: started.elapsed(), started, framing, wire: self, buffer: BytesMut::new() })
+        Ok(Exchange { status, head, head_after: started.elapsed(), started, framing, wire: self })
     }
 
     /// One request on this connection and its whole answer; the connection can be used again.
@@ -214,10 +233,13 @@ impl Exchange {
 
     /// The next bytes of the body; empty at its proper end. An error when it was cut.
     pub async fn next(&mut self) -> io::Result<Bytes> {
-        const PART_BYTES: usize = 256 * 1024;
-        self.buffer.resize(PART_BYTES, 0);
-        let got = patiently(self.framing.read(&mut self.wire.stream, &mut self.buffer)).await?;
-        Ok(self.buffer.split_to(got).freeze())
+        let mut buffer = BytesMut::zeroed(PART_BYTES);
+        let got = self.read(&mut buffer).await?;
+        Ok(buffer.split_to(got).freeze())
+    }
+
+    async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        patiently(self.framing.read(&mut self.wire.stream, into)).await
     }
 
     async fn read_whole(&mut self) -> io::Result<Response> {
@@ -245,14 +267,16 @@ impl Exchange {
     /// Reads to the end and checks each byte against `blob` from `at` on; returns how many there were and when the first one came.
     pub async fn compare(&mut self, blob: &super::image::Blob, at: u64) -> io::Result<Compared> {
         let mut compared = Compared { bytes: 0, first_byte_at: None };
+        let mut buffer = vec![0; PART_BYTES];
         loop {
-            let part = self.next().await?;
-            if part.is_empty() {
+            let got = self.read(&mut buffer).await?;
+            if got == 0 {
                 return Ok(compared);
             }
             compared.first_byte_at.get_or_insert_with(Instant::now);
-            assert!(blob.matches(at + compared.bytes, &part), "wrong bytes at {} of {}", at + compared.bytes, blob.digest());
-            compared.bytes += part.len() as u64;
+            let place = at + compared.bytes;
+            assert!(blob.matches(place, &buffer[..got]), "wrong bytes at {place} of {}", blob.digest());
+            compared.bytes += got as u64;
         }
     }
 }

@@ -5,8 +5,11 @@
 #[cfg(test)]
 mod checks;
 pub mod client;
+pub mod disk;
+pub mod edge;
 pub mod image;
 pub mod origin;
+pub mod pull;
 pub mod script;
 pub mod serve;
 pub mod tls;

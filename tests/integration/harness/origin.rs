@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -33,11 +33,13 @@ pub struct Setup {
     pub guard: Guard,
     pub tls: Option<Pair>,
     pub has_referrers_api: bool,
+    /// The loopback address where it listens.
+    pub host: Ipv4Addr,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { guard: Guard::open(), tls: None, has_referrers_api: true }
+        Setup { guard: Guard::open(), tls: None, has_referrers_api: true, host: Ipv4Addr::LOCALHOST }
     }
 }
 
@@ -60,6 +62,8 @@ pub struct Logged {
     pub status: AtomicU16,
     /// Bytes of the body that were sent.
     pub sent_bytes: AtomicU64,
+    /// When the answer's last byte had been sent.
+    pub ended_at: OnceLock<Instant>,
 }
 
 impl Logged {
@@ -108,6 +112,7 @@ impl State {
             headers: request.head.headers.clone(),
             status: AtomicU16::new(0),
             sent_bytes: AtomicU64::new(0),
+            ended_at: OnceLock::new(),
         });
         self.log.lock().expect("no panic while the log is held").push(logged.clone());
         logged
@@ -164,7 +169,7 @@ impl Origin {
 
     pub async fn with(setup: impl Into<Setup>) -> Origin {
         let setup = setup.into();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind((setup.host, 0)).await.expect("a free port");
         let state = State {
             address: listener.local_addr().expect("a bound listener"),
             scheme: if setup.tls.is_some() { "https" } else { "http" },

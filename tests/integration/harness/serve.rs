@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
@@ -294,6 +294,8 @@ async fn send(
         return Ok(End::KeepAlive);
     }
     send_body(state, reply, &spoilt, logged, stream).await?;
+    // Sent once for a request, so it cannot be there yet.
+    let _ = logged.ended_at.set(Instant::now());
     if spoilt.stall {
         std::future::pending::<()>().await;
     }
