@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row, without a success between, that open the circuit. A timeout weighs `TIMEOUT_WEIGHT`: it has cost its caller
-/// the whole wait.
-const THRESHOLD: u32 = 4;
+/// Weight of failures in a row, without a success between, that opens the circuit: eight faults, which come at once and cost
+/// nobody a wait (an upstream of whose answers half are errors stays in use), or two timeouts, which cost their callers all of it.
+const THRESHOLD: u32 = 8;
 const FAULT_WEIGHT: u32 = 1;
-const TIMEOUT_WEIGHT: u32 = 2;
+const TIMEOUT_WEIGHT: u32 = 4;
 /// How long the circuit stays open: the first time, doubled each time that the trial fails, up to the longest.
 const SHORTEST_OPEN: Duration = Duration::from_secs(5);
 const LONGEST_OPEN: Duration = Duration::from_secs(60);
@@ -198,10 +198,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_in_a_row_open_the_circuit_and_timeouts_sooner() {
         let breaker = Breaker::new();
-        fail(&breaker, Verdict::Fault, 3);
+        fail(&breaker, Verdict::Fault, THRESHOLD - 1);
         assert_eq!(breaker.circuit(), Circuit::Closed);
         fail(&breaker, Verdict::Alive, 1);
-        fail(&breaker, Verdict::Fault, 4);
+        fail(&breaker, Verdict::Fault, THRESHOLD);
         assert_eq!(breaker.circuit(), Circuit::Open);
         assert!(breaker.admit().unwrap_err() <= SHORTEST_OPEN);
 
@@ -230,7 +230,7 @@ mod tests {
         advance(LONGEST_OPEN).await;
         breaker.admit().unwrap().settle(Verdict::Alive);
         assert_eq!(breaker.circuit(), Circuit::Closed);
-        fail(&breaker, Verdict::Fault, 3);
+        fail(&breaker, Verdict::Fault, THRESHOLD - 1);
         assert_eq!(breaker.circuit(), Circuit::Closed);
     }
 
@@ -259,7 +259,7 @@ mod tests {
     async fn what_was_under_way_when_it_opened_does_not_prolong_it() {
         let breaker = Breaker::new();
         let early = breaker.admit().unwrap();
-        fail(&breaker, Verdict::Fault, 4);
+        fail(&breaker, Verdict::Fault, THRESHOLD);
         let wait = breaker.refuses().unwrap();
         early.settle(Verdict::Timeout);
         assert_eq!(breaker.refuses(), Some(wait));

@@ -232,7 +232,9 @@ impl Endpoint {
             Some(Scheme::Basic(authorization)) => Ok(Some(authorization.clone())),
             Some(Scheme::Bearer { realm, service }) => {
                 let key = Key { realm: realm.clone(), service: service.clone(), scope: pull_scope(repository) };
-                self.tokens.authorization(key, None).await.map(Some)
+                // A realm may have moved: the next request hears of it in a new challenge.
+                let forget = |_: &Failure| self.remember(None);
+                self.tokens.authorization(key, None).await.map(Some).inspect_err(forget)
             }
         }
     }
@@ -255,19 +257,19 @@ impl Endpoint {
                 tracing::warn!(upstream = %self.wire.name, host = self.host(), %error, "token realm refused");
                 Failure::wrong(format!("its token realm is refused: {error}"))
             })?;
-            self.remember(Scheme::Bearer { realm: realm.clone(), service: service.clone() });
+            self.remember(Some(Scheme::Bearer { realm: realm.clone(), service: service.clone() }));
             let scope = scope.clone().unwrap_or_else(|| pull_scope(repository));
             return self.tokens.authorization(Key { realm, service: service.clone(), scope }, rejected).await.map(Some);
         }
         let basic = self.credentials.as_ref().filter(|_| challenges.contains(&Challenge::Basic)).map(|own| own.basic());
         if let Some(basic) = &basic {
-            self.remember(Scheme::Basic(basic.clone()));
+            self.remember(Some(Scheme::Basic(basic.clone())));
         }
         Ok(basic.filter(|basic| Some(basic) != rejected))
     }
 
-    fn remember(&self, scheme: Scheme) {
-        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(scheme));
+    fn remember(&self, scheme: Option<Scheme>) {
+        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = scheme.map(Arc::new);
     }
 
     /// Sends and follows redirects. Once the scheme, host or port has changed, no credential travels any further.

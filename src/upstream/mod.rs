@@ -5,7 +5,7 @@
 //! `authenticated` (token or password) around `follow` (redirects) in `endpoint`, and what its answer claims is checked in
 //! `content` and `lists`.
 //!
-//! Architecture invariants. Credentials go to the origin of `url` and to realms that [`origin`] lets pass, nowhere else.
+//! Architecture invariants. Credentials go to the origin of `url` and to realms that `origin::realm` lets pass, nowhere else.
 //! Nothing here remembers content: every call is at least one request, unless the upstream is known not to answer.
 
 mod breaker;
@@ -24,7 +24,6 @@ mod tests;
 mod tokens;
 mod wire;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,12 +63,6 @@ pub struct Upstream {
     authorization_ttl: Duration,
 }
 
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
-    }
-}
-
 /// How an upstream is, as far as its answers told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -90,6 +83,12 @@ impl Health {
     /// Whether a request would be sent at all.
     pub fn is_available(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.refuses_for.is_none())
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Upstream").field(self.name()).finish()
     }
 }
 

@@ -178,11 +178,32 @@ async fn a_realm_that_fails_or_babbles_is_not_trusted() {
 
     let fails = token_registry(|_| reply(500, ""), |_| true).await;
     let upstream = upstream(&config(fails.url("/")));
-    for _ in 0..10 {
+    for _ in 0..20 {
         assert!(matches!(upstream.get_manifest(&name("a"), &tag("x")).await, Err(UpstreamError::Unavailable { .. })));
     }
     assert_eq!(upstream.health().endpoints[0].circuit, Circuit::Open);
-    assert_eq!(fails.requests().iter().filter(|request| request.contains("/token")).count(), 4);
+    assert_eq!(fails.requests().iter().filter(|request| request.contains("/token")).count(), 8);
+}
+
+#[tokio::test]
+async fn a_realm_that_moves_is_found_again() {
+    let realm = Arc::new(AtomicUsize::new(1));
+    let current = realm.clone();
+    let origin = Origin::start(move |seen| {
+        let place = format!("/realm{}", current.load(Ordering::SeqCst));
+        match seen.target.split('?').next() {
+            Some(path) if path == place => issued("t"),
+            Some(path) if path.starts_with("/realm") => reply(410, ""),
+            _ if seen.authorization() == "Bearer t" => manifest(),
+            _ => reply(401, "").with("www-authenticate", format!("Bearer realm=\"http://{}{place}\"", seen.header("host").unwrap())),
+        }
+    })
+    .await;
+    let upstream = upstream(&config(origin.url("/")));
+    upstream.get_manifest(&name("a"), &tag("x")).await.unwrap();
+    realm.store(2, Ordering::SeqCst);
+    assert!(is_wrong(upstream.get_manifest(&name("b"), &tag("x")).await));
+    upstream.get_manifest(&name("b"), &tag("x")).await.unwrap();
 }
 
 #[tokio::test]
@@ -448,13 +469,13 @@ async fn a_mirror_that_is_down_is_passed_over_and_its_circuit_opens() {
     let config = config::Upstream { mirrors: vec![format!("http://{gone}").parse().unwrap()], ..config(main.url("/")) };
     let metrics = Metrics::new();
     let upstream = upstream_at(&config, Clock::system(), metrics.clone());
-    for _ in 0..10 {
+    for _ in 0..20 {
         upstream.get_manifest(&name("a"), &tag("x")).await.unwrap();
     }
     let circuits: Vec<_> = upstream.health().endpoints.iter().map(|endpoint| endpoint.circuit).collect();
     assert_eq!(circuits, [Circuit::Open, Circuit::Closed]);
     let text = metrics.render();
-    assert!(text.contains(r#"outport_upstream_requests_total{outcome="connect",upstream="up.test"} 4"#), "{text}");
+    assert!(text.contains(r#"outport_upstream_requests_total{outcome="connect",upstream="up.test"} 8"#), "{text}");
     assert!(text.contains(r#"outport_upstream_breaker_open{upstream="up.test"} 0"#), "{text}");
 }
 
