@@ -86,12 +86,6 @@ impl Health {
     }
 }
 
-impl std::fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Upstream").field(self.name()).finish()
-    }
-}
-
 impl Upstream {
     /// # Errors
     /// [`DialError::CaFile`]

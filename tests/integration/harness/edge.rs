@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use outport::config::{Config, process_environment};
 use outport::edge::Edge;
+use outport::metrics::Metrics;
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::ClientConfig;
 use tempfile::TempDir;
@@ -256,7 +257,7 @@ async fn start_edge(settings: &Settings) -> Edge {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let text = settings.text(any, any);
     let config = Config::parse(&text, settings.dir.path(), &process_environment).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    Edge::start(config).await.unwrap_or_else(|error| panic!("the edge does not start: {error}"))
+    Edge::start(config, Metrics::new()).await.unwrap_or_else(|error| panic!("the edge does not start: {error}"))
 }
 
 /// An edge as a process of its own. It is killed when this is dropped.
