@@ -66,6 +66,10 @@ impl Cache {
     /// Finds out whether a repository has a blob. When its bytes came from this upstream before, or are coming now, a HEAD is
     /// enough; else the transfer itself is the question.
     async fn admit(&self, origin: &Origin, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+        // The admission before this one may have ended, with a link, between this caller's look and its turn.
+        if let Some((_, freshness)) = self.standing(origin, Kind::Blob, digest).await? {
+            return self.linked_blob(origin, digest, freshness).await;
+        }
         let coming = self.inner.transfers.is_running(&(origin.upstream.name().clone(), *digest));
         if coming || (self.holds(origin, digest).await && self.blob_here(digest).await.is_some()) {
             self.confirm(origin, Kind::Blob, digest).await?;

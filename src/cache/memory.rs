@@ -82,6 +82,12 @@ impl Memory {
         self.entries.get(&Place::Record(key.clone())).and_then(R::from_entry)
     }
 
+    /// Keeps what was read from the disk, unless something newer has come in the meantime; returns what is kept.
+    pub(super) fn recall_record<R: Record>(&self, key: &Key, read: Arc<R>) -> Arc<R> {
+        let kept = self.entries.entry(Place::Record(key.clone())).or_insert_with(|| R::into_entry(read.clone()));
+        R::from_entry(kept.into_value()).unwrap_or(read)
+    }
+
     pub(super) fn put_record<R: Record>(&self, key: &Key, record: Arc<R>) {
         self.entries.insert(Place::Record(key.clone()), R::into_entry(record));
     }

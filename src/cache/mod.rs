@@ -150,8 +150,7 @@ impl Cache {
             return Some(record);
         }
         let record: Arc<R> = Arc::new(records::decode(&self.inner.store.record(&key.to_string()).await?)?);
-        self.inner.memory.put_record(key, record.clone());
-        Some(record)
+        Some(self.inner.memory.recall_record(key, record))
     }
 
     fn put_record<R: Record>(&self, key: &Key, record: R) -> Arc<R> {
