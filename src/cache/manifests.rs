@@ -57,7 +57,9 @@ impl Cache {
             (Some(known), None) => known,
             (None, None) => return self.fetch(origin, &Reference::Tag(tag.clone())).await,
             // It is not asked again so soon, and what was true before it spoke nonsense is better than nothing.
-            (Some(known), Some(CacheError::WrongAnswer(_))) => return self.stale_manifest(origin, &known).await,
+            (Some(known), Some(CacheError::WrongAnswer(_))) if !self.is_closed_since(&origin.repository, known.checked_at).await => {
+                return self.stale_manifest(origin, &known).await;
+            }
             (_, Some(refusal)) => return Err(refusal),
         };
         let closed = self.is_closed_since(&origin.repository, known.checked_at).await;
@@ -122,7 +124,7 @@ impl Cache {
         let asked = flights.start((origin.repository.clone(), reference.clone()), |_| async move {
             Some(match origin.upstream.head_manifest(&origin.remote, &reference).await {
                 Ok(head) if head.digest == Some(known.digest) => {
-                    cache.link(&origin, Kind::Manifest, &known.digest, Some(head.media_type), head.size_bytes.unwrap_or_default());
+                    cache.link(&origin, Kind::Manifest, &known.digest, Some(head.media_type), head.size_bytes);
                     cache.point(&origin, &reference, known.digest);
                     cache.tagged_manifest(&origin, &known.digest, Freshness::Revalidated).await
                 }
@@ -166,7 +168,7 @@ impl Cache {
             Reference::Digest(_) => Freshness::Immutable,
         };
         self.inner.memory.put_bytes(digest, bytes.clone());
-        self.link(origin, Kind::Manifest, &digest, Some(media_type.clone()), bytes.len() as u64);
+        self.link(origin, Kind::Manifest, &digest, Some(media_type.clone()), Some(bytes.len() as u64));
         self.point(origin, reference, digest);
         self.note_repository(origin).await;
         if let Ok(manifest) = Manifest::parse(&bytes, &media_type) {

@@ -178,7 +178,7 @@ mod tests {
         memory.put_bytes(digest, Bytes::from_static(b"x"));
         let key = Key::Link("a/b".parse().unwrap(), Kind::Blob, digest);
         assert!(memory.record::<LinkRecord>(&key).is_none());
-        let link = Arc::new(LinkRecord { media_type: None, size_bytes: 1, confirmed_at: Timestamp::default() });
+        let link = Arc::new(LinkRecord { media_type: None, size_bytes: Some(1), confirmed_at: Timestamp::default() });
         memory.put_record(&key, link.clone());
         assert_eq!(memory.record(&key), Some(link));
         memory.forget_record(&key);
