@@ -21,7 +21,8 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     /// Client connections that are open.
     pub connections: IntGauge,
-    /// Connections ended by the server for a reason: header_timeout, idle, slow_body, slow_reader, flood, malformed.
+    /// Connections ended by the server for a reason: header_timeout, idle, slow_body, slow_reader,
+    /// request_timeout, flood, malformed.
     connections_refused: IntCounterVec,
     authentications: IntCounterVec,
     /// Upstream transfers of blobs under way.

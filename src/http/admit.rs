@@ -158,6 +158,7 @@ mod tests {
             names: Names::new(&[upstream("docker.io", "hub.example.com"), upstream("ghcr.io", "gh.example.com")]),
             identity: Identity::new(&[principal("ci"), principal("stranger")]),
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into() },
+            deadline: Duration::from_secs(10),
         }
     }
 

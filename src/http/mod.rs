@@ -10,7 +10,7 @@ mod log;
 mod ops;
 mod request_id;
 mod respond;
-mod route;
+pub mod route;
 mod service;
 
 pub use admit::Site;

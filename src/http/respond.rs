@@ -229,14 +229,6 @@ mod tests {
         assert_eq!(bytes(response).await, "{ }");
     }
 
-    #[test]
-    fn the_head_of_a_manifest_needs_no_bytes() {
-        let head = StoredManifest { bytes: None, ..stored(b"{ }") };
-        let response = manifest(answer(head), &HeaderMap::new()).unwrap();
-        assert_eq!((response.status(), &response.headers()["content-length"]), (StatusCode::OK, &HeaderValue::from(3)));
-        assert!(!response.headers().contains_key("warning"));
-    }
-
     #[tokio::test]
     async fn row_31_parts_are_exact() {
         for (range, part, told) in

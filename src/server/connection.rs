@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 use super::doorway::{Doorway, Streams};
-use super::guard::Guard;
+use super::guard::{Guard, HTTP2_STREAM_WINDOW_BYTES};
 use super::head::MAX_HEAD_BYTES;
 use super::socket::Socket;
 use super::vitals::{Protocol, Reason, Verdict, Vitals};
@@ -35,8 +35,7 @@ const _: () = assert!(HTTP1_BUFFER_BYTES > MAX_HEAD_BYTES, "a head that the guar
 const TLS_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes that h2 holds for one stream whose window is shut.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Leave to send that a client gets for one request's body, and for all of a connection.
-const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Leave to send that a client gets for all request bodies of a connection.
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// All fields of an HTTP/2 head, decoded: more is answered 431 by h2, or ends the connection.
 const HTTP2_HEADER_LIST_BYTES: u32 = 32 * 1024;
@@ -45,7 +44,7 @@ const HTTP2_HEADER_LIST_BYTES: u32 = 32 * 1024;
 pub struct Site<S> {
     pub mode: Mode,
     pub limits: Limits,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     pub service: Arc<S>,
     pub phase: watch::Receiver<Phase>,
 }
@@ -96,7 +95,7 @@ where
     }
 
     async fn http1<T: AsyncRead + AsyncWrite + Unpin>(&self, stream: T, connection: Connection, vitals: Arc<Vitals>) {
-        let guard = TokioIo::new(Guard::new(stream, Arc::clone(&vitals), Protocol::Http1));
+        let guard = TokioIo::new(Guard::new(stream, Arc::clone(&vitals), Protocol::Http1, &self.limits));
         let doorway = self.doorway(connection, Protocol::Http1, &vitals);
         let protocol = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -108,7 +107,7 @@ where
     }
 
     async fn http2<T: AsyncRead + AsyncWrite + Unpin>(&self, stream: T, connection: Connection, vitals: Arc<Vitals>) {
-        let guard = TokioIo::new(Guard::new(stream, Arc::clone(&vitals), Protocol::Http2));
+        let guard = TokioIo::new(Guard::new(stream, Arc::clone(&vitals), Protocol::Http2, &self.limits));
         let doorway = self.doorway(connection, Protocol::Http2, &vitals);
         let protocol = http2::Builder::new(Streams { request_timeout: self.limits.request_timeout })
             .timer(TokioTimer::new())
@@ -122,7 +121,7 @@ where
     }
 
     fn doorway(&self, connection: Connection, protocol: Protocol, vitals: &Arc<Vitals>) -> Doorway<S> {
-        Doorway::new(Arc::clone(&self.service), Arc::new(connection), protocol, Arc::clone(vitals), self.metrics.clone())
+        Doorway::new(Arc::clone(&self.service), Arc::new(connection), protocol, Arc::clone(vitals), Arc::clone(&self.metrics))
     }
 
     /// Runs a connection until it ends by itself, or its vitals say so.
@@ -187,12 +186,12 @@ fn wait(mut alarm: Pin<&mut Sleep>, until: Instant, cx: &mut Context<'_>) -> Pol
 }
 
 /// Counts a connection as open while it lives.
-struct Open(Metrics);
+struct Open(Arc<Metrics>);
 
 impl Open {
-    fn new(metrics: &Metrics) -> Open {
+    fn new(metrics: &Arc<Metrics>) -> Open {
         metrics.connections.inc();
-        Open(metrics.clone())
+        Open(Arc::clone(metrics))
     }
 }
 

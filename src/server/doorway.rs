@@ -31,12 +31,12 @@ pub struct Doorway<S> {
     pub connection: Arc<Connection>,
     pub protocol: Protocol,
     pub vitals: Arc<Vitals>,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     requests: AtomicU64,
 }
 
 impl<S> Doorway<S> {
-    pub fn new(service: Arc<S>, connection: Arc<Connection>, protocol: Protocol, vitals: Arc<Vitals>, metrics: Metrics) -> Doorway<S> {
+    pub fn new(service: Arc<S>, connection: Arc<Connection>, protocol: Protocol, vitals: Arc<Vitals>, metrics: Arc<Metrics>) -> Doorway<S> {
         Doorway { service, connection, protocol, vitals, metrics, requests: AtomicU64::new(0) }
     }
 
@@ -52,7 +52,7 @@ impl<S> Doorway<S> {
     {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::new(&self.vitals, self.protocol);
-        let (vitals, metrics, protocol) = (Arc::clone(&self.vitals), self.metrics.clone(), self.protocol);
+        let (vitals, metrics, protocol) = (Arc::clone(&self.vitals), Arc::clone(&self.metrics), self.protocol);
         // Without this nobody can take the connection over, whatever `Upgrade` says.
         request.extensions_mut().remove::<OnUpgrade>();
         let connect = request.method() == Method::CONNECT;
@@ -66,14 +66,16 @@ impl<S> Doorway<S> {
             // A body that turned out malformed overrules the answer.
             let late = (protocol == Protocol::Http1).then(|| vitals.refusal_of(number)).flatten();
             let tunnel = served.as_ref().filter(|response| opens_tunnel(connect, response)).map(|_| Refusal::Tunnel);
-            let mut response = match (refusal.or(late).or(tunnel), served) {
+            let refusal = refusal.or(late).or(tunnel);
+            let closes = protocol == Protocol::Http1 && (refusal.is_some() || vitals.draining());
+            let mut response = match (refusal, served) {
                 (None, Some(response)) => response.map(Either::Left),
                 (refusal, _) => {
                     metrics.connection_refused("malformed");
                     refusal.unwrap_or(Refusal::Malformed).response().map(|body| Either::Right(Full::new(body)))
                 }
             };
-            if protocol == Protocol::Http1 && vitals.draining() {
+            if closes {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Answer { body, ticket }))

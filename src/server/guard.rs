@@ -9,10 +9,15 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::Frames;
+use super::frames::{Flood, Frames};
+use super::pace::{Bodies, Pace, Rate};
 use super::screen::{Screen, Standing};
 use super::vitals::{Protocol, Vitals};
+use super::walk::{self, FrameHead, Walk};
+use crate::config::Limits;
 
+/// Leave to send that a client gets for one request's body.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes that are read and dropped after the write side was shut, at most.
 const LINGER_BYTES: usize = 1 << 20;
 
@@ -26,10 +31,27 @@ pub struct Guard<T> {
 
 #[derive(Debug)]
 enum Watch {
-    Http1(Screen),
-    Http2(Frames),
+    Http1(Http1),
+    Http2(Http2),
     /// A flood: what comes is dropped.
     Flooded,
+}
+
+#[derive(Debug)]
+struct Http1 {
+    screen: Screen,
+    /// Of the body that is arriving.
+    pace: Pace,
+    rate: Rate,
+}
+
+#[derive(Debug)]
+struct Http2 {
+    client: Walk,
+    server: Walk,
+    frames: Frames,
+    bodies: Bodies,
+    last: Option<FrameHead>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,10 +62,16 @@ enum Farewell {
 }
 
 impl<T> Guard<T> {
-    pub fn new(io: T, vitals: Arc<Vitals>, protocol: Protocol) -> Guard<T> {
+    pub fn new(io: T, vitals: Arc<Vitals>, protocol: Protocol, limits: &Limits) -> Guard<T> {
         let watch = match protocol {
-            Protocol::Http1 => Watch::Http1(Screen::default()),
-            Protocol::Http2 => Watch::Http2(Frames::new(Instant::now())),
+            Protocol::Http1 => Watch::Http1(Http1 { screen: Screen::default(), pace: Pace::default(), rate: Rate::new(limits) }),
+            Protocol::Http2 => Watch::Http2(Http2 {
+                client: Walk::client(),
+                server: Walk::server(),
+                frames: Frames::new(Instant::now()),
+                bodies: Bodies::new(limits, HTTP2_STREAM_WINDOW_BYTES),
+                last: None,
+            }),
         };
         Guard { io, vitals, watch, farewell: Farewell::Open }
     }
@@ -51,14 +79,15 @@ impl<T> Guard<T> {
     /// A client that still sends would have its socket reset by our close, and lose the answer: then the rest is read first.
     fn must_linger(&self) -> bool {
         match &self.watch {
-            Watch::Http1(screen) => screen.standing() != Standing::Head,
+            Watch::Http1(http1) => http1.screen.standing() != Standing::Head,
             Watch::Http2(_) | Watch::Flooded => true,
         }
     }
 
-    fn sent(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Watch::Http2(frames), Poll::Ready(Ok(count))) = (&mut self.watch, &written) {
-            frames.sent(*count as u64);
+    /// Looks at what was written, if the protocol's bodies depend on it.
+    fn sent(&mut self, written: Poll<io::Result<usize>>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let (Watch::Http2(http2), Poll::Ready(Ok(count))) = (&mut self.watch, &written) {
+            http2.sent(bufs, *count, &self.vitals);
         }
         written
     }
@@ -68,26 +97,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Guard { io, vitals, watch, .. } = &mut *self;
         match watch {
-            Watch::Http1(screen) => poll_screened(io, vitals, screen, cx, buf),
-            Watch::Http2(frames) => {
+            Watch::Http1(http1) => http1.poll_read(io, vitals, cx, buf),
+            Watch::Http2(http2) => {
                 let before = buf.filled().len();
                 ready!(Pin::new(io).poll_read(cx, buf))?;
-                let now = Instant::now();
-                match frames.advance(buf.filled().get(before..).unwrap_or_default(), now) {
-                    Ok(seen) => {
-                        if frames.mid_head() {
-                            vitals.head_partial(now);
-                        } else {
-                            vitals.head_complete(seen.head);
-                        }
-                        if seen.window_update {
-                            vitals.window_opened(now);
-                        }
-                    }
-                    Err(_) => {
-                        vitals.flood();
-                        *watch = Watch::Flooded;
-                    }
+                if let Err(Flood) = http2.received(buf.filled().get(before..).unwrap_or_default(), vitals) {
+                    vitals.flood();
+                    *watch = Watch::Flooded;
                 }
                 Poll::Ready(Ok(()))
             }
@@ -96,62 +112,109 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
     }
 }
 
-fn poll_screened<T: AsyncRead + Unpin>(
-    io: &mut T,
-    vitals: &Vitals,
-    screen: &mut Screen,
-    cx: &mut Context<'_>,
-    buf: &mut ReadBuf<'_>,
-) -> Poll<io::Result<()>> {
-    loop {
-        let queued = screen.queued(buf.remaining());
-        if !queued.is_empty() {
-            buf.put_slice(queued);
-            return Poll::Ready(Ok(()));
-        }
-        let before = screen.standing();
-        match before {
-            Standing::Head | Standing::Body => {}
-            Standing::Refused => return drop_input(io, cx),
-            Standing::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
-        }
-        let filled = buf.filled().len();
-        if Pin::new(&mut *io).poll_read(cx, buf)?.is_pending() {
-            if before == Standing::Body {
-                vitals.body_waits(Instant::now());
+impl Http1 {
+    fn poll_read<T: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut T,
+        vitals: &Vitals,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let queued = self.screen.queued(buf.remaining());
+            if !queued.is_empty() {
+                buf.put_slice(queued);
+                return Poll::Ready(Ok(()));
             }
-            return Poll::Pending;
+            let before = self.screen.standing();
+            match before {
+                Standing::Head | Standing::Body => {}
+                Standing::Refused => return drop_input(io, cx),
+                Standing::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            }
+            let filled = buf.filled().len();
+            if Pin::new(&mut *io).poll_read(cx, buf)?.is_pending() {
+                if before == Standing::Body {
+                    self.pace.wait(Instant::now());
+                    vitals.body_due(self.pace.deadline(self.rate));
+                }
+                return Poll::Pending;
+            }
+            let fresh = buf.filled().get(filled..).unwrap_or_default();
+            if fresh.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let (arrived, heads) = (fresh.len(), self.screen.heads());
+            let passing = self.screen.arrive(fresh);
+            buf.set_filled(filled + passing);
+            self.note(vitals, before, self.screen.heads() > heads, arrived);
+            if passing > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        let fresh = buf.filled().get(filled..).unwrap_or_default();
-        if fresh.is_empty() {
-            return Poll::Ready(Ok(()));
+    }
+
+    /// Writes down what a read brought.
+    fn note(&mut self, vitals: &Vitals, before: Standing, greeted: bool, arrived: usize) {
+        if let Some((number, refusal)) = self.screen.refusal() {
+            vitals.refuse(number, refusal);
         }
-        let arrived = fresh.len();
-        let heads = screen.heads();
-        let passing = screen.arrive(fresh);
-        buf.set_filled(filled + passing);
-        note(vitals, screen, before, screen.heads() > heads, arrived);
-        if passing > 0 {
-            return Poll::Ready(Ok(()));
+        if before == Standing::Body {
+            self.pace.receive(arrived as u64);
+            self.pace.rest(Instant::now());
+            vitals.body_due(None);
+        }
+        if greeted || self.screen.standing() != Standing::Body {
+            self.pace = Pace::default();
+        }
+        if self.screen.holds_head() {
+            vitals.head_partial(Instant::now());
+        } else if before == Standing::Head {
+            vitals.head_complete(greeted || self.screen.refusal().is_some());
         }
     }
 }
 
-/// Writes down what a read brought.
-fn note(vitals: &Vitals, screen: &Screen, before: Standing, greeted: bool, arrived: usize) {
-    if let Some((number, refusal)) = screen.refusal() {
-        vitals.refuse(number, refusal);
+impl Http2 {
+    fn received(&mut self, mut bytes: &[u8], vitals: &Vitals) -> Result<(), Flood> {
+        let now = Instant::now();
+        let mut greeted = false;
+        while let Some(frame) = self.client.next(&mut bytes) {
+            self.frames.received(&frame, now)?;
+            self.bodies.received(&frame, now);
+            if frame.kind == walk::WINDOW_UPDATE {
+                vitals.window_opened(now);
+            }
+            greeted |= frame.ends_head();
+            self.last = Some(frame);
+        }
+        if self.inside_head() {
+            vitals.head_partial(now);
+        } else {
+            vitals.head_complete(greeted);
+        }
+        vitals.body_due(self.bodies.deadline());
+        Ok(())
     }
-    if before == Standing::Body {
-        vitals.body_received(arrived, Instant::now());
+
+    /// Whether the client stopped where a request's head, or a frame other than DATA, is not complete.
+    fn inside_head(&self) -> bool {
+        let inside = |last: FrameHead| last.begins_head() && !last.ends_head() || (last.kind != walk::DATA && self.client.inside_payload());
+        self.client.inside_head() || self.last.is_some_and(inside)
     }
-    if before == Standing::Body && (greeted || screen.standing() != Standing::Body) {
-        vitals.body_ended();
-    }
-    if screen.holds_head() {
-        vitals.head_partial(Instant::now());
-    } else if before == Standing::Head {
-        vitals.head_complete(greeted || screen.refusal().is_some());
+
+    /// The first `count` bytes of `bufs` were written.
+    fn sent(&mut self, bufs: &[IoSlice<'_>], mut count: usize, vitals: &Vitals) {
+        let now = Instant::now();
+        self.frames.sent(count as u64);
+        for buf in bufs {
+            let (mut bytes, _) = buf.split_at(count.min(buf.len()));
+            count -= bytes.len();
+            while let Some(frame) = self.server.next(&mut bytes) {
+                self.bodies.sent(&frame, now);
+            }
+        }
+        vitals.body_due(self.bodies.deadline());
     }
 }
 
@@ -181,12 +244,12 @@ fn poll_drop<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>, left: &mut 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.sent(written)
+        self.sent(written, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.sent(written)
+        self.sent(written, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

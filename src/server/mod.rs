@@ -11,7 +11,7 @@
 //! | nothing asked | the last answer's end | `idle_timeout` | `vitals`, told by `doorway` and `socket` |
 //! | the socket takes no byte | the first refused write | `write_timeout` | `vitals`, told by `socket` |
 //! | HTTP/2: all windows shut | the last block handed to h2 | `write_timeout` | `vitals`, told by `doorway` and `guard` |
-//! | request body, HTTP/1 | waiting for the client only, after a first `header_timeout` | `min_body_rate` | `vitals`, told by `guard` |
+//! | request body | waiting for the client only, after a first `header_timeout` | `min_body_rate` | `pace`; `vitals` cuts |
 //! | whole request, HTTP/1 | its head | `request_timeout` | `vitals`; the connection is cut |
 //! | whole request, HTTP/2 | its head | `request_timeout` | `doorway::Streams`; the stream is reset |
 //! | goodbye: last bytes out, the client's rest read away | shutdown | a second | `vitals` |
@@ -34,6 +34,7 @@ mod doorway;
 mod frames;
 mod guard;
 mod head;
+mod pace;
 mod refusal;
 mod screen;
 mod socket;
@@ -41,6 +42,7 @@ mod socket;
 mod tests;
 mod tls;
 mod vitals;
+mod walk;
 
 use std::io;
 use std::net::SocketAddr;
@@ -49,7 +51,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -119,7 +120,7 @@ impl Server {
         let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local_address, listener) = bound.map_err(|source| ServerError::Bind { address, source })?;
         let (phase, seen) = watch::channel(Phase::Open);
-        let site = Arc::new(Site { mode, limits, metrics, service: Arc::new(service), phase: seen });
+        let site = Arc::new(Site { mode, limits, metrics: Arc::new(metrics), service: Arc::new(service), phase: seen });
         let listening = tokio::spawn(run(listener, site));
         Ok(Server { local_address, phase, listening })
     }
@@ -170,11 +171,9 @@ where
             (permit, (stream, peer)) = take(&listener, &permits) => { open.spawn(hold(permit, Arc::clone(&site).serve(stream, peer))); }
         }
     };
-    // Clients that connected before the end are served; the kernel would reset them.
-    while let Some((permit, (stream, peer))) = take(&listener, &permits).now_or_never() {
+    for (permit, (stream, peer)) in take_the_rest(listener, &permits) {
         open.spawn(hold(permit, Arc::clone(&site).serve(stream, peer)));
     }
-    drop(listener);
     let ended = tokio::time::timeout_at(until, async { while open.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!(connections = open.len(), "the grace period is over: connections are cut");
@@ -189,6 +188,24 @@ async fn take(listener: &TcpListener, permits: &Arc<Semaphore>) -> (OwnedSemapho
         return std::future::pending().await;
     };
     (permit, accept::next(|| listener.accept()).await)
+}
+
+/// Closes the listener after taking the clients that connected before, as far as there is room: the kernel would reset them.
+fn take_the_rest(listener: TcpListener, permits: &Arc<Semaphore>) -> Vec<(OwnedSemaphorePermit, (TcpStream, SocketAddr))> {
+    let mut rest = Vec::new();
+    // Asked directly, because the runtime may not know yet of the newest ones. The listener does not block.
+    let Ok(listener) = listener.into_std() else { return rest };
+    while let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        let accepted = listener.accept().and_then(|(stream, peer)| {
+            stream.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(stream)?, peer))
+        });
+        match accepted {
+            Ok(accepted) => rest.push((permit, accepted)),
+            Err(_) => break,
+        }
+    }
+    rest
 }
 
 async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {

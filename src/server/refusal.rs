@@ -1,7 +1,8 @@
-//! Answers that this room gives by itself: requests whose framing is not to be trusted. The connection is closed after each.
+//! Answers that this room gives by itself: requests whose framing is not to be trusted. An HTTP/1
+//! connection is closed after each.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
 /// Why a request is refused before any use case sees it.
@@ -37,12 +38,14 @@ impl Refusal {
         }
     }
 
-    /// The whole answer. `Connection: close` makes hyper close an HTTP/1 connection; on HTTP/2 hyper leaves it out.
+    /// The answer. On HTTP/1 the doorway adds `Connection: close`, on which hyper closes.
     pub fn response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(self.body().as_bytes()));
         *response.status_mut() = self.status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if self == Refusal::Tunnel {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"));
+        }
         response
     }
 }

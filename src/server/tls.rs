@@ -20,8 +20,10 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The certificates of an edge. Clones share them, so a reload reaches every listener.
 #[derive(Clone)]
-pub struct Certificates {
-    chosen: Arc<Chooser>,
+pub struct Certificates(Arc<Served>);
+
+struct Served {
+    chooser: Arc<Chooser>,
     config: Arc<ServerConfig>,
     metrics: Metrics,
 }
@@ -41,15 +43,15 @@ impl Certificates {
     /// [`ServerError::Certificate`] names the file that cannot be read or does not fit; [`ServerError::Tls`] for anything else.
     pub fn load(tls: &Tls, metrics: Metrics) -> Result<Certificates, ServerError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let chosen = Arc::new(Chooser(RwLock::new(read_all(tls, &provider, &metrics)?)));
+        let chooser = Arc::new(Chooser(RwLock::new(read_all(tls, &provider, &metrics)?)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(ServerError::Tls)?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&chosen) as Arc<dyn ResolvesServerCert>);
+            .with_cert_resolver(Arc::clone(&chooser) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(ServerError::Tls)?;
-        Ok(Certificates { chosen, config: Arc::new(config), metrics })
+        Ok(Certificates(Arc::new(Served { chooser, config: Arc::new(config), metrics })))
     }
 
     /// Reads all certificates again. They serve new handshakes; connections that are open do not notice.
@@ -57,24 +59,24 @@ impl Certificates {
     /// # Errors
     /// As [`load`](Self::load); then the old certificates stay.
     pub fn reload(&self, tls: &Tls) -> Result<(), ServerError> {
-        let read = read_all(tls, self.config.crypto_provider(), &self.metrics);
-        match read {
+        let Served { chooser, config, metrics } = &*self.0;
+        match read_all(tls, config.crypto_provider(), metrics) {
             Err(error) => {
-                self.metrics.reload("certificate", "rejected");
+                metrics.reload("certificate", "rejected");
                 Err(error)
             }
             Ok(fresh) => {
-                let mut served = self.chosen.0.write().unwrap_or_else(PoisonError::into_inner);
+                let mut served = chooser.0.write().unwrap_or_else(PoisonError::into_inner);
                 let outcome = if *served == fresh { "unchanged" } else { "applied" };
                 *served = fresh;
-                self.metrics.reload("certificate", outcome);
+                metrics.reload("certificate", outcome);
                 Ok(())
             }
         }
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+        Arc::clone(&self.0.config)
     }
 }
 

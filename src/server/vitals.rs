@@ -70,7 +70,6 @@ pub struct Vitals {
     idle_timeout: Duration,
     write_timeout: Duration,
     request_timeout: Duration,
-    min_body_rate: u64,
     signs: Mutex<Signs>,
 }
 
@@ -92,7 +91,7 @@ struct Signs {
     handed_out: usize,
     /// HTTP/2: when the client last took one, or gave leave to send more.
     taken_at: Instant,
-    body: Option<Arriving>,
+    body_due: Option<Instant>,
     draining: bool,
     flooded: bool,
     closing: Option<(Reason, Instant)>,
@@ -102,14 +101,6 @@ struct Signs {
     refused: Option<(u64, Refusal)>,
 }
 
-/// A request body on HTTP/1. Only time in which we wait for the client counts.
-#[derive(Clone, Copy, Debug, Default)]
-struct Arriving {
-    received_bytes: u64,
-    waited: Duration,
-    waiting_since: Option<Instant>,
-}
-
 impl Vitals {
     pub fn new(limits: &Limits, protocol: Protocol, now: Instant) -> Vitals {
         Vitals {
@@ -117,7 +108,6 @@ impl Vitals {
             idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
             request_timeout: limits.request_timeout,
-            min_body_rate: limits.min_body_rate.0,
             signs: Mutex::new(Signs {
                 protocol,
                 greeted: false,
@@ -128,7 +118,7 @@ impl Vitals {
                 write_blocked_since: None,
                 handed_out: 0,
                 taken_at: now,
-                body: None,
+                body_due: None,
                 draining: false,
                 flooded: false,
                 closing: None,
@@ -155,24 +145,9 @@ impl Vitals {
         signs.greeted |= greeted;
     }
 
-    /// HTTP/1: the guard waits for bytes of a request's body.
-    pub fn body_waits(&self, now: Instant) {
-        self.signs().body.get_or_insert_default().waiting_since.get_or_insert(now);
-    }
-
-    /// HTTP/1: bytes of a request's body came.
-    pub fn body_received(&self, bytes: usize, now: Instant) {
-        let mut signs = self.signs();
-        let body = signs.body.get_or_insert_default();
-        body.received_bytes = body.received_bytes.saturating_add(bytes as u64);
-        if let Some(since) = body.waiting_since.take() {
-            body.waited += now.saturating_duration_since(since);
-        }
-    }
-
-    /// HTTP/1: no request body is awaited.
-    pub fn body_ended(&self) {
-        self.signs().body = None;
+    /// When a request's body is too slow, if nothing more comes.
+    pub fn body_due(&self, at: Option<Instant>) {
+        self.signs().body_due = at;
     }
 
     pub fn write_blocked(&self, now: Instant) {
@@ -257,7 +232,7 @@ impl Vitals {
     pub fn verdict(&self, now: Instant) -> Verdict {
         let signs = self.signs();
         if let Some(since) = signs.lingering_since {
-            return due(now, since + FAREWELL, Verdict::Cut(Reason::Farewell)).unwrap_or_else(|at| Verdict::Wait(at));
+            return due(now, since + FAREWELL, Verdict::Cut(Reason::Farewell)).unwrap_or_else(Verdict::Wait);
         }
         let shortest = self.header_timeout.min(self.idle_timeout).min(self.write_timeout);
         let mut next = now + if signs.draining { shortest.min(DRAIN_QUIET) } else { shortest };
@@ -275,7 +250,7 @@ impl Vitals {
             signs.head_since.map(|since| (since + self.header_timeout, Verdict::Cut(Reason::HeaderTimeout))),
             signs.write_blocked_since.map(|since| (since + self.write_timeout, Verdict::Cut(Reason::SlowReader))),
             (signs.handed_out > 0).then(|| (signs.taken_at + self.write_timeout, Verdict::Cut(Reason::SlowReader))),
-            signs.body.and_then(|body| self.body_deadline(body)).map(|at| (at, Verdict::Cut(Reason::SlowBody))),
+            signs.body_due.map(|at| (at, Verdict::Cut(Reason::SlowBody))),
             signs
                 .serving_since
                 .filter(|_| signs.protocol == Protocol::Http1)
@@ -304,15 +279,89 @@ impl Vitals {
         };
         Some((signs.quiet_since + allowed, verdict))
     }
-
-    /// The first `header_timeout` of waiting is free, then each second must have brought its bytes. A rate of 0 asks for nothing.
-    fn body_deadline(&self, body: Arriving) -> Option<Instant> {
-        let earned = Duration::from_millis(body.received_bytes.saturating_mul(1000).checked_div(self.min_body_rate)?);
-        Some(body.waiting_since? + (self.header_timeout + earned).saturating_sub(body.waited))
-    }
 }
 
 /// The verdict when its time has come, else the time.
 fn due(now: Instant, deadline: Instant, verdict: Verdict) -> Result<Verdict, Instant> {
     if now >= deadline { Ok(verdict) } else { Err(deadline) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ByteSize;
+
+    const HEADER: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(60);
+    const WRITE: Duration = Duration::from_secs(30);
+    const REQUEST: Duration = Duration::from_secs(3600);
+
+    fn vitals(protocol: Protocol, now: Instant) -> Vitals {
+        let limits = Limits {
+            connections: 1,
+            streams: 1,
+            header_timeout: HEADER,
+            idle_timeout: IDLE,
+            write_timeout: WRITE,
+            request_timeout: REQUEST,
+            min_body_rate: ByteSize(0),
+            deadline: HEADER,
+            grace: HEADER,
+        };
+        Vitals::new(&limits, protocol, now)
+    }
+
+    /// What ends the connection, and how long after `now`, when nothing more happens.
+    fn end(vitals: &Vitals, now: Instant) -> (Duration, Verdict) {
+        let mut at = now;
+        loop {
+            match vitals.verdict(at) {
+                Verdict::Wait(until) => {
+                    assert!(until > at && until <= at + HEADER, "the next look is in good time");
+                    at = until;
+                }
+                end => return (at - now, end),
+            }
+        }
+    }
+
+    #[test]
+    fn each_silence_has_its_end() {
+        type Story = fn(&Vitals, Instant);
+        let cases: &[(&str, Story, Duration, Verdict)] = &[
+            ("nothing came", |_, _| {}, HEADER, Verdict::Cut(Reason::HeaderTimeout)),
+            ("a head began", |vitals, now| vitals.head_partial(now), HEADER, Verdict::Cut(Reason::HeaderTimeout)),
+            ("a head came", |vitals, _| vitals.head_complete(true), IDLE, Verdict::Close(Reason::Idle)),
+            ("in service", |vitals, now| vitals.request_begins(now), REQUEST, Verdict::Cut(Reason::RequestTimeout)),
+            ("unread", |vitals, now| vitals.write_blocked(now), WRITE, Verdict::Cut(Reason::SlowReader)),
+            ("slow", |vitals, now| vitals.body_due(Some(now + HEADER / 2)), HEADER / 2, Verdict::Cut(Reason::SlowBody)),
+            ("draining", |vitals, _| vitals.drain(), DRAIN_QUIET, Verdict::Close(Reason::Farewell)),
+            ("closing", |vitals, now| vitals.close(Reason::Idle, now), FAREWELL, Verdict::Cut(Reason::Farewell)),
+            ("flooded", |vitals, _| vitals.flood(), Duration::ZERO, Verdict::Close(Reason::Flood)),
+            ("flood told", |vitals, now| vitals.close(Reason::Flood, now), FLOOD_FAREWELL, Verdict::Cut(Reason::Farewell)),
+            ("lingering", |vitals, now| vitals.linger(now), FAREWELL, Verdict::Cut(Reason::Farewell)),
+        ];
+        for (name, story, after, verdict) in cases {
+            let now = Instant::now();
+            let vitals = vitals(Protocol::Http1, now);
+            story(&vitals, now);
+            assert_eq!(end(&vitals, now), (*after, *verdict), "{name}");
+        }
+    }
+
+    #[test]
+    fn http2_waits_for_windows_and_for_its_own_goodbye() {
+        let now = Instant::now();
+        let vitals = vitals(Protocol::Http2, now);
+        vitals.head_complete(true);
+        vitals.request_begins(now);
+        vitals.handed_out(now);
+        vitals.request_ends(now);
+        vitals.drain();
+        assert_eq!(end(&vitals, now), (WRITE, Verdict::Cut(Reason::SlowReader)), "the last block is out");
+        vitals.window_opened(now + HEADER);
+        assert_eq!(end(&vitals, now), (HEADER + WRITE, Verdict::Cut(Reason::SlowReader)), "the client goes on");
+        vitals.taken(now + WRITE);
+        assert_eq!(end(&vitals, now), (WRITE + IDLE, Verdict::Close(Reason::Idle)), "GOAWAY was sent, streams may end in peace");
+    }
 }

@@ -12,6 +12,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::files::Stamp;
 use super::growing::{Follower, Growing, Step};
 
+/// The most that is read from a file at once, however much is asked for.
+const READ_BYTES: usize = 1 << 20;
+
 /// A handle on the bytes of one blob. Cloning copies no bytes. While a handle on a file exists, eviction leaves the file alone.
 #[derive(Clone, Debug)]
 pub struct Content(Kind);
@@ -168,6 +171,7 @@ impl Region {
 /// Reads up to `count` bytes at `offset`, at least one: at once when the page cache has them, else in the blocking pool, so that
 /// no disk holds up an executor thread (preadv2(2), `RWF_NOWAIT`).
 async fn read(file: &Arc<File>, offset: u64, count: usize, buffer: &mut BytesMut) -> Result<Bytes, ContentError> {
+    let count = count.min(READ_BYTES);
     buffer.clear();
     buffer.resize(count, 0);
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
@@ -237,6 +241,17 @@ mod tests {
         assert_eq!(region.next(5_000).await, Err(ContentError::Mismatch));
         file.set_len(100).unwrap();
         assert!(matches!(region.next(5_000).await, Err(ContentError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn what_the_page_cache_does_not_have_is_read_too() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n >> 8) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let content = Content::from_file(Arc::new(file.try_clone().unwrap()), Stamp::of(&file).unwrap().0);
+        assert!(all(content.whole(), 1_000_000).await.unwrap() == bytes);
     }
 
     #[tokio::test]

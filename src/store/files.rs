@@ -11,8 +11,10 @@ use super::growing::Growing;
 use super::lock;
 use crate::oci::Digest;
 
-/// Files that stay open though nobody reads them.
+/// Files that stay open though nobody reads them; fewer where the process may have few descriptors.
 const OPEN_FILES: usize = 4_096;
+/// The part of the process's descriptors that these may take: one in so many.
+const DESCRIPTORS_PART: u64 = 4;
 /// How many entries in use are passed over, at most, to find one that can be closed.
 const PASSED_OVER: usize = 64;
 
@@ -87,7 +89,9 @@ impl Entry {
 
 impl OpenFiles {
     pub fn new() -> OpenFiles {
-        OpenFiles { table: Mutex::default(), limit: OPEN_FILES }
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = descriptors.map_or(OPEN_FILES, |count| usize::try_from(count / DESCRIPTORS_PART).unwrap_or(OPEN_FILES));
+        OpenFiles { table: Mutex::default(), limit: limit.min(OPEN_FILES) }
     }
 
     pub fn get(&self, digest: &Digest) -> Lookup {

@@ -166,9 +166,7 @@ impl Ingest {
         let growing = &self.pipe.growing;
         let mut waiting: Option<Waiting> = None;
         loop {
-            if let Some(why) = growing.failure() {
-                return Err(IngestError::Stopped(why.to_string()));
-            }
+            self.check()?;
             let queued = {
                 let mut queue = lock(&self.pipe.queue);
                 let free = queue.bytes == 0 || queue.bytes + block.len() <= BATCH_BYTES;
@@ -212,13 +210,20 @@ impl Ingest {
     /// Waits until all that was accepted is hashed and written.
     async fn idle(&self) -> Result<Sink, IngestError> {
         loop {
-            if let Some(why) = self.pipe.growing.failure() {
-                return Err(IngestError::Stopped(why.to_string()));
-            }
+            self.check()?;
             if let Some(sink) = lock(&self.pipe.queue).sink.take() {
                 return Ok(sink);
             }
             self.pipe.taken.notified().await;
+        }
+    }
+
+    /// An ingest that failed stays so.
+    fn check(&self) -> Result<(), IngestError> {
+        match self.pipe.growing.failure() {
+            None => Ok(()),
+            Some(ContentError::Mismatch) => Err(IngestError::Mismatch),
+            Some(why) => Err(IngestError::Stopped(why.to_string())),
         }
     }
 

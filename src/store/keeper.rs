@@ -88,8 +88,11 @@ impl Keeper {
         }
         if !shared.index.is_open() && Instant::now() >= self.reopen_at {
             match shared.index.open() {
-                Ok(()) => tracing::info!("the index is open"),
-                Err(why) => self.failed(&why),
+                Ok(()) => tracing::info!("the index can be written"),
+                Err(why) => {
+                    tracing::debug!(%why, "the index cannot be written yet");
+                    self.reopen_at = Instant::now() + TRY_AGAIN_AFTER;
+                }
             }
         }
         if shared.index.is_open() {
@@ -156,7 +159,7 @@ impl Keeper {
                 Duration::ZERO
             }
             IndexError::Disk(_) | IndexError::Locked => {
-                self.shared.index.close();
+                self.shared.index.only_read();
                 TRY_AGAIN_AFTER
             }
         };

@@ -184,7 +184,7 @@ async fn what_does_not_verify_leaves_nothing() {
     let store = place.open().await;
     let digest = Digest::sha256(b"0123456789");
     // Wrong bytes; more than announced; fewer; given up; dropped.
-    for (size, sent, ends) in [(Some(10), "012345678x", "finish"), (Some(9), "0123456789", "finish"), (Some(10), "01234", "finish")] {
+    for (size, sent) in [(Some(10), "012345678x"), (Some(9), "0123456789"), (Some(10), "01234")] {
         let mut ingest = store.ingest(digest, size);
         let content = ingest.content();
         let written = ingest.write(Bytes::from_static(sent.as_bytes())).await;
@@ -196,7 +196,7 @@ async fn what_does_not_verify_leaves_nothing() {
             5 => IngestError::Short { position: 5, size_bytes: 10 },
             _ => IngestError::Mismatch,
         };
-        assert_eq!(outcome, Err(expected), "{ends}");
+        assert_eq!(outcome, Err(expected), "{sent}");
         let read = all(content.whole(), 100).await.unwrap_err();
         assert_eq!(read == ContentError::Mismatch, sent.len() == 10, "{read}");
         assert_eq!(content.complete().await, Err(read));
@@ -531,9 +531,8 @@ async fn passing_through_a_reader_that_stands_still_is_left_behind() {
     let began = tokio::time::Instant::now();
     for piece in pieces {
         ingest.write(Bytes::copy_from_slice(piece)).await.unwrap();
-        let held = WINDOW_BYTES + 2 * MIB;
-        assert!(ingest.position() < whole.len() as u64 || began.elapsed() >= Duration::from_secs(10), "waited, {held}");
     }
+    assert!(began.elapsed() >= Duration::from_secs(10));
     ingest.finish().await.unwrap();
     assert!(fast.await.unwrap().unwrap() == whole);
     assert!(slow.await.unwrap().unwrap() == whole);
@@ -619,5 +618,5 @@ async fn a_hundred_thousand_entries_open_at_once() {
     let store = place.open().await;
     let took = began.elapsed();
     assert_eq!((store.0.shared.index.blobs(), store.0.shared.index.held_bytes()), (100_000, 100_000));
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }

@@ -64,12 +64,6 @@ pub struct Upstream {
     authorization_ttl: Duration,
 }
 
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
-    }
-}
-
 /// How an upstream is, as far as its answers told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -90,6 +84,12 @@ impl Health {
     /// Whether a request would be sent at all.
     pub fn is_available(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.refuses_for.is_none())
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Upstream").field(self.name()).finish()
     }
 }
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -60,8 +61,13 @@ class Edge:
 
     def start(self) -> None:
         self.process = Process("outport", [*self._around, binary(), "serve", "--config", self.config], self.folder / "outport.log")
-        if not self._around:
-            self.process.wait_for(lambda: self.get(f"http://{self.ops}/readyz").status == 200)
+        self.process.wait_for(self._ready)
+
+    def _ready(self) -> bool:
+        url = f"http://{self.ops}/readyz"
+        if self._around:
+            return subprocess.run([*self._around, "curl", "--silent", "--fail", "--output", "/dev/null", url]).returncode == 0
+        return self.get(url).status == 200
 
     def stop(self, sign: int = signal.SIGTERM) -> int:
         return self.process.stop(sign)

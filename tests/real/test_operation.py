@@ -71,7 +71,7 @@ def test_without_a_configuration_it_starts_and_says_how_to_use_it(tmp_path, logs
         answer = subprocess.run([*map(str, inside), "--include", "http://127.0.0.1:5000/v2/"], capture_output=True, text=True)
         assert answer.returncode == 0 and json.loads(answer.stdout.splitlines()[-1]) == {}
         said = log.read_text()
-        for word in ("127.0.0.1:5000", "docker.io", "hosts.toml", "pull"):
+        for word in ("127.0.0.1:5000", "docker.io", "mirror-config", "pull"):
             assert word in said, word
         assert (tmp_path / "outport-data").is_dir()
     finally:

@@ -123,22 +123,19 @@ async fn row_28_frames_that_only_make_work_end_with_goaway() {
 #[tokio::test]
 async fn row_29_connection_specific_fields_are_a_protocol_error() {
     let (edge, identity) = Edge::tls(limits()).await;
-    for (name, value) in
-        [("connection", "close"), ("transfer-encoding", "chunked"), ("upgrade", "h2c"), ("keep-alive", "1"), ("te", "gzip")]
-    {
+    let fields = [("connection", "close"), ("transfer-encoding", "chunked"), ("upgrade", "h2c"), ("keep-alive", "1"), ("te", "gzip")];
+    let refused = fields.map(async |(name, value)| {
         let mut block = GET.to_vec();
-        for text in [name, value] {
-            if text == name {
-                block.push(0);
-            }
-            block.push(text.len() as u8);
-            block.extend(text.as_bytes());
-        }
+        block.extend([0, name.len() as u8]);
+        block.extend(name.as_bytes());
+        block.push(value.len() as u8);
+        block.extend(value.as_bytes());
         let request = [hello(), frame(HEADERS, END_STREAM | END_HEADERS, 1, &block)].concat();
         let frames = frames_until_the_end(connect(&edge, &identity).await, request).await;
         let reset = frames.iter().find(|frame| frame.kind == RST_STREAM).unwrap_or_else(|| panic!("{name}: {frames:?}"));
         assert_eq!((reset.stream, reset.error_code()), (1, PROTOCOL_ERROR), "{name}");
-    }
+    });
+    futures_util::future::join_all(refused).await;
     assert_eq!(edge.requests().len(), 0);
 }
 
@@ -161,12 +158,24 @@ async fn row_30_an_hpack_bomb_stays_small() {
 async fn row_22_slow_http2_clients_are_cut() {
     let half_a_head = frame(HEADERS, END_STREAM, 1, GET);
     let cut_frame = frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)[..10].to_vec();
-    for opening in [Vec::new(), hello()[..10].to_vec(), hello(), [hello(), half_a_head].concat(), [hello(), cut_frame].concat()] {
+    let openings = [Vec::new(), hello()[..10].to_vec(), hello(), [hello(), half_a_head].concat(), [hello(), cut_frame].concat()];
+    let cut = openings.map(async |opening| {
         let (edge, identity) = Edge::tls(limits()).await;
         frames_until_the_end(connect(&edge, &identity).await, opening).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(edge.refused("header_timeout"), "{}", edge.metrics.render());
-    }
+    });
+    futures_util::future::join_all(cut).await;
+}
+
+#[tokio::test]
+async fn row_23_slow_http2_bodies_are_cut() {
+    let (edge, identity) = Edge::tls(Limits { min_body_rate: ByteSize(10_000), ..limits() }).await;
+    let path = [0x83, 0x87, 0x04, 5, b'/', b'e', b'c', b'h', b'o', 0x41, 1, b'a'];
+    let request = [hello(), frame(HEADERS, END_HEADERS, 1, &path), frame(0, 0, 1, b"and no more")].concat();
+    frames_until_the_end(connect(&edge, &identity).await, request).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(edge.refused("slow_body"), "{}", edge.metrics.render());
 }
 
 #[tokio::test]

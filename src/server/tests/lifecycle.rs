@@ -5,21 +5,18 @@ use tokio::time::Instant;
 
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Asks on one kept connection after the other until the listener is gone; every request that was sent must be answered.
+/// Asks on one connection until the server says that it closes; every request that was sent must be answered.
 async fn keep_asking(address: std::net::SocketAddr) -> usize {
-    let mut answered = 0;
-    while let Ok(mut stream) = TcpStream::connect(address).await {
-        loop {
-            stream.write_all(REQUEST).await.unwrap();
-            let answer = read_answer(&mut stream).await.unwrap_or_else(|error| panic!("request {answered}: {error}"));
-            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("GET /a"), "{answer}");
-            answered += 1;
-            if answer.contains("connection: close") {
-                break;
-            }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for answered in 0.. {
+        stream.write_all(REQUEST).await.unwrap();
+        let answer = read_answer(&mut stream).await.unwrap_or_else(|error| panic!("request {answered}: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("GET /a"), "{answer}");
+        if answer.contains("connection: close") {
+            return answered;
         }
     }
-    answered
+    unreachable!("the server drains")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,6 +45,24 @@ async fn a_request_that_crosses_the_drain_is_served() {
     stream.write_all(REQUEST).await.unwrap();
     let answer = read_to_end(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_in_the_kernels_queue_are_served() {
+    // On one thread nothing is accepted between the connects and the drain.
+    let edge = Edge::plain(patient()).await;
+    let address = edge.server.local_address();
+    let queued: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let draining = tokio::spawn(edge.server.drain(Duration::from_secs(5)));
+    for mut stream in &queued {
+        std::io::Write::write_all(&mut stream, REQUEST).unwrap();
+    }
+    for stream in queued {
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = TcpStream::from_std(stream).unwrap();
+        assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 200"));
+    }
     draining.await.unwrap();
 }
 

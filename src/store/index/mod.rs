@@ -1,11 +1,12 @@
 //! The embedded index: sizes and uses of blobs, for eviction, and the caller's records. The folder is the truth about which blobs
 //! exist; this only has to agree with it in the long run.
 //!
-//! A database that cannot be opened for want of a writable disk is done without: changes wait in memory, within bounds, and are
-//! seen by readers, until it can be.
+//! On a disk that takes no writes the database is read as it is: changes wait in memory, within bounds, and are seen by readers,
+//! until they can be written.
 
 mod commit;
 mod format;
+mod overlay;
 mod pending;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 pub(super) use commit::{Ending, Evicted, Shelf};
 use commit::{Hand, Round, Totals};
 use format::{BLOB_BYTES, BLOBS, BlobEntry, ORDERLY, RECORDS, RecordEntry, TOTALS, blob_key, bucket_prefix, digest};
+use overlay::Overlay;
 pub(super) use pending::Touches;
 use pending::{BlobChange, Pending, first_key};
 
@@ -51,11 +53,28 @@ pub(super) enum IndexError {
     Disk(String),
 }
 
+enum State {
+    Closed,
+    /// The disk takes no writes.
+    Readable(Database),
+    Writable(Database),
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            State::Closed => "Closed",
+            State::Readable(_) => "Readable",
+            State::Writable(_) => "Writable",
+        })
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
     clock: Clock,
-    database: RwLock<Option<Database>>,
+    database: RwLock<State>,
     pending: Mutex<Pending>,
     hand: Mutex<Hand>,
     record_limit: u64,
@@ -75,7 +94,7 @@ impl Index {
         Index {
             path,
             clock,
-            database: RwLock::new(None),
+            database: RwLock::new(State::Closed),
             pending: Mutex::default(),
             hand: Mutex::default(),
             record_limit: RECORDS_LIMIT,
@@ -87,8 +106,12 @@ impl Index {
         }
     }
 
-    /// Opens the database, or a new one in place of one that is damaged. Blocks.
+    /// Opens the database, or a new one in place of one that is damaged. On a disk that takes no writes it is opened for reading,
+    /// and the error says so. Blocks.
     pub fn open(&self) -> Result<(), IndexError> {
+        // Readers wait: what they read from is going to be changed.
+        let mut state = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.close_state(&mut state);
         let opened = match open(&self.path) {
             Err(IndexError::Damaged(why)) => {
                 tracing::warn!(%why, "the index is damaged: it is built anew");
@@ -97,22 +120,42 @@ impl Index {
             }
             opened => opened,
         };
-        let (database, totals, orderly) = opened?;
+        let (database, totals, orderly) = match opened {
+            Err(why @ IndexError::Disk(_)) => {
+                *state = open_readable(&self.path).map_or(State::Closed, State::Readable);
+                return Err(why);
+            }
+            opened => opened?,
+        };
         self.count(totals);
         self.agrees.store(orderly, Ordering::Relaxed);
         self.dirty.notify_one();
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
+        *state = State::Writable(database);
         Ok(())
     }
 
+    /// Whether changes can be committed.
     pub fn is_open(&self) -> bool {
-        self.database.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        matches!(*self.database.read().unwrap_or_else(PoisonError::into_inner), State::Writable(_))
     }
 
     /// Closes the database, so that it can be opened again.
     pub fn close(&self) {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Err(why) = guarded(|| Ok(database.map(Database::close).transpose()?)) {
+        self.close_state(&mut self.database.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// After a failed write, which ends the use of a database: goes on reading until it can be opened again.
+    pub fn only_read(&self) {
+        let mut state = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.close_state(&mut state);
+        *state = open_readable(&self.path).map_or(State::Closed, State::Readable);
+    }
+
+    fn close_state(&self, state: &mut State) {
+        *lock(&self.suspect) = None;
+        if let State::Writable(database) = std::mem::replace(state, State::Closed)
+            && let Err(why) = guarded(|| Ok(database.close()?))
+        {
             tracing::warn!(%why, "closing the index");
         }
     }
@@ -266,8 +309,8 @@ impl Index {
         if let Some(why) = lock(&self.suspect).take() {
             return Err(why);
         }
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or_else(|| IndexError::Disk("not open".into()))?;
+        let state = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let State::Writable(database) = &*state else { return Err(IndexError::Disk("not open".into())) };
         let batch = lock(&self.pending).take(touches);
         let outcome = guarded(|| {
             let mut hand = lock(&self.hand);
@@ -297,13 +340,15 @@ impl Index {
 
     /// `None` when there is no usable database.
     fn read<T>(&self, ask: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Option<T> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref()?;
+        let state = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let (State::Writable(database) | State::Readable(database)) = &*state else { return None };
         match guarded(|| ask(database)) {
             Ok(answer) => Some(answer),
             Err(why) => {
-                *lock(&self.suspect) = Some(why);
-                self.dirty.notify_one();
+                if let State::Writable(_) = *state {
+                    *lock(&self.suspect) = Some(why);
+                    self.dirty.notify_one();
+                }
                 None
             }
         }
@@ -329,6 +374,18 @@ fn open(path: &Path) -> Result<(Database, Totals, bool), IndexError> {
     })
 }
 
+/// A database as the file has it; `None` when it cannot be used.
+fn open_readable(path: &Path) -> Option<Database> {
+    let opened = guarded(|| {
+        let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(Overlay::open(path)?)?;
+        let tables = database.begin_read()?;
+        tables.open_table(BLOBS)?;
+        tables.open_table(RECORDS)?;
+        Ok(database)
+    });
+    opened.inspect_err(|why| tracing::warn!(%why, "the index cannot even be read")).ok()
+}
+
 /// Runs a piece of work on the database. redb trusts a file that was closed in order, and panics where it finds it changed since:
 /// that is damage, not a reason to end.
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, IndexError> {
@@ -343,5 +400,63 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, IndexE
             error => IndexError::Damaged(error.to_string()),
         }),
         Err(_) => Err(IndexError::Damaged("a page is not what the index wrote".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(index: &Index) -> Result<(), IndexError> {
+        let evict = |_: &Digest| Evicted::InUse;
+        let shelf = Shelf { exists: &|_| true, evict: &evict, budget_bytes: u64::MAX, now: Timestamp::from_ms(1) };
+        index.commit(&shelf, Touches::Now, Ending::NotYet)
+    }
+
+    fn value(text: &str) -> Option<Vec<u8>> {
+        Some(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn while_nothing_can_be_written_what_was_is_read_and_changes_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::new(dir.path().join("index.redb"), Clock::manual(Timestamp::from_ms(1)));
+        index.open().unwrap();
+        for number in 0..1_000 {
+            index.put_record(format!("old {number:03}"), value("1"));
+        }
+        commit(&index).unwrap();
+        // As after a failed commit: without an orderly end.
+        index.only_read();
+        assert!(!index.is_open());
+        index.put_record("new".into(), value("2"));
+        index.put_record("old 000".into(), None);
+        assert_eq!(index.stored_record("old 500"), value("1"));
+        assert_eq!(index.records("old ", None, 2), [("old 001".into(), b"1".to_vec()), ("old 002".into(), b"1".to_vec())]);
+        assert!(matches!(commit(&index), Err(IndexError::Disk(_))));
+        assert_eq!(index.pending_record("new"), Some(value("2")));
+        index.open().unwrap();
+        commit(&index).unwrap();
+        assert_eq!((index.pending_record("new"), index.stored_record("new")), (None, value("2")));
+        assert_eq!(index.stored_record("old 000"), None);
+    }
+
+    #[test]
+    fn reading_a_record_is_written_down_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Timestamp::from_ms(1));
+        let index = Index::new(dir.path().join("index.redb"), clock.clone());
+        index.open().unwrap();
+        index.put_record("key".into(), value("1"));
+        commit(&index).unwrap();
+        clock.advance(RECORD_TOUCH / 2);
+        assert_eq!(index.stored_record("key"), value("1"));
+        assert!(!index.has_touches());
+        clock.advance(RECORD_TOUCH);
+        assert_eq!(index.stored_record("key"), value("1"));
+        assert!(index.has_touches());
+        commit(&index).unwrap();
+        assert_eq!(index.stored_record("key"), value("1"));
+        assert!(!index.has_touches());
     }
 }

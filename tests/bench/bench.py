@@ -1,0 +1,167 @@
+"""What the benchmarks share: builds, namespaces, paired runs, and the lines they print.
+
+The scripts beside it run as they are: `tests/bench/far`. They build the edge and the measuring tools in the release profile first;
+`--no-build` takes what is there. Every figure is a ratio of paired, interleaved runs, since the speed of a machine drifts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOOLS = REPOSITORY / "tests" / "bench" / "target" / "release"
+PYTHON = REPOSITORY / "target" / "python" / "bin" / "python"
+OPEN_EDGE = '[access]\nanonymous_pull = ["**"]\n'
+
+
+def use_installed_packages() -> None:
+    """Goes on in the virtual environment that tests/run makes: the images' code needs its packages."""
+    if Path(sys.executable) != PYTHON:
+        if not PYTHON.exists():
+            subprocess.run([REPOSITORY / "tests" / "run", "--install"], check=True)
+        os.execv(PYTHON, [str(PYTHON), *sys.argv])
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(REPOSITORY / "tests" / "real"))
+
+
+def options(description: str, **defaults: int) -> argparse.Namespace:
+    """The numbers that a benchmark takes, each with its default, and --no-build."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--no-build", action="store_true")
+    for name, default in defaults.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
+    chosen = parser.parse_args()
+    binary = REPOSITORY / "target" / "release" / "outport"
+    os.environ.setdefault("OUTPORT_BINARY", str(binary))
+    if not chosen.no_build:
+        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY, check=True)
+        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY / "tests" / "bench", check=True)
+    return chosen
+
+
+def tell_where() -> None:
+    """When and on what this is measured."""
+    model = next((line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "unknown")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    print(f"# {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, commit {commit}, {os.environ['OUTPORT_BINARY']}")
+    print(f"# {os.cpu_count()} cores of {model}, Linux {platform.release()}, load {os.getloadavg()[0]:.1f}")
+    if os.getloadavg()[0] > 0.5:
+        print("# the machine is busy with something else: these figures mean little")
+
+
+def tool(name: str, *words, around: tuple[str, ...] = ()) -> dict:
+    """Runs one of the measuring programs and returns its line of JSON."""
+    done = subprocess.run([*around, str(TOOLS / name), *map(str, words)], capture_output=True, text=True, timeout=900)
+    if done.returncode != 0:
+        raise SystemExit(f"{name}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+class Namespace:
+    """A network namespace with cubic. Paced algorithms, which some machines default to, hide differences on loopback."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.inside = ("ip", "netns", "exec", name)
+        allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+        if "cubic" not in allowed.read_text().split():
+            allowed.write_text(allowed.read_text().strip() + " cubic")
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        # No run may profit from what the kernel remembers of the one before.
+        settings = ["net.ipv4.tcp_congestion_control=cubic", "net.ipv4.tcp_no_metrics_save=1", "net.core.somaxconn=4096"]
+        subprocess.run([*self.inside, "sysctl", "-q", *settings], check=True)
+
+    def remove(self) -> None:
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+
+@contextmanager
+def namespaces(*names: str):
+    """Namespaces whose names no other benchmark has."""
+    made = []
+    try:
+        for name in names:
+            made.append(Namespace(f"outport-{name}-{os.getpid()}"))
+        yield made
+    finally:
+        for namespace in made:
+            namespace.remove()
+
+
+@contextmanager
+def scratch():
+    """A folder that goes away. On a disk: a cache in memory would flatter."""
+    folder = Path(tempfile.mkdtemp(prefix="outport-bench-", dir="/var/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def cold_edge(folder: Path, origin_url: str, around: tuple[str, ...]):
+    """An edge that has nothing yet, for one run. The folder is that run's."""
+    from edge import Edge, upstream
+
+    edge = Edge(folder, OPEN_EDGE + upstream(origin_url), around=around)
+    try:
+        yield edge
+    finally:
+        edge.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.sync()
+
+
+def paired(title: str, runs: int, direct, via_edge) -> tuple[list[dict], list[dict]]:
+    """Alternates the two, and tells medians, the ratio of each pair, and the spread."""
+    pairs = []
+    for number in range(runs):
+        order = (direct, via_edge) if number % 2 == 0 else (via_edge, direct)
+        results = {each: each() for each in order}
+        pairs.append((results[direct], results[via_edge]))
+    ratios = [edge["seconds"] / plain["seconds"] for plain, edge in pairs]
+    print(f"\n{title}, {runs} pairs, {pairs[0][0]['bytes'] / 1e6:.1f} MB in {pairs[0][0]['blobs']} blobs")
+    for name, results in (("direct", [pair[0] for pair in pairs]), ("edge", [pair[1] for pair in pairs])):
+        print(f"  {name:7} seconds {spread([each['seconds'] for each in results], '.3f')}"
+              f"   first byte ms {spread([each['first_byte_ms'] for each in results], '.1f')}")
+    print(f"  ratio   {spread(ratios, '.3f')}")
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def ratio(direct: list[dict], via_edge: list[dict], key: str = "seconds") -> float:
+    """The median of the pairs' ratios."""
+    return statistics.median(edge[key] / plain[key] for plain, edge in zip(direct, via_edge, strict=True))
+
+
+def difference(direct: list[dict], via_edge: list[dict], key: str) -> float:
+    """The median of the pairs' differences."""
+    return statistics.median(edge[key] - plain[key] for plain, edge in zip(direct, via_edge, strict=True))
+
+
+def spread(values: list[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+class Verdict:
+    """Promises, each kept or broken."""
+
+    def __init__(self):
+        self.broken = 0
+
+    def hold(self, promise: str, value: float, most: float, form: str = ".3f") -> None:
+        kept = value <= most
+        self.broken += not kept
+        print(f"{'kept  ' if kept else 'BROKEN'} {promise}: {value:{form}}, at most {most:{form}}")
+
+    def exit(self) -> None:
+        sys.exit(1 if self.broken else 0)

@@ -1,0 +1,159 @@
+//! A small HTTP/1.1 client: one connection, bodies discarded in the kernel or read into memory.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::sys;
+
+/// The longest head of an answer that is read.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// How much is discarded at once.
+const DISCARD_BYTES: usize = 1 << 20;
+/// A server that is silent for so long has failed.
+const SILENCE: Duration = Duration::from_secs(60);
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, */*";
+
+/// What becomes of a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    Discard,
+    Keep,
+}
+
+/// A complete answer with status 200.
+pub struct Answer {
+    /// From the request's start (the connection's, if it was opened for it) to the head of the answer with at least one byte of the body.
+    pub first_byte: Duration,
+    pub whole: Duration,
+    pub size_bytes: u64,
+    /// Empty for a discarded body.
+    pub kept: Vec<u8>,
+}
+
+/// A connection that is opened when it is needed and kept open after that.
+pub struct Client {
+    address: String,
+    host: String,
+    stream: Option<TcpStream>,
+}
+
+impl Client {
+    pub fn new(address: &str, host: &str) -> Client {
+        Client { address: address.to_owned(), host: host.to_owned(), stream: None }
+    }
+
+    /// Asks for a path and reads the whole answer. Any status but 200 is an error, and after an error the connection is a new one.
+    pub fn get(&mut self, path: &str, body: Body) -> io::Result<Answer> {
+        let started = Instant::now();
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(&self.address)?,
+        };
+        let host = &self.host;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {ACCEPT}\r\n\r\n").as_bytes())?;
+        let (size_bytes, mut kept) = read_head(&mut stream)?;
+        let mut read_bytes = kept.len() as u64;
+        if read_bytes == 0 && size_bytes > 0 {
+            // The head came alone. One byte of the body tells that the server has begun with it.
+            kept.push(0);
+            stream.read_exact(&mut kept)?;
+            read_bytes = 1;
+        }
+        let first_byte = started.elapsed();
+        match body {
+            Body::Discard => {
+                while read_bytes < size_bytes {
+                    let most = usize::try_from(size_bytes - read_bytes).unwrap_or(usize::MAX).min(DISCARD_BYTES);
+                    match sys::discard(&stream, most)? {
+                        0 => return Err(io::Error::other(format!("{path}: cut after {read_bytes} of {size_bytes} bytes"))),
+                        count => read_bytes += count as u64,
+                    }
+                }
+                kept.clear();
+            }
+            Body::Keep => {
+                let left = size_bytes.saturating_sub(read_bytes);
+                if (&mut stream).take(left).read_to_end(&mut kept)? as u64 != left {
+                    return Err(io::Error::other(format!("{path}: cut short")));
+                }
+            }
+        }
+        self.stream = Some(stream);
+        Ok(Answer { first_byte, whole: started.elapsed(), size_bytes, kept })
+    }
+}
+
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    Ok(stream)
+}
+
+/// Reads an answer up to its body. Returns the body's length and what of it came along.
+fn read_head(stream: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
+    let mut read = vec![0; MAX_HEAD_BYTES];
+    let mut filled = 0;
+    loop {
+        let room = read.get_mut(filled..).filter(|room| !room.is_empty()).ok_or_else(|| io::Error::other("a very long head"))?;
+        match stream.read(room)? {
+            0 => return Err(io::Error::other("closed before an answer")),
+            count => filled += count,
+        }
+        if let Some(end) = read[..filled].windows(4).position(|window| window == b"\r\n\r\n") {
+            let size_bytes = body_length(&String::from_utf8_lossy(&read[..end]))?;
+            return Ok((size_bytes, read[end + 4..filled].to_vec()));
+        }
+    }
+}
+
+fn body_length(head: &str) -> io::Result<u64> {
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(io::Error::other(head.to_owned()));
+    }
+    let length = head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    length.and_then(|(_, value)| value.trim().parse().ok()).ok_or_else(|| io::Error::other(format!("no length in {head}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn serve_once(answer: &'static [u8]) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).unwrap();
+            stream.write_all(answer).unwrap();
+        });
+        Client::new(&address, "test")
+    }
+
+    #[test]
+    fn an_answer_is_read_whole() {
+        let mut client = serve_once(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
+        let answer = client.get("/", Body::Keep).unwrap();
+        assert_eq!((answer.size_bytes, answer.kept.as_slice()), (5, &b"hello"[..]));
+        let discarded = serve_once(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").get("/", Body::Discard).unwrap();
+        assert_eq!((discarded.size_bytes, discarded.kept.len()), (5, 0));
+    }
+
+    #[test]
+    fn what_is_not_a_whole_answer_is_an_error() {
+        let bad: [&[u8]; 5] = [
+            b"",
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello",
+        ];
+        for answer in bad {
+            assert!(serve_once(answer).get("/", Body::Keep).is_err(), "{}", String::from_utf8_lossy(answer));
+            assert!(serve_once(answer).get("/", Body::Discard).is_err());
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The parsers, and what always holds for them.
+
+use http::Method;
+use outport::http::route::{Action, Wanted, route};
+use outport::oci::{ByteRange, Digest, Manifest, RangeOutcome, RangeParts, Reference, RepositoryName, Tag};
+use outport::registry::Page;
+use outport::upstream::challenge::{self, Challenge};
+
+use crate::Target;
+
+const MAX_NAME_BYTES: usize = 255;
+const MAX_TAG_BYTES: usize = 128;
+const MAX_PAGE: usize = 10_000;
+
+pub const NAMES: Target = Target {
+    name: "names",
+    seeds: &[
+        "library/alpine",
+        "a/b__c/d.e-f---g/h_i",
+        "docker.io/library/debian",
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "v1.2.3-rc.1_x86",
+        "_under",
+        "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e",
+    ],
+    dictionary: &[
+        "/", "..", "//", "__", "___", "--", "-", ".", ":", "@", "%2f", "\0", "\u{e9}", "A", "sha256:", "sha512:", "sha384:", " ", "\n",
+    ],
+    check: names,
+};
+
+fn names(input: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(input) else { return false };
+    let mut accepted = false;
+    if let Ok(name) = text.parse::<RepositoryName>() {
+        accepted = true;
+        good_name(&name);
+        assert_eq!(name.as_str(), text);
+        if let Some(rest) = name.without_components(1) {
+            good_name(&rest);
+        }
+    }
+    if let Ok(tag) = text.parse::<Tag>() {
+        accepted = true;
+        good_tag(&tag);
+        assert_eq!(tag.as_str(), text);
+    }
+    if let Ok(digest) = text.parse::<Digest>() {
+        accepted = true;
+        good_digest(&digest);
+        assert_eq!(digest.to_string(), text);
+    }
+    if let Ok(reference) = text.parse::<Reference>() {
+        assert!(accepted, "a reference is a tag or a digest");
+        assert_eq!(reference.to_string(), text);
+    }
+    accepted
+}
+
+/// The grammar of the distribution specification, written differently from the product: what is left out cannot walk paths.
+fn good_name(name: &RepositoryName) {
+    let text = name.as_str();
+    assert!((1..=MAX_NAME_BYTES).contains(&text.len()));
+    for component in text.split('/') {
+        assert!(component.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte)));
+        let is_word = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        assert!(is_word(component.bytes().next()) && is_word(component.bytes().last()));
+        assert!(!["..", "___", "._", "_.", ".-", "-.", "_-", "-_"].iter().any(|pair| component.contains(pair)));
+    }
+    assert_eq!(text.parse::<RepositoryName>().as_ref(), Ok(name));
+}
+
+fn good_tag(tag: &Tag) {
+    let text = tag.as_str();
+    assert!((1..=MAX_TAG_BYTES).contains(&text.len()));
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)));
+    assert!(!text.starts_with(['.', '-']));
+}
+
+fn good_digest(digest: &Digest) {
+    assert_eq!(digest.hex().len(), digest.algorithm().hash_bytes() * 2);
+    assert_eq!(digest.to_string().parse::<Digest>().as_ref(), Ok(digest));
+    assert_eq!(Digest::from_parts(digest.algorithm(), digest.as_bytes()).as_ref(), Some(digest));
+}
+
+pub const ROUTES: Target = Target {
+    name: "routes",
+    seeds: &[
+        "GET /v2/",
+        "GET /v2/library/alpine/manifests/latest?ns=docker.io",
+        "HEAD /v2/a/b/manifests/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "GET /v2/docker.io/library/debian/blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "GET /v2/a/tags/list?n=10&last=v1%2e0",
+        "GET /v2/a/referrers/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855?artifactType=application/vnd.x%2Bjson",
+        "GET /v2/_catalog?n=100&last=a/b",
+        "GET /readyz",
+        "POST /outport/v1/refresh",
+        "POST /outport/v1/prefetch",
+        "GET /v2/manifests/blobs/manifests/tags",
+    ],
+    dictionary: &[
+        "/",
+        "//",
+        "..",
+        "/../",
+        ".",
+        "%2f",
+        "%2F",
+        "%2e%2e",
+        "%25",
+        "%00",
+        "%",
+        "%zz",
+        "?",
+        "&",
+        "=",
+        "#",
+        ";",
+        "\\",
+        "\0",
+        "\u{e9}",
+        "+",
+        "v2",
+        "/v2/",
+        "manifests",
+        "/manifests/",
+        "blobs",
+        "/blobs/",
+        "uploads",
+        "tags",
+        "list",
+        "/tags/list",
+        "referrers",
+        "_catalog",
+        "ns=",
+        "n=",
+        "last=",
+        "artifactType=",
+        "sha256:",
+        "@",
+        "HEAD ",
+        "POST ",
+        "DELETE ",
+        "OPTIONS ",
+        "TRACE ",
+        "a",
+        "A",
+        "127.0.0.1",
+    ],
+    check: routes,
+};
+
+fn routes(input: &[u8]) -> bool {
+    let Some((method, target)) = split(input, b' ') else { return false };
+    let (path, query) = split(target, b'?').unwrap_or((target, b""));
+    let (Ok(method), Ok(query)) = (Method::from_bytes(method), std::str::from_utf8(query)) else { return false };
+    let Ok(action) = route(&method, path, query) else { return false };
+    let reads = method == Method::GET || method == Method::HEAD;
+    match action {
+        Action::Version | Action::Ready => assert!(reads),
+        Action::Catalog(page) => {
+            assert!(reads);
+            good_page(&page);
+        }
+        Action::Read { name, wanted, .. } => {
+            assert!(reads);
+            good_name(&name);
+            match wanted {
+                Wanted::Manifest(Reference::Tag(tag)) => good_tag(&tag),
+                Wanted::Manifest(Reference::Digest(digest)) | Wanted::Blob(digest) => good_digest(&digest),
+                Wanted::Referrers { subject, .. } => good_digest(&subject),
+                Wanted::Tags(page) => good_page(&page),
+            }
+        }
+        Action::Command(_) => assert!(method == Method::POST),
+    }
+    true
+}
+
+fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let position = bytes.iter().position(|byte| *byte == at)?;
+    Some((&bytes[..position], &bytes[position + 1..]))
+}
+
+fn good_page(page: &Page) {
+    assert!(page.limit <= MAX_PAGE);
+    assert!(page.last.as_ref().is_none_or(|last| !last.is_empty()));
+}
+
+pub const RANGES: Target = Target {
+    name: "ranges",
+    seeds: &["bytes=0-", "bytes=0-0", "bytes=5-1023", "bytes=-1", "bytes=-18446744073709551615", "BYTES = 7-9"],
+    dictionary: &["bytes", "=", "-", ",", " ", "\t", "+", "0x", "0-1,", "items", "*/", "00"],
+    check: ranges,
+};
+
+fn ranges(input: &[u8]) -> bool {
+    let Some(range) = std::str::from_utf8(input).ok().and_then(ByteRange::parse) else { return false };
+    for size_bytes in [0, 1, 2, 7, 1024, u64::MAX - 1, u64::MAX] {
+        match range.resolve(size_bytes) {
+            RangeOutcome::Part(part) => {
+                assert!(part.start < part.end && part.end <= size_bytes);
+                let shown = RangeParts { range: part.clone(), size_bytes }.to_string();
+                assert_eq!(shown, format!("bytes {}-{}/{size_bytes}", part.start, part.end - 1));
+                match range {
+                    ByteRange::From { first, last } => assert!(part.start == first && last.is_none_or(|last| part.end - 1 <= last)),
+                    ByteRange::Suffix { length } => assert!(part.end == size_bytes && part.end - part.start <= length),
+                }
+            }
+            RangeOutcome::Unsatisfiable => match range {
+                ByteRange::From { first, .. } => assert!(first >= size_bytes),
+                ByteRange::Suffix { length } => assert!(length == 0 || size_bytes == 0),
+            },
+            RangeOutcome::Whole => panic!("a range that was read is not ignored"),
+        }
+    }
+    true
+}
+
+pub const CHALLENGES: Target = Target {
+    name: "challenges",
+    seeds: &[
+        r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull""#,
+        r#"Basic realm="Registry", Bearer realm="https://a.test/token""#,
+        r#"Negotiate dGVzdA==, basic realm=x"#,
+        r#"bearer realm = "a\"b\\c" , error="insufficient_scope""#,
+        "Basic",
+    ],
+    dictionary: &[
+        "Bearer ",
+        "Basic ",
+        "Negotiate ",
+        "realm=",
+        "service=",
+        "scope=",
+        "error=",
+        "\"",
+        "\\\"",
+        "\\",
+        ",",
+        " ",
+        "\t",
+        "=",
+        "==",
+        ", ,",
+        "\u{e9}",
+        "\0",
+        "\r\n",
+        "token68==",
+        "realm=\"\"",
+        "x=",
+    ],
+    check: challenges,
+};
+
+fn challenges(input: &[u8]) -> bool {
+    let Ok(header) = std::str::from_utf8(input) else { return false };
+    let found = challenge::parse(header);
+    assert!(found.len() <= 16);
+    for each in &found {
+        match each {
+            Challenge::Basic => assert!(header.to_ascii_lowercase().contains("basic")),
+            Challenge::Bearer { realm, service, scope } => {
+                assert!(header.to_ascii_lowercase().contains("bearer"));
+                let texts = realm.len() + service.as_ref().map_or(0, String::len) + scope.as_ref().map_or(0, String::len);
+                assert!(texts <= header.len(), "nothing is made up");
+            }
+        }
+    }
+    assert_eq!(challenge::parse(header), found);
+    !found.is_empty()
+}
+
+const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+pub const MANIFESTS: Target = Target {
+    name: "manifests",
+    seeds: &[
+        r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"a/b","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":7},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":18446744073709551615,"urls":["https://a.test/x"],"annotations":{"a":"b"}}],"subject":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":1},"annotations":{"k":"v"}}"#,
+        r#"{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":3,"platform":{"architecture":"arm64","os":"linux","variant":"v8"}}]}"#,
+        r#"{"layers":[],"x":[[[[{"y":null}]]]]}"#,
+        "{}",
+    ],
+    dictionary: &[
+        "{",
+        "}",
+        "[",
+        "]",
+        "[[[[[[[[",
+        "{\"a\":",
+        ":",
+        ",",
+        "null",
+        "true",
+        "\"\"",
+        "\"\\u0000\"",
+        "\"\\ud800\"",
+        "\"layers\":",
+        "\"manifests\":[]",
+        "\"config\":{}",
+        "\"digest\":\"sha256:00\"",
+        "\"size\":-1",
+        "\"size\":1.5",
+        "\"urls\":[\"x\"],",
+        "\"mediaType\":\"x\",",
+        "\"schemaVersion\":1,",
+        "\u{feff}",
+        "\0",
+        " ",
+    ],
+    check: manifests,
+};
+
+fn manifests(input: &[u8]) -> bool {
+    let mut accepted = false;
+    for media_type in [IMAGE, INDEX, "application/vnd.oci.image.index.v1+json; charset=utf-8"] {
+        let Ok(manifest) = Manifest::parse(input, media_type) else { continue };
+        accepted = true;
+        for blob in manifest.blobs() {
+            assert!(blob.urls.is_empty(), "a foreign layer is never fetched");
+            good_digest(&blob.digest);
+        }
+        match &manifest {
+            Manifest::Image(image) => {
+                assert!(media_type == IMAGE);
+                assert!(manifest.blobs().count() <= image.layers.len() + 1);
+            }
+            Manifest::Index(index) => {
+                assert!(media_type != IMAGE && manifest.blobs().next().is_none());
+                // An answer that is made of what an index lists is an index again, and lists the same.
+                let answer = outport::oci::referrers_index(&index.manifests);
+                let Ok(Manifest::Index(again)) = Manifest::parse(&answer, INDEX) else { panic!("a referrers answer is an index") };
+                assert_eq!(again.manifests, index.manifests);
+            }
+        }
+    }
+    assert!(Manifest::parse(input, "text/html").is_err());
+    accepted
+}
