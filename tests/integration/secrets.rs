@@ -42,10 +42,26 @@ fn assert_no_secret(place: &str, text: &str) {
     }
 }
 
+/// What an upstream may answer that has a secret in it, or that makes an edge talk.
+fn faults() -> Vec<Fault> {
+    vec![
+        Fault::status(500),
+        Fault::status(403),
+        Fault::challenge(&format!(r#"Bearer realm="https://tokens.example.net/{QUERY}",service="{BEARER}""#)),
+        Fault::redirect(&format!("http://127.0.0.9:1/x?X-Amz-Signature={SIGNATURE}")),
+        Fault::redirect(&format!("http://127.0.0.1:1/x?X-Amz-Signature={SIGNATURE}")),
+        Fault::redirect(&format!("http://user:{UPSTREAM_PASSWORD}@127.0.0.9:1/x")),
+        Fault::Headers(vec![("Set-Cookie".into(), format!("session={COOKIE}"))]),
+        Fault::StallHead,
+        Fault::CutAfter(10),
+        Fault::html(),
+    ]
+}
+
 /// Everything that an edge does with credentials, well and badly, at this log level.
 async fn row_88(level: &str, format: &str) {
     let guard = Guard { password: UPSTREAM_PASSWORD.into(), ..Guard::new(Scheme::Bearer(TokenBy::Get)) };
-    let (origin, storage) = (Origin::with(guard).await, Origin::start().await);
+    let (origin, storage) = (Origin::with(guard.clone()).await, Origin::start().await);
     let image = Image::new(88, &[5_000, 300_000]);
     for origin in [&origin, &storage] {
         origin.push("app", "v1", &image);
@@ -56,8 +72,19 @@ async fn row_88(level: &str, format: &str) {
         .access("anonymous_pull = [\"canary.test/**\"]")
         .principal("alice", PRINCIPAL_PASSWORD, "**");
     let password = settings.file("password", UPSTREAM_PASSWORD);
-    let lines = format!("username = \"origin-user\"\npassword_file = \"{}\"\ntag_ttl = \"0s\"\nread_timeout = \"1s\"", password.display());
-    let edge = settings.cache("negative_ttl = \"0s\"").upstream_with("origin.test", &origin, &lines).spawn().await;
+    let lines =
+        format!("username = \"origin-user\"\npassword_file = \"{}\"\ntag_ttl = \"0s\"\nread_timeout = \"500ms\"", password.display());
+    let mut settings = settings.cache("negative_ttl = \"0s\"").upstream_with("origin.test", &origin, &lines);
+    // An upstream for each fault, so that what one brings about hides nothing of the next.
+    let mut faulty = Vec::new();
+    for (number, fault) in faults().into_iter().enumerate() {
+        let origin = Origin::with(guard.clone()).await;
+        origin.push("app", "v1", &image);
+        origin.script(Match::Registry, fault);
+        settings = settings.upstream_with(&format!("faulty{number}.test"), &origin, &lines);
+        faulty.push(origin);
+    }
+    let edge = settings.spawn().await;
     let alice = edge.client.clone().with_basic("alice", PRINCIPAL_PASSWORD);
     let mut said = String::new();
 
@@ -65,26 +92,16 @@ async fn row_88(level: &str, format: &str) {
     origin.script(Match::blob(image.blobs[2].digest()), Fault::redirect(&target));
     pull(&alice, "origin.test/app", "v1", &image).await.expect("alice's image");
     assert!(storage.requests()[0].target.contains(SIGNATURE), "the signature was sent where it belongs");
-    origin.clear();
 
-    let paths = ["manifests/v1", "manifests/v2", "tags/list", "blobs/sha256:bad", &format!("blobs/sha256:{}", "1".repeat(64))];
-    let faults = [
-        Fault::status(500),
-        Fault::status(403),
-        Fault::challenge(&format!(r#"Bearer realm="https://tokens.example.net/{QUERY}",service="{BEARER}""#)),
-        Fault::redirect(&format!("http://127.0.0.9:1/x?X-Amz-Signature={SIGNATURE}")),
-        Fault::redirect(&format!("http://user:{UPSTREAM_PASSWORD}@127.0.0.9:1/x")),
-        Fault::Headers(vec![("Set-Cookie".into(), format!("session={COOKIE}"))]),
-        Fault::StallHead,
-        Fault::html(),
-    ];
-    for fault in faults {
-        origin.script(Match::Registry, fault);
+    let paths = ["manifests/v1", "manifests/v2", "tags/list", "blobs/sha256:bad", &format!("blobs/{}", image.blobs[2].digest())];
+    for (number, origin) in faulty.iter().enumerate() {
         for path in paths {
-            said += &format!("{:?}", alice.get(&format!("/v2/origin.test/app/{path}?access_token={QUERY}")).await.head);
-            said += &alice.get(&format!("/v2/origin.test/app/{path}?access_token={QUERY}")).await.text();
+            // A body may be cut.
+            if let Ok(answer) = alice.try_get(&format!("/v2/faulty{number}.test/app/{path}?access_token={QUERY}")).await {
+                said += &format!("{:?} {}", answer.head, answer.text());
+            }
         }
-        origin.clear();
+        assert!(!origin.requests().is_empty(), "fault {number} was met");
     }
     let wrong = edge.client.clone().with_basic("alice", WRONG_PASSWORD);
     let bearer = edge.client.clone().with("Authorization", &format!("Bearer {BEARER}"));

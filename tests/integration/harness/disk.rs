@@ -37,13 +37,19 @@ pub async fn wait_for_blob(data_dir: &Path, digest: &str) -> PathBuf {
     }
 }
 
+/// The files under a digest's name that do not have that digest.
+pub fn wrong_files(data_dir: &Path) -> Vec<PathBuf> {
+    let is_wrong = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // What is evicted meanwhile is not there.
+        std::fs::read(path).is_ok_and(|bytes| digest_of(&bytes) != format!("sha256:{name}"))
+    };
+    files(&data_dir.join("cache/blobs/sha256")).into_iter().filter(is_wrong).collect()
+}
+
 /// Every file under a digest's name has that digest.
 pub fn assert_only_verified(data_dir: &Path) {
-    for path in files(&data_dir.join("cache/blobs/sha256")) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let bytes = std::fs::read(&path).expect("a readable file");
-        assert_eq!(digest_of(&bytes), format!("sha256:{name}"), "{} does not hold what its name says", path.display());
-    }
+    assert_eq!(wrong_files(data_dir), Vec::<PathBuf>::new(), "these do not hold what their names say");
 }
 
 /// Nothing of a blob is kept: no file under its name, and nothing half written once the transfer is given up.
