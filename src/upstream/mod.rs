@@ -24,6 +24,7 @@ mod tests;
 mod tokens;
 mod wire;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +84,12 @@ impl Health {
     /// Whether a request would be sent at all.
     pub fn is_available(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.refuses_for.is_none())
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Upstream").field(self.name()).finish()
     }
 }
 
