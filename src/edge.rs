@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::access::{Grants, Policy};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::http::{Http, Site};
 use crate::identity::Identity;
@@ -93,11 +93,6 @@ impl Edge {
         self.listeners[0].local_address()
     }
 
-    /// The addresses of all registry listeners, in the configuration's order.
-    pub fn registry_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Server::local_address).collect()
-    }
-
     pub fn ops_address(&self) -> SocketAddr {
         self.ops.local_address()
     }
@@ -106,6 +101,9 @@ impl Edge {
     /// certificate or upstream that cannot be used leaves everything as it was.
     pub fn reload(&self, new: Config) {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if new.limits.deadline < config.cache.stale_after {
+            return self.reject(&"limits.deadline is shorter than the cache.stale_after in force, which needs a restart to change");
+        }
         let fixed = config.fixed_changes(&new);
         if !fixed.is_empty() {
             tracing::warn!(keys = fixed.join(", "), "changed, but takes effect only after a restart");
@@ -127,7 +125,10 @@ impl Edge {
         }
         self.registry.set_upstreams(upstreams);
         self.http.reload(site(&new));
-        *config = new;
+        // What takes a restart stays as it is in force, and is named again at the next reload.
+        let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
+        let Config { region, data_dir, listen, cache, log, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, log, limits, ..new };
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }

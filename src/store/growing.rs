@@ -137,7 +137,10 @@ impl Growing {
     }
 
     pub async fn started(&self) -> Result<(), ContentError> {
-        self.reached(|progress| progress.readable() > 0 || matches!(progress.stage, Stage::Verified)).await
+        self.reached(|progress| progress.readable() > 0 || matches!(progress.stage, Stage::Verified)).await?;
+        // A window that has moved on: nobody can begin at the first byte any more.
+        let in_file = self.progress.borrow().in_file;
+        if lock(&self.window).start > in_file { Err(ContentError::Lagged) } else { Ok(()) }
     }
 
     pub async fn complete(&self) -> Result<(), ContentError> {
