@@ -6,6 +6,7 @@ mod house;
 mod lying_origin;
 mod one_transfer;
 mod outage;
+mod pressure;
 mod private;
 mod reads;
 mod reload;

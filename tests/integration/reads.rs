@@ -278,7 +278,7 @@ async fn row_36_conditional_requests() {
 
 #[tokio::test]
 async fn no_status_line_before_the_upstreams_first_byte() {
-    let (origin, edge, image) = one_image("read_timeout = \"1s\"").await;
+    let (origin, edge, image) = one_image("read_timeout = \"500ms\"").await;
     origin.script(Match::Blobs, Fault::StallAfter(0));
     for blob in &image.blobs[1..] {
         let answer = edge.client.get(&blob_path(blob)).await;
@@ -289,7 +289,7 @@ async fn no_status_line_before_the_upstreams_first_byte() {
 
 #[tokio::test]
 async fn the_first_byte_goes_out_when_it_arrives() {
-    let (origin, edge, image) = one_image("").await;
+    let (origin, edge, image) = one_image("read_timeout = \"3s\"").await;
     origin.script(Match::Blobs, Fault::StallAfter(MIB));
     let mut exchange = edge.client.open("GET", &blob_path(&image.blobs[2]), &[]).await.expect("a head");
     assert!(exchange.head_after < Duration::from_secs(1), "{:?}", exchange.head_after);
@@ -299,13 +299,14 @@ async fn the_first_byte_goes_out_when_it_arrives() {
         assert!(image.blobs[2].matches(got, &part));
         got += part.len() as u64;
     }
+    drop(exchange);
     edge.finish().await;
 }
 
 #[tokio::test]
 async fn a_blob_without_a_length_is_served_and_cached() {
     let (origin, edge, image) = one_image("").await;
-    origin.script(Match::Blobs, Fault::WithoutLength);
+    origin.script(Match::Blobs.get(), Fault::WithoutLength);
     pull(&edge.client, "origin.test/app", "v1", &image).await.expect("the image");
     for blob in &image.blobs[1..] {
         wait_for_blob(&edge.data_dir(), blob.digest()).await;

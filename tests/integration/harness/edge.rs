@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use outport::config::{Config, process_environment};
 use outport::edge::Edge;
 use outport::metrics::Metrics;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
@@ -313,9 +313,36 @@ impl EdgeProcess {
         self.baseline_files = self.open_files();
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a process has a number")
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process has a number");
-        kill_process(pid, signal).expect("our own child");
+        kill_process(self.pid(), signal).expect("our own child");
+    }
+
+    /// Gives it less of something.
+    pub fn limit(&self, resource: Resource, limit: Rlimit) {
+        prlimit(Some(self.pid()), resource, limit).expect("our own child");
+    }
+
+    /// Processor time that it has used, in user and kernel.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // The fields behind the name, which may contain anything: user and system time are the 12th and 13th, in hundredths.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
+    }
+
+    /// Connections of clients that it says are open.
+    pub async fn connections(&self) -> u64 {
+        let metrics = self.metrics().await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix("outport_connections "));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no outport_connections in\n{metrics}"))
+    }
+
+    pub fn all_open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 
     /// Waits for its end after a signal.
