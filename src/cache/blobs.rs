@@ -46,13 +46,19 @@ impl Cache {
         if let Some(refusal) = self.refusal(&blob_key(origin, digest)) {
             return Err(refusal);
         }
-        if let Some((link, freshness)) = self.standing(origin, Kind::Blob, digest).await?
-            && link.size_bytes > 0
-        {
-            return Ok(Answer { value: link.size_bytes, source: Source::Memory, freshness });
+        let unknown = || CacheError::Unavailable { why: "the upstream does not tell the blob's size".to_owned(), retry_after: None };
+        let Some((link, freshness)) = self.standing(origin, Kind::Blob, digest).await? else {
+            let value = self.confirm(origin, Kind::Blob, digest).await?.ok_or_else(unknown)?;
+            return Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable });
+        };
+        if let Some(value) = link.size_bytes {
+            return Ok(Answer { value, source: Source::Memory, freshness });
         }
-        let value = self.confirm(origin, Kind::Blob, digest).await?;
-        Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable })
+        // It came, or is coming, without a length: its end tells it.
+        let content = self.linked_blob(origin, digest, freshness).await?;
+        content.value.complete().await?;
+        let value = content.value.size_bytes().ok_or_else(unknown)?;
+        Ok(Answer { value, source: content.source, freshness })
     }
 
     /// A blob that the upstream has shown in this repository.
@@ -66,6 +72,10 @@ impl Cache {
     /// Finds out whether a repository has a blob. When its bytes came from this upstream before, or are coming now, a HEAD is
     /// enough; else the transfer itself is the question.
     async fn admit(&self, origin: &Origin, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+        // The admission before this one may have ended, with a link, between this caller's look and its turn.
+        if let Some((_, freshness)) = self.standing(origin, Kind::Blob, digest).await? {
+            return self.linked_blob(origin, digest, freshness).await;
+        }
         let coming = self.inner.transfers.is_running(&(origin.upstream.name().clone(), *digest));
         if coming || (self.holds(origin, digest).await && self.blob_here(digest).await.is_some()) {
             self.confirm(origin, Kind::Blob, digest).await?;

@@ -55,7 +55,7 @@ impl Cache {
             Err(error) => Err(Failure::Upstream(error)),
             Ok(transfer) => {
                 let mut ingest = self.inner.store.ingest(*digest, transfer.size_bytes);
-                self.link(origin, Kind::Blob, digest, None, transfer.size_bytes.unwrap_or_default());
+                self.link(origin, Kind::Blob, digest, None, transfer.size_bytes);
                 early.publish(Ok(ingest.content()));
                 match self.pump(origin, digest, transfer, &mut ingest).await {
                     Ok(()) => ingest.finish().await.map_err(Failure::Ingest),
@@ -72,7 +72,7 @@ impl Cache {
         self.inner.metrics.fills_in_flight.dec();
         match outcome {
             Ok(content) => {
-                self.link(origin, Kind::Blob, digest, None, content.size_bytes().unwrap_or_default());
+                self.link(origin, Kind::Blob, digest, None, content.size_bytes());
                 self.put_record(&Key::Held(origin.upstream.name().clone(), *digest), HeldRecord);
                 self.note_repository(origin).await;
                 self.inner.metrics.fill_ended(origin.upstream.name(), "complete");

@@ -8,19 +8,18 @@ use super::flight::Flights;
 use super::records::{Key, Kind, LinkRecord, TagRecord};
 use super::{Answer, Cache, CacheError, Freshness, Origin, Source, StoredManifest};
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Tag};
-use crate::upstream::FetchedManifest;
+use crate::upstream::{FetchedManifest, UpstreamError};
 
 type Found = Result<Answer<StoredManifest>, CacheError>;
 
 impl Cache {
     /// The manifest that `reference` names. One that is fetched makes the edge fetch its blobs ahead of the client.
     pub async fn manifest(&self, origin: &Origin, reference: &Reference) -> Found {
-        if let Some(refusal) = self.refusal(&manifest_key(origin, reference)) {
-            return Err(refusal);
-        }
-        match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(origin, digest).await,
-            Reference::Tag(tag) => self.manifest_by_tag(origin, tag).await,
+        let refusal = self.refusal(&manifest_key(origin, reference));
+        match (reference, refusal) {
+            (Reference::Tag(tag), refusal) => self.manifest_by_tag(origin, tag, refusal).await,
+            (Reference::Digest(_), Some(refusal)) => Err(refusal),
+            (Reference::Digest(digest), None) => self.manifest_by_digest(origin, digest).await,
         }
     }
 
@@ -51,10 +50,17 @@ impl Cache {
         self.fetch(origin, &Reference::Digest(*digest)).await
     }
 
-    async fn manifest_by_tag(&self, origin: &Origin, tag: &Tag) -> Found {
+    /// `refusal` is what the upstream's last word about this tag is remembered as, if it was none of use.
+    async fn manifest_by_tag(&self, origin: &Origin, tag: &Tag, refusal: Option<CacheError>) -> Found {
         let key = Key::Tag(origin.repository.clone(), tag.clone());
-        let Some(known) = self.record::<TagRecord>(&key).await else {
-            return self.fetch(origin, &Reference::Tag(tag.clone())).await;
+        let known = match (self.record::<TagRecord>(&key).await, refusal) {
+            (Some(known), None) => known,
+            (None, None) => return self.fetch(origin, &Reference::Tag(tag.clone())).await,
+            // It is not asked again so soon, and what was true before it spoke nonsense is better than nothing.
+            (Some(known), Some(CacheError::WrongAnswer(_))) if !self.is_closed_since(&origin.repository, known.checked_at).await => {
+                return self.stale_manifest(origin, &known).await;
+            }
+            (_, Some(refusal)) => return Err(refusal),
         };
         let closed = self.is_closed_since(&origin.repository, known.checked_at).await;
         if !closed && self.inner.clock.now().since(known.checked_at) < origin.upstream.tag_ttl() {
@@ -66,12 +72,14 @@ impl Cache {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(CacheError::Absent)) => Err(CacheError::Absent),
             Some(Err(error)) if closed => Err(error),
-            Some(Err(_)) | None => {
-                let answer = self.tagged_manifest(origin, &known.digest, Freshness::Stale).await?;
-                self.inner.metrics.stale_answer(origin.upstream.name());
-                Ok(answer)
-            }
+            Some(Err(_)) | None => self.stale_manifest(origin, &known).await,
         }
+    }
+
+    async fn stale_manifest(&self, origin: &Origin, known: &TagRecord) -> Found {
+        let answer = self.tagged_manifest(origin, &known.digest, Freshness::Stale).await?;
+        self.inner.metrics.stale_answer(origin.upstream.name());
+        Ok(answer)
     }
 
     /// The manifest of a tag whose digest is known: from here, or fetched by that digest.
@@ -116,12 +124,12 @@ impl Cache {
         let asked = flights.start((origin.repository.clone(), reference.clone()), |_| async move {
             Some(match origin.upstream.head_manifest(&origin.remote, &reference).await {
                 Ok(head) if head.digest == Some(known.digest) => {
-                    cache.link(&origin, Kind::Manifest, &known.digest, Some(head.media_type), head.size_bytes.unwrap_or_default());
+                    cache.link(&origin, Kind::Manifest, &known.digest, Some(head.media_type), head.size_bytes);
                     cache.point(&origin, &reference, known.digest);
                     cache.tagged_manifest(&origin, &known.digest, Freshness::Revalidated).await
                 }
-                // It has moved, or this upstream does not tell digests by HEAD.
-                Ok(_) => cache.fetch_now(&origin, &reference).await,
+                // It has moved, or this upstream does not tell digests by HEAD, or knows no HEAD.
+                Ok(_) | Err(UpstreamError::WrongAnswer(_)) => cache.fetch_now(&origin, &reference).await,
                 Err(error) => Err(cache.lost(&origin, &reference, error).await),
             })
         });
@@ -143,7 +151,7 @@ impl Cache {
     }
 
     /// The upstream does not show what `reference` names: what was known of it ends, unless it could not be asked.
-    async fn lost(&self, origin: &Origin, reference: &Reference, error: crate::upstream::UpstreamError) -> CacheError {
+    async fn lost(&self, origin: &Origin, reference: &Reference, error: UpstreamError) -> CacheError {
         let key = manifest_key(origin, reference);
         let error = self.refused(origin, &key, error).await;
         if error == CacheError::Absent {
@@ -160,7 +168,7 @@ impl Cache {
             Reference::Digest(_) => Freshness::Immutable,
         };
         self.inner.memory.put_bytes(digest, bytes.clone());
-        self.link(origin, Kind::Manifest, &digest, Some(media_type.clone()), bytes.len() as u64);
+        self.link(origin, Kind::Manifest, &digest, Some(media_type.clone()), Some(bytes.len() as u64));
         self.point(origin, reference, digest);
         self.note_repository(origin).await;
         if let Ok(manifest) = Manifest::parse(&bytes, &media_type) {

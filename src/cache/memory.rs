@@ -82,6 +82,12 @@ impl Memory {
         self.entries.get(&Place::Record(key.clone())).and_then(R::from_entry)
     }
 
+    /// Keeps what was read from the disk, unless something newer has come in the meantime; returns what is kept.
+    pub(super) fn recall_record<R: Record>(&self, key: &Key, read: Arc<R>) -> Arc<R> {
+        let kept = self.entries.entry(Place::Record(key.clone())).or_insert_with(|| R::into_entry(read.clone()));
+        R::from_entry(kept.into_value()).unwrap_or(read)
+    }
+
     pub(super) fn put_record<R: Record>(&self, key: &Key, record: Arc<R>) {
         self.entries.insert(Place::Record(key.clone()), R::into_entry(record));
     }
@@ -172,7 +178,7 @@ mod tests {
         memory.put_bytes(digest, Bytes::from_static(b"x"));
         let key = Key::Link("a/b".parse().unwrap(), Kind::Blob, digest);
         assert!(memory.record::<LinkRecord>(&key).is_none());
-        let link = Arc::new(LinkRecord { media_type: None, size_bytes: 1, confirmed_at: Timestamp::default() });
+        let link = Arc::new(LinkRecord { media_type: None, size_bytes: Some(1), confirmed_at: Timestamp::default() });
         memory.put_record(&key, link.clone());
         assert_eq!(memory.record(&key), Some(link));
         memory.forget_record(&key);

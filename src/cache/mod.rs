@@ -99,7 +99,7 @@ struct Inner {
     /// Manifests being fetched or revalidated.
     manifests: Flights<(RepositoryName, Reference), Result<Answer<StoredManifest>, CacheError>>,
     /// Digests whose place in a repository the upstream is being asked about.
-    confirmations: Flights<Key, Result<u64, CacheError>>,
+    confirmations: Flights<Key, Result<Option<u64>, CacheError>>,
     /// Blobs of which it is being found out whether this repository has them.
     admissions: Flights<(RepositoryName, Digest), Result<Answer<Content>, CacheError>>,
     /// Blobs on their way, by upstream: one transfer, whoever waits.
@@ -150,8 +150,7 @@ impl Cache {
             return Some(record);
         }
         let record: Arc<R> = Arc::new(records::decode(&self.inner.store.record(&key.to_string()).await?)?);
-        self.inner.memory.put_record(key, record.clone());
-        Some(record)
+        Some(self.inner.memory.recall_record(key, record))
     }
 
     fn put_record<R: Record>(&self, key: &Key, record: R) -> Arc<R> {

@@ -26,7 +26,8 @@ pub(super) struct TagRecord {
 pub(super) struct LinkRecord {
     /// The Content-Type of a manifest; a blob has none.
     pub media_type: Option<Arc<str>>,
-    pub size_bytes: u64,
+    /// `None` while the upstream has not told it.
+    pub size_bytes: Option<u64>,
     pub confirmed_at: Timestamp,
 }
 
@@ -108,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_read_back(hash in any::<[u8; 32]>(), ms in any::<u64>(), size in any::<u64>(), media_type in proptest::option::of(".{0,40}")) {
+        fn records_read_back(hash in any::<[u8; 32]>(), ms in any::<u64>(), size in any::<Option<u64>>(), media_type in proptest::option::of(".{0,40}")) {
             let digest = Digest::sha256(&hash);
             let (tag, at) = (TagRecord { digest, checked_at: Timestamp::from_ms(ms) }, Timestamp::from_ms(ms));
             prop_assert_eq!(decode::<TagRecord>(&encode(&tag)), Some(tag));

@@ -34,8 +34,9 @@ impl Cache {
         }
     }
 
-    /// Asks the upstream whether this repository has this digest, and links it. One question at a time; the answer is its size.
-    pub(super) async fn confirm(&self, origin: &Origin, kind: Kind, digest: &Digest) -> Result<u64, CacheError> {
+    /// Asks the upstream whether this repository has this digest, and links it. One question at a time; the answer is its size,
+    /// if told.
+    pub(super) async fn confirm(&self, origin: &Origin, kind: Kind, digest: &Digest) -> Result<Option<u64>, CacheError> {
         self.start_confirmation(origin, kind, digest).await
     }
 
@@ -44,17 +45,17 @@ impl Cache {
         origin: &Origin,
         kind: Kind,
         digest: &Digest,
-    ) -> impl Future<Output = Result<u64, CacheError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Option<u64>, CacheError>> + Send + use<> {
         let key = Key::Link(origin.repository.clone(), kind, *digest);
         let (cache, origin, digest) = (self.clone(), origin.clone(), *digest);
         let asked = self.inner.confirmations.start(key.clone(), |_| async move {
             let head = match kind {
-                Kind::Blob => origin.upstream.head_blob(&origin.remote, &digest).await.map(|size_bytes| (None, size_bytes)),
+                Kind::Blob => origin.upstream.head_blob(&origin.remote, &digest).await.map(|size_bytes| (None, Some(size_bytes))),
                 Kind::Manifest => origin
                     .upstream
                     .head_manifest(&origin.remote, &Reference::Digest(digest))
                     .await
-                    .map(|head| (Some(head.media_type), head.size_bytes.unwrap_or_default())),
+                    .map(|head| (Some(head.media_type), head.size_bytes)),
             };
             Some(match head {
                 Ok((media_type, size_bytes)) => {
@@ -74,7 +75,7 @@ impl Cache {
     }
 
     /// Notes that the upstream has just shown this digest in this repository.
-    pub(super) fn link(&self, origin: &Origin, kind: Kind, digest: &Digest, media_type: Option<Arc<str>>, size_bytes: u64) {
+    pub(super) fn link(&self, origin: &Origin, kind: Kind, digest: &Digest, media_type: Option<Arc<str>>, size_bytes: Option<u64>) {
         let key = Key::Link(origin.repository.clone(), kind, *digest);
         let confirmed_at = self.inner.clock.now();
         self.put_record(&key, LinkRecord { media_type, size_bytes, confirmed_at });

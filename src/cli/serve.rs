@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{FAILED, UNAVAILABLE, USAGE, logging};
@@ -29,6 +30,15 @@ pub(super) fn run(config: Option<&Path>) -> ExitCode {
     runtime.block_on(serve(config, loaded))
 }
 
+/// Raises the soft limit of open files to the hard one. The usual soft limit of 1,024 is for programs that use select(2); each
+/// client takes a descriptor, and so does each blob that is being served.
+fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
     let metrics = Metrics::new();
     let log = match logging::start(&loaded.config.log, &metrics) {
@@ -38,6 +48,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    raise_open_files_limit();
     for warning in loaded.warning_lines() {
         tracing::warn!("{warning}");
     }

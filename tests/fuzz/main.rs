@@ -2,7 +2,7 @@
 //!
 //! Mutations of a seeded generator on the toolchain that builds the product, without coverage feedback: the parsers are small, and
 //! their dictionaries hold every word that they look for. A short run is part of `cargo test`; `tests/fuzz/run` makes it ten million.
-//! Dev profile: overflow and debug assertions are on.
+//! Checks of overflow and of debug assertions are on.
 //!
 //! `OUTPORT_FUZZ_RUNS` is the number of inputs for each target, `OUTPORT_FUZZ_SEED` where the generator starts.
 

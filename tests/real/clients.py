@@ -96,14 +96,24 @@ class Podman(Client):
         run(*podman, "rmi", "--all", "--force", env=environment)
 
 
+def write_default_host(folder: Path, registry: Registry) -> Path:
+    """A certs.d that sends every pull to one registry, whatever the image's name."""
+    hosts = folder / "_default" / "hosts.toml"
+    hosts.parent.mkdir(parents=True)
+    ca = f'ca = "{registry.ca_file}"\n' if registry.ca_file else ""
+    hosts.write_text(f'server = "{registry.url}"\n{ca}[host."{registry.url}"]\ncapabilities = ["pull", "resolve"]\n{ca}')
+    return folder
+
+
 class Containerd(Client):
-    """A containerd of its own; `ctr` with certs.d as the kubelet's containerd has it."""
+    """A containerd of its own; `ctr` with certs.d as the kubelet's containerd has it: `certs_folder`, or one written here."""
+
+    def __init__(self, hosts_file: Path, certs_folder: Path | None = None):
+        super().__init__(hosts_file)
+        self.certs_folder = certs_folder
 
     def _pull(self, registry, name, image, folder):
-        hosts = folder / "certs.d" / "_default" / "hosts.toml"
-        hosts.parent.mkdir(parents=True)
-        ca = f'ca = "{registry.ca_file}"\n' if registry.ca_file else ""
-        hosts.write_text(f'server = "{registry.url}"\n{ca}[host."{registry.url}"]\ncapabilities = ["pull", "resolve"]\n{ca}')
+        certs_folder = self.certs_folder or write_default_host(folder / "certs.d", registry)
         config, socket = folder / "config.toml", folder / "containerd.sock"
         config.write_text(
             f'version = 2\nroot = "{folder / "root"}"\nstate = "{folder / "state"}"\n'
@@ -115,7 +125,7 @@ class Containerd(Client):
             ctr = ["ctr", "--address", socket]
             daemon.wait_for(lambda: subprocess.run([*ctr, "version"], capture_output=True).returncode == 0)
             platforms = ["--all-platforms"] if image.media_type == INDEX else []
-            run(*self.hosts, *ctr, "images", "pull", "--hosts-dir", hosts.parents[1], "--snapshotter", snapshotter, *platforms, name)
+            run(*self.hosts, *ctr, "images", "pull", "--hosts-dir", certs_folder, "--snapshotter", snapshotter, *platforms, name)
             listed = run(*ctr, "images", "ls", f"name=={name}")
             assert image.digest in listed, listed
             contents = run(*ctr, "content", "ls", "-q").split()

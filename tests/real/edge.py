@@ -7,6 +7,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
 
 from certificates import Certificate
@@ -35,7 +36,8 @@ def upstream(url: str, **keys) -> str:
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: dict[str, str]
+    headers: HTTPMessage
+    """Looked up without regard to case."""
     body: bytes
 
 
@@ -78,10 +80,10 @@ class Edge:
         request = urllib.request.Request(url, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return Answer(answer.status, dict(answer.headers.items()), answer.read())
+                return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as answer:
             with answer:
-                return Answer(answer.code, dict(answer.headers.items()), answer.read())
+                return Answer(answer.code, answer.headers, answer.read())
 
     def metrics(self) -> str:
         return self.get(f"http://{self.ops}/metrics").body.decode()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from certificates import Authority, Certificate
 from processes import Process, free_port
 
-ACCESS_LINE = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>\d{3}) ')
+ACCESS_LINE = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>\d{3}) \d+ "[^"]*" "(?P<agent>[^"]*)"')
 ISSUER = "tests issuer"
 SERVICE = "tests registry"
 QUIET_S = 0.5
@@ -34,6 +34,7 @@ class Asked:
     method: str
     path: str
     status: int
+    agent: str
 
     @property
     def immutable(self) -> bool:
@@ -73,7 +74,7 @@ class Distribution:
     def asked(self) -> list[Asked]:
         """Every request so far, in order."""
         lines = ACCESS_LINE.finditer(self._text())
-        return [Asked(line["method"], line["path"], int(line["status"])) for line in lines]
+        return [Asked(line["method"], line["path"], int(line["status"]), line["agent"]) for line in lines]
 
     def settled(self) -> list[Asked]:
         """Every request, once nothing has come for a while: fetching ahead goes on after a client has left."""
