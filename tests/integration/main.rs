@@ -11,3 +11,4 @@ mod private;
 mod reads;
 mod reload;
 mod secrets;
+mod upstreams;

@@ -365,6 +365,22 @@ async fn a_tag_is_believed_for_its_time_and_then_revalidated_with_head() {
 }
 
 #[tokio::test]
+async fn a_tag_that_was_deleted_is_gone_after_its_time() {
+    let (origin, edge, image) = one_image("tag_ttl = \"1s\"").await;
+    assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes);
+    origin.delete_tag("app", "v1");
+    assert_eq!(edge.client.get(V1).await.status, 200, "within its time it is believed");
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(edge.client.get(V1).await.status, 404);
+    assert_eq!(
+        edge.client.get(&format!("/v2/origin.test/app/manifests/{}", image.digest())).await.status,
+        200,
+        "its digest is still there"
+    );
+    edge.finish().await;
+}
+
+#[tokio::test]
 async fn an_upstream_without_head_is_revalidated_by_get() {
     let (origin, edge, image) = one_image("tag_ttl = \"0s\"").await;
     origin.script(Match::Manifests.head(), Fault::status(405));

@@ -33,7 +33,6 @@ const SPARE_FILES: usize = 24;
 pub struct Settings {
     dir: TempDir,
     data_dir: Option<PathBuf>,
-    top: String,
     access: String,
     cache: String,
     limits: String,
@@ -55,7 +54,6 @@ impl Settings {
         Settings {
             dir: TempDir::with_prefix("outport-test-").expect("a folder for temporary files"),
             data_dir: None,
-            top: String::new(),
             access: "anonymous_pull = [\"**\"]".into(),
             cache: "prefetch = 0\n".into(),
             limits: String::new(),
@@ -135,12 +133,6 @@ impl Settings {
         self
     }
 
-    /// Keys that stand before all tables.
-    pub fn top(mut self, lines: &str) -> Settings {
-        writeln!(self.top, "{lines}").expect("text can grow");
-        self
-    }
-
     /// Keeps the cache elsewhere than beside the configuration.
     pub fn data_dir(mut self, path: &Path) -> Settings {
         self.data_dir = Some(path.to_owned());
@@ -152,9 +144,9 @@ impl Settings {
     }
 
     fn text(&self, registry: SocketAddr, ops: SocketAddr) -> String {
-        let Settings { top, access, cache, limits, log, tables, .. } = self;
+        let Settings { access, cache, limits, log, tables, .. } = self;
         format!(
-            "region = \"test\"\ndata_dir = \"{}\"\n{top}[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
+            "region = \"test\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
              [cache]\n{cache}[limits]\n{limits}[log]\n{log}{tables}",
             self.data_path().display()
         )
@@ -266,7 +258,6 @@ pub struct EdgeProcess {
     settings: Settings,
     canary: Canary,
     registry: SocketAddr,
-    ops_address: SocketAddr,
     /// Open files when it had just started and answered.
     baseline_files: usize,
     pub client: Client,
@@ -281,7 +272,7 @@ impl EdgeProcess {
         settings.file("outport.toml", &settings.text(registry, ops_address));
         let child = spawn(settings.dir.path());
         let (client, ops) = (settings.client(registry), Client::new(ops_address));
-        let mut edge = EdgeProcess { child, settings, canary, registry, ops_address, baseline_files: 0, client, ops };
+        let mut edge = EdgeProcess { child, settings, canary, registry, baseline_files: 0, client, ops };
         edge.wait_until_ready().await;
         edge.baseline_files = edge.open_files();
         edge
@@ -420,10 +411,6 @@ impl EdgeProcess {
 
     pub fn address(&self) -> SocketAddr {
         self.registry
-    }
-
-    pub fn ops_address(&self) -> SocketAddr {
-        self.ops_address
     }
 }
 
