@@ -6,6 +6,7 @@ use super::blobs::blob_key;
 use super::flight::{Early, Flights};
 use super::records::{HeldRecord, Key, Kind};
 use super::{Cache, CacheError, Origin};
+use crate::metrics::Metrics;
 use crate::oci::Digest;
 use crate::store::{Content, Ingest, IngestError};
 use crate::upstream::{BlobTransfer, UpstreamError};
@@ -24,6 +25,22 @@ enum Failure {
     Upstream(UpstreamError),
     /// The bytes were wrong, or nobody was there to take them.
     Ingest(IngestError),
+}
+
+/// A transfer that is counted while it exists.
+struct InFlight(Metrics);
+
+impl InFlight {
+    fn new(metrics: &Metrics) -> InFlight {
+        metrics.fills_in_flight.inc();
+        InFlight(metrics.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fills_in_flight.dec();
+    }
 }
 
 impl Cache {
@@ -50,7 +67,7 @@ impl Cache {
         {
             return Some(Ok(content));
         }
-        self.inner.metrics.fills_in_flight.inc();
+        let _in_flight = InFlight::new(&self.inner.metrics);
         let outcome = match origin.upstream.get_blob(&origin.remote, digest, 0).await {
             Err(error) => Err(Failure::Upstream(error)),
             Ok(transfer) => {
@@ -63,13 +80,11 @@ impl Cache {
                         // Noted before readers learn of it, so that they find the reason.
                         let error = self.failed(origin, digest, failure).await;
                         ingest.abort(error.to_string());
-                        self.inner.metrics.fills_in_flight.dec();
                         return None;
                     }
                 }
             }
         };
-        self.inner.metrics.fills_in_flight.dec();
         match outcome {
             Ok(content) => {
                 self.link(origin, Kind::Blob, digest, None, content.size_bytes());
