@@ -1,8 +1,10 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
 mod disk_faults;
+mod freshness;
 mod harness;
 mod house;
+mod lists;
 mod lying_origin;
 mod one_transfer;
 mod outage;

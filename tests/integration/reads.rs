@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
-use crate::harness::client::{Client, Response};
+use crate::harness::client::Client;
 use crate::harness::disk::wait_for_blob;
 use crate::harness::edge::{Settings, TestEdge};
 use crate::harness::image::{Blob, INDEX, Image, MANIFEST, Manifest, index_of};
-use crate::harness::origin::{Origin, Setup};
+use crate::harness::origin::Origin;
 use crate::harness::pull::pull;
 use crate::harness::script::{Fault, Match};
 
 const MIB: u64 = 1 << 20;
 
 /// An edge before an origin with one image of a small and a large layer, as `app:v1`.
-async fn one_image(lines: &str) -> (Origin, TestEdge, Image) {
+pub async fn one_image(lines: &str) -> (Origin, TestEdge, Image) {
     let origin = Origin::start().await;
     let image = Image::new(1, &[5_000, 2 * MIB]);
     origin.push("app", "v1", &image);
@@ -23,18 +21,11 @@ async fn one_image(lines: &str) -> (Origin, TestEdge, Image) {
     (origin, edge, image)
 }
 
-const V1: &str = "/v2/origin.test/app/manifests/v1";
+/// The manifest of the image, by its tag.
+pub const V1: &str = "/v2/origin.test/app/manifests/v1";
 
-fn blob_path(blob: &Blob) -> String {
+pub fn blob_path(blob: &Blob) -> String {
     format!("/v2/origin.test/app/blobs/{}", blob.digest())
-}
-
-fn freshness(answer: &Response) -> &str {
-    answer.header("outport-freshness").unwrap_or_default()
-}
-
-fn source(answer: &Response) -> &str {
-    answer.header("outport-source").unwrap_or_default()
 }
 
 #[tokio::test]
@@ -318,140 +309,6 @@ async fn a_blob_without_a_length_is_served_and_cached() {
 }
 
 #[tokio::test]
-async fn answers_tell_where_they_come_from() {
-    let (_origin, mut edge, image) = one_image("").await;
-    let first = edge.client.get(V1).await;
-    assert_eq!((source(&first), freshness(&first)), ("upstream=origin.test", "fresh"));
-    let second = edge.client.get(V1).await;
-    assert_eq!((source(&second), freshness(&second)), ("memory", "fresh"));
-    let layer = blob_path(&image.blobs[2]);
-    let first = edge.client.get(&layer).await;
-    assert_eq!((source(&first), freshness(&first)), ("upstream=origin.test", "immutable"));
-    wait_for_blob(&edge.data_dir(), image.blobs[2].digest()).await;
-    let second = edge.client.get(&layer).await;
-    assert_eq!((source(&second), freshness(&second)), ("disk", "immutable"));
-    edge.restart().await;
-    let third = edge.client.get(V1).await;
-    assert_eq!((source(&third), freshness(&third)), ("disk", "fresh"), "a restart costs no upstream request");
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn a_tag_is_believed_for_its_time_and_then_revalidated_with_head() {
-    let (origin, edge, image) = one_image("tag_ttl = \"1s\"").await;
-    for _ in 0..10 {
-        assert_eq!(edge.client.get(V1).await.status, 200);
-        assert_eq!(edge.client.head(V1).await.status, 200);
-    }
-    assert_eq!(origin.count(&Match::Manifests), 1, "within its time nobody is asked");
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    let mut crowd = tokio::task::JoinSet::new();
-    for _ in 0..50 {
-        let client = edge.client.clone();
-        crowd.spawn(async move { client.get(V1).await });
-    }
-    for answer in crowd.join_all().await {
-        assert_eq!((answer.status, &answer.body), (200, &image.manifest.bytes));
-        assert!(matches!(freshness(&answer), "revalidated" | "fresh"), "{:?}", answer.head);
-    }
-    assert_eq!((origin.count(&Match::Manifests.get()), origin.count(&Match::Manifests.head())), (1, 1), "one revalidation, by HEAD");
-
-    let moved = Image::new(2, &[10]);
-    origin.push("app", "v1", &moved);
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    assert_eq!(edge.client.get(V1).await.body, moved.manifest.bytes, "a tag that moved is followed");
-    assert_eq!(edge.client.get(&format!("/v2/origin.test/app/manifests/{}", image.digest())).await.body, image.manifest.bytes);
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn a_tag_that_was_deleted_is_gone_after_its_time() {
-    let (origin, edge, image) = one_image("tag_ttl = \"1s\"").await;
-    assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes);
-    origin.delete_tag("app", "v1");
-    assert_eq!(edge.client.get(V1).await.status, 200, "within its time it is believed");
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    assert_eq!(edge.client.get(V1).await.status, 404);
-    assert_eq!(
-        edge.client.get(&format!("/v2/origin.test/app/manifests/{}", image.digest())).await.status,
-        200,
-        "its digest is still there"
-    );
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn an_upstream_without_head_is_revalidated_by_get() {
-    let (origin, edge, image) = one_image("tag_ttl = \"0s\"").await;
-    origin.script(Match::Manifests.head(), Fault::status(405));
-    for _ in 0..3 {
-        assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes);
-    }
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn a_stale_answer_carries_a_warning() {
-    let (origin, edge, image) = one_image("tag_ttl = \"0s\"").await;
-    assert_eq!(edge.client.get(V1).await.header("warning"), None);
-    origin.script(Match::Any, Fault::status(500));
-    for method in ["GET", "HEAD"] {
-        let answer = edge.client.send(method, V1, &[]).await.expect("an answer");
-        assert_eq!((answer.status, freshness(&answer)), (200, "stale"), "{method}");
-        let warning = answer.header("warning").unwrap_or_default();
-        assert!(warning.starts_with("299 - \"stale: ") && warning.ends_with('"'), "{method}: {warning}");
-    }
-    origin.clear();
-    let since = std::time::Instant::now();
-    while freshness(&edge.client.get(V1).await) == "stale" {
-        assert!(since.elapsed() < Duration::from_secs(15), "it stays stale");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes);
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn an_absence_is_believed_briefly_and_refresh_ends_it() {
-    let origin = Origin::start().await;
-    let settings = Settings::new().cache("negative_ttl = \"1s\"").access("anonymous_pull = [\"**\"]\nanonymous_push = [\"**\"]");
-    let edge = settings.upstream("origin.test", &origin).start().await;
-    let image = Image::new(1, &[5_000]);
-    for _ in 0..10 {
-        let answer = edge.client.get(V1).await;
-        assert_eq!((answer.status, answer.error_code().as_deref()), (404, Some("MANIFEST_UNKNOWN")));
-    }
-    assert_eq!(origin.count(&Match::Manifests), 1);
-    origin.push("app", "v1", &image);
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes, "after its time it is asked again");
-
-    let absent = "/v2/origin.test/app/manifests/v2";
-    assert_eq!(edge.client.get(absent).await.status, 404);
-    origin.push("app", "v2", &image);
-    let refreshed = edge.client.post("/outport/v1/refresh", &json!({"image": "origin.test/app:v2"})).await;
-    assert_eq!((refreshed.status, refreshed.json()["digest"].as_str()), (200, Some(image.digest())), "{}", refreshed.text());
-    assert_eq!(edge.client.get(absent).await.status, 200);
-
-    let moved = Image::new(2, &[10]);
-    origin.push("app", "v1", &moved);
-    assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes, "within its time a tag is believed");
-    let refreshed = edge.client.post("/outport/v1/refresh", &json!({"image": "origin.test/app:v1"})).await;
-    assert_eq!(refreshed.json()["digest"].as_str(), Some(moved.digest()), "{}", refreshed.text());
-    assert_eq!(edge.client.get(V1).await.body, moved.manifest.bytes);
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn refresh_is_for_those_who_may_push() {
-    let (origin, edge, _) = one_image("").await;
-    let answer = edge.client.post("/outport/v1/refresh", &json!({"image": "origin.test/app:v1"})).await;
-    assert!(matches!(answer.status, 401 | 403), "{}", answer.status);
-    assert_eq!(origin.requests().len(), 0);
-    edge.finish().await;
-}
-
-#[tokio::test]
 async fn an_index_and_its_platforms() {
     let origin = Origin::start().await;
     let (amd64, arm64) = (Image::new(1, &[5_000]), Image::new(2, &[6_000]));
@@ -467,119 +324,6 @@ async fn an_index_and_its_platforms() {
             assert_eq!(edge.client.get(&blob_path(blob)).await.body, blob.bytes());
         }
     }
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn tag_lists_are_sorted_paged_and_cached() {
-    let (origin, edge, image) = one_image("").await;
-    for tag in ["b", "a", "C", "v10", "v2"] {
-        origin.push("app", tag, &image);
-    }
-    let list = "/v2/origin.test/app/tags/list";
-    let all = edge.client.get(list).await;
-    assert_eq!((all.status, all.json()), (200, json!({"name": "origin.test/app", "tags": ["C", "a", "b", "v1", "v10", "v2"]})));
-    assert_eq!(all.header("link"), None);
-    let mut next = Some(format!("{list}?n=2"));
-    let mut seen = Vec::new();
-    while let Some(target) = next {
-        let page = edge.client.get(&target).await;
-        let tags = page.json()["tags"].as_array().cloned().unwrap_or_default();
-        assert!(tags.len() <= 2, "{tags:?}");
-        seen.extend(tags);
-        next = page.header("link").map(|link| {
-            let target = link.strip_prefix('<').and_then(|link| link.split_once(">; rel=\"next\"")).expect("a link").0.to_owned();
-            assert!(target.starts_with(list), "it leads back to this host: {target}");
-            target
-        });
-    }
-    assert_eq!(json!(seen), json!(["C", "a", "b", "v1", "v10", "v2"]));
-    let empty = edge.client.get(&format!("{list}?n=0")).await;
-    assert_eq!((empty.json()["tags"].clone(), empty.header("link")), (json!([]), None));
-    assert_eq!(edge.client.get(&format!("{list}?last=v1")).await.json()["tags"], json!(["v10", "v2"]));
-    assert_eq!(edge.client.get(&format!("{list}?last=%F0%9F%98%80zzz")).await.status, 200);
-    for n in ["99999999999999999999", "-1", "many"] {
-        let answer = edge.client.get(&format!("{list}?n={n}")).await;
-        assert!(matches!(answer.status, 200 | 400), "{n}: {}", answer.status);
-    }
-    assert_eq!(origin.count(&Match::Tags), 1);
-    let unknown = edge.client.get("/v2/origin.test/nothing/tags/list").await;
-    assert_eq!((unknown.status, unknown.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn tag_lists_of_many_pages_are_read_to_their_end() {
-    let (origin, edge, image) = one_image("").await;
-    for number in 0..2_500 {
-        origin.push_manifest("app", Some(&format!("t{number:05}")), &image.manifest);
-    }
-    let tags = edge.client.get("/v2/origin.test/app/tags/list").await.json()["tags"].as_array().map(Vec::len);
-    assert_eq!(tags, Some(2_501));
-    edge.finish().await;
-}
-
-/// Two signatures and an attestation of one image, seen through the edge.
-async fn assert_referrers(setup: Setup) {
-    let has_api = setup.has_referrers_api;
-    let origin = Origin::with(setup).await;
-    let image = Image::new(1, &[5_000]);
-    origin.push("app", "v1", &image);
-    let artifacts: Vec<_> =
-        [("application/x-signature", "one"), ("application/x-signature", "two"), ("application/x-attestation", "three")]
-            .map(|(artifact_type, content)| Image::artifact(artifact_type, &image.manifest, content))
-            .into();
-    artifacts.iter().for_each(|artifact| origin.attach("app", artifact));
-    let edge = Settings::new().upstream("origin.test", &origin).start().await;
-    let path = format!("/v2/origin.test/app/referrers/{}", image.digest());
-    for _ in 0..3 {
-        let answer = edge.client.get(&path).await;
-        assert_eq!((answer.status, answer.header("content-type")), (200, Some(INDEX)), "{}", answer.text());
-        assert_eq!(answer.header("oci-filters-applied"), None);
-        let json = answer.json();
-        assert_eq!(json["mediaType"], INDEX);
-        let mut digests: Vec<_> = json["manifests"].as_array().expect("a list").iter().map(|entry| entry["digest"].clone()).collect();
-        digests.sort_by_key(ToString::to_string);
-        let mut expected: Vec<_> = artifacts.iter().map(|artifact| json!(artifact.digest())).collect();
-        expected.sort_by_key(ToString::to_string);
-        assert_eq!(digests, expected);
-        assert!(json["manifests"][0]["annotations"]["org.example.content"].is_string(), "{json}");
-    }
-    let filtered = edge.client.get(&format!("{path}?artifactType=application/x-attestation")).await;
-    assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
-    let manifests = filtered.json()["manifests"].clone();
-    assert_eq!((manifests.as_array().map(Vec::len), &manifests[0]["digest"]), (Some(1), &json!(artifacts[2].digest())));
-    assert_eq!(origin.count(&Match::Referrers), 1);
-    assert_eq!(origin.count(&Match::Manifests.get()), usize::from(!has_api));
-
-    let none = edge.client.get(&format!("/v2/origin.test/app/referrers/sha256:{}", "1".repeat(64))).await;
-    assert_eq!((none.status, none.json()["manifests"].clone()), (200, json!([])));
-    pull(&edge.client, "origin.test/app", artifacts[0].digest(), &artifacts[0]).await.expect("a signature is pulled");
-    edge.finish().await;
-}
-
-#[tokio::test]
-async fn referrers_through_the_api() {
-    assert_referrers(Setup::default()).await;
-}
-
-#[tokio::test]
-async fn referrers_through_the_fallback_tag() {
-    assert_referrers(Setup { has_referrers_api: false, ..Setup::default() }).await;
-}
-
-#[tokio::test]
-async fn the_catalogue_lists_what_is_held() {
-    let (origin, edge, image) = one_image("").await;
-    origin.push("team/tool", "v1", &image);
-    for repository in ["app", "team/tool"] {
-        pull(&edge.client, &format!("origin.test/{repository}"), "v1", &image).await.expect("the image");
-    }
-    let names = edge.client.get("/v2/_catalog").await.json()["repositories"].clone();
-    assert_eq!(names, json!(["origin.test/app", "origin.test/team/tool"]));
-    let page = edge.client.get("/v2/_catalog?n=1").await;
-    assert_eq!(page.json()["repositories"], json!(["origin.test/app"]));
-    assert!(page.header("link").is_some_and(|link| link.starts_with("</v2/_catalog?")), "{:?}", page.head);
     edge.finish().await;
 }
 
