@@ -10,6 +10,7 @@ use crate::harness::image::{Blob, Image, MANIFEST, Manifest};
 use crate::harness::origin::{Origin, Setup};
 use crate::harness::pull::pull;
 use crate::harness::script::{Fault, Match};
+use crate::harness::tls::Authority;
 use crate::harness::token::{Guard, Scheme, TokenBy};
 
 /// A blob that is streamed to the client as it comes.
@@ -246,12 +247,14 @@ async fn row_78_a_redirect_to_another_origin_gets_no_credentials() {
 
 #[tokio::test]
 async fn row_76_a_foreign_token_realm_gets_nothing() {
-    let trap = trap().await;
-    let port = trap.address().port();
+    let authority = Authority::new("A trap's authority");
+    let host = Ipv4Addr::new(127, 0, 0, 2);
+    let secure_trap = Setup { tls: Some(authority.issue(&["127.0.0.2"])), host, ..Guard::new(Scheme::Bearer(TokenBy::Get)).into() };
+    let (plain, secure) = (trap().await, Origin::with(secure_trap).await);
     let realms = [
-        format!("{}/token", trap.url()),
-        format!("http://[::ffff:127.0.0.2]:{port}/token"),
-        format!("https://127.0.0.2:{port}/token"),
+        format!("{}/token", plain.url()),
+        format!("http://[::ffff:127.0.0.2]:{}/token", plain.address().port()),
+        format!("{}/token", secure.url()),
         "http://169.254.169.254/latest/meta-data".into(),
         "http://tokens.example.net/token".into(),
         "https://origin-user@127.0.0.1/token".into(),
@@ -262,16 +265,21 @@ async fn row_76_a_foreign_token_realm_gets_nothing() {
         let origin = Origin::with(guard).await;
         origin.push("a/b", "v1", &Image::new(79, &[SMALL]));
         let settings = Settings::new();
-        let password = settings.file("password", "origin-password");
-        let lines = format!("username = \"origin-user\"\npassword_file = \"{}\"", password.display());
-        let edge = settings.upstream_with("origin.test", &origin, &lines).start().await;
-        let answer = edge.client.get("/v2/origin.test/a/b/manifests/v1").await;
-        assert_eq!(answer.status, 502, "{realm}: {}", answer.text());
-        assert!(!answer.text().contains("127.0.0.2"), "a client learns nothing of the realm: {}", answer.text());
+        let (password, ca) = (settings.file("password", "origin-password"), settings.file("ca.crt", &authority.pem()));
+        let lines = format!("username = \"origin-user\"\npassword_file = \"{}\"\n", password.display());
+        // The same where the trap could be reached, and is trusted: that it is another host is enough.
+        let reachable = format!("{lines}ca_file = \"{}\"\nprivate_networks = [\"127.0.0.0/8\"]", ca.display());
+        let settings = settings.upstream_with("origin.test", &origin, &lines).upstream_with("reachable.test", &origin, &reachable);
+        let edge = settings.start().await;
+        for name in ["origin.test", "reachable.test"] {
+            let answer = edge.client.get(&format!("/v2/{name}/a/b/manifests/v1")).await;
+            assert_eq!(answer.status, 502, "{realm} for {name}: {}", answer.text());
+            assert!(!answer.text().contains("127.0.0.2"), "a client learns nothing of the realm: {}", answer.text());
+        }
         assert_eq!(origin.authorizations().len(), 0, "{realm}");
         edge.finish().await;
     }
-    assert_eq!(trap.requests().len(), 0);
+    assert_eq!((plain.requests().len(), secure.requests().len()), (0, 0));
 }
 
 #[tokio::test]
