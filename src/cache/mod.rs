@@ -135,6 +135,11 @@ impl Cache {
         Cache { inner: Arc::new(inner) }
     }
 
+    /// Waits until no transfer is under way: what clients have been given whole may still be on its way to the disk.
+    pub async fn idle(&self) {
+        self.inner.transfers.idle().await;
+    }
+
     /// Brings the gauges up to date, before they are read.
     pub fn report(&self) {
         self.inner.memory.report();
