@@ -20,6 +20,10 @@ use crate::upstream::Upstream;
 /// How long the ops listener may take to end, after the registry listeners have.
 const OPS_GRACE: Duration = Duration::from_secs(1);
 
+/// How long transfers may take to reach the disk after the last client has gone. One that is far from its end is begun anew by
+/// the next process.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
 /// A running edge. Dropping it without [`Edge::shutdown`] leaves its listeners to the runtime's end.
 pub struct Edge {
     /// The configuration in force.
@@ -27,6 +31,7 @@ pub struct Edge {
     outside: Outside,
     metrics: Metrics,
     store: Store,
+    cache: Cache,
     registry: Registry,
     http: Http,
     certificates: Option<Certificates>,
@@ -59,7 +64,7 @@ impl Edge {
         let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
         let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<_, _>>()?;
         let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
-        let registry = Registry::new(cache, store.clone(), upstreams);
+        let registry = Registry::new(cache.clone(), store.clone(), upstreams);
         let http = Http::new(registry.clone(), site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -85,7 +90,7 @@ impl Edge {
             }
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
-        Ok(Edge { config: Mutex::new(config), outside, metrics, store, registry, http, certificates, listeners, ops })
+        Ok(Edge { config: Mutex::new(config), outside, metrics, store, cache, registry, http, certificates, listeners, ops })
     }
 
     /// The address of the first registry listener.
@@ -149,6 +154,7 @@ impl Edge {
         }
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
+        let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
         self.store.close().await;
     }
 }

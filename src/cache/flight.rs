@@ -61,6 +61,16 @@ impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
         value.clone().ok_or(Abandoned)
     }
 
+    /// Waits until nothing is under way.
+    pub(super) async fn idle(&self) {
+        loop {
+            let some = self.running.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
+            let Some(mut result) = some else { return };
+            // Its channel closes when the work has ended.
+            while result.changed().await.is_ok() {}
+        }
+    }
+
     /// Whether there is work under way for `key`.
     pub(super) fn is_running(&self, key: &K) -> bool {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
@@ -146,7 +156,7 @@ mod tests {
         assert_eq!(Flights::<u8, u8>::value(early).await, Ok(7));
         assert!(flights.is_running(&1));
         assert_eq!(flights.join(1, || async { 8 }).await, Ok(7), "who comes while it goes on gets the early value");
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        flights.idle().await;
         assert!(!flights.is_running(&1));
     }
 

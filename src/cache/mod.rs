@@ -1,7 +1,8 @@
 //! The one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness.
 //!
 //! What is cached is kept by digest; what may be served is kept by repository. A *link* says that an upstream showed a digest in a
-//! repository, and when. Without a link a digest that lies on the disk is not there for that repository: the upstream is asked.
+//! repository, and when. Without a link a digest that lies on the disk is not there for that repository: the upstream is asked. And
+//! its word is not enough: bytes that another upstream brought are not shown for it, it has to send them once itself.
 //!
 //! Times: a tag is believed for the upstream's `tag_ttl`, a link for its `authorization_ttl`, an absence for `negative_ttl`. Past
 //! its time an answer is revalidated, once for all who wait, and served stale when the upstream cannot be asked. An upstream that
@@ -133,6 +134,11 @@ impl Cache {
             slow: Mutex::default(),
         };
         Cache { inner: Arc::new(inner) }
+    }
+
+    /// Waits until no transfer is under way: what clients have been given whole may still be on its way to the disk.
+    pub async fn idle(&self) {
+        self.inner.transfers.idle().await;
     }
 
     /// Brings the gauges up to date, before they are read.

@@ -1,5 +1,6 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod claims;
 mod disk_faults;
 mod freshness;
 mod harness;
