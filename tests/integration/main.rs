@@ -9,4 +9,5 @@ mod outage;
 mod private;
 mod reads;
 mod reload;
+mod rows;
 mod secrets;
