@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::access::{Grants, Policy};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::http::{Http, Site};
 use crate::identity::Identity;
@@ -20,6 +20,10 @@ use crate::upstream::Upstream;
 /// How long the ops listener may take to end, after the registry listeners have.
 const OPS_GRACE: Duration = Duration::from_secs(1);
 
+/// How long transfers may take to reach the disk after the last client has gone. One that is far from its end is begun anew by
+/// the next process.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
 /// A running edge. Dropping it without [`Edge::shutdown`] leaves its listeners to the runtime's end.
 pub struct Edge {
     /// The configuration in force.
@@ -27,6 +31,7 @@ pub struct Edge {
     outside: Outside,
     metrics: Metrics,
     store: Store,
+    cache: Cache,
     registry: Registry,
     http: Http,
     certificates: Option<Certificates>,
@@ -59,7 +64,7 @@ impl Edge {
         let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
         let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<_, _>>()?;
         let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
-        let registry = Registry::new(cache, store.clone(), upstreams);
+        let registry = Registry::new(cache.clone(), store.clone(), upstreams);
         let http = Http::new(registry.clone(), site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -85,17 +90,12 @@ impl Edge {
             }
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
-        Ok(Edge { config: Mutex::new(config), outside, metrics, store, registry, http, certificates, listeners, ops })
+        Ok(Edge { config: Mutex::new(config), outside, metrics, store, cache, registry, http, certificates, listeners, ops })
     }
 
     /// The address of the first registry listener.
     pub fn registry_address(&self) -> SocketAddr {
         self.listeners[0].local_address()
-    }
-
-    /// The addresses of all registry listeners, in the configuration's order.
-    pub fn registry_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Server::local_address).collect()
     }
 
     pub fn ops_address(&self) -> SocketAddr {
@@ -106,6 +106,9 @@ impl Edge {
     /// certificate or upstream that cannot be used leaves everything as it was.
     pub fn reload(&self, new: Config) {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if new.limits.deadline < config.cache.stale_after {
+            return self.reject(&"limits.deadline is shorter than the cache.stale_after in force, which needs a restart to change");
+        }
         let fixed = config.fixed_changes(&new);
         if !fixed.is_empty() {
             tracing::warn!(keys = fixed.join(", "), "changed, but takes effect only after a restart");
@@ -127,7 +130,10 @@ impl Edge {
         }
         self.registry.set_upstreams(upstreams);
         self.http.reload(site(&new));
-        *config = new;
+        // What takes a restart stays as it is in force, and is named again at the next reload.
+        let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
+        let Config { region, data_dir, listen, cache, log, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, log, limits, ..new };
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -148,6 +154,7 @@ impl Edge {
         }
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
+        let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
         self.store.close().await;
     }
 }

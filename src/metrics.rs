@@ -3,6 +3,8 @@
 //! Names have the prefix `outport_` and base units (seconds, bytes). Labels are bounded: routes, sources and outcomes are fixed
 //! words, upstreams come from the configuration. A repository, tag, digest or address is never a label.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::{Atomic, Collector, GenericCounter, GenericCounterVec, GenericGauge};
@@ -13,7 +15,11 @@ const TIME_BUCKETS_S: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 
 /// The metrics of one edge, in a registry of its own. Cloning is cheap: all clones count together.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub struct Metrics(Arc<Families>);
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Families {
     registry: Registry,
     requests: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -91,6 +97,14 @@ impl Builder {
     }
 }
 
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
 impl Metrics {
     pub fn new() -> Metrics {
         let build = Builder(Registry::new());
@@ -98,7 +112,7 @@ impl Metrics {
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("nothing else has the process metrics' names");
-        Metrics {
+        Metrics(Arc::new(Families {
             requests: build.counters("outport_requests_total", "Requests answered.", &["route", "source", "status"]),
             response_bytes: build.counters("outport_response_bytes_total", "Bytes of bodies sent to clients.", &["route", "source"]),
             first_byte_seconds: build.times(
@@ -174,9 +188,11 @@ impl Metrics {
             ),
             log_dropped: build.counter("outport_log_dropped_total", "Log lines dropped because the sink was full."),
             registry,
-        }
+        }))
     }
+}
 
+impl Families {
     /// Every metric in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()

@@ -47,10 +47,6 @@ impl Access {
     pub fn repository(&self) -> &RepositoryName {
         &self.repository
     }
-
-    pub fn action(&self) -> Action {
-        self.action
-    }
 }
 
 /// The caller may not; `authenticate` tells whether other credentials could change that.

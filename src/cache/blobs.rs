@@ -10,7 +10,7 @@ use crate::store::Content;
 impl Cache {
     /// A blob of a repository. A small one is complete and verified when this returns, any other has its first byte.
     pub async fn blob(&self, origin: &Origin, digest: &Digest) -> Result<Answer<Content>, CacheError> {
-        if let Some(refusal) = self.refusal(&blob_key(origin, digest)) {
+        if let Some(refusal) = self.barred(&blob_key(origin, digest)).await {
             return Err(refusal);
         }
         let answer = match self.standing(origin, Kind::Blob, digest).await? {
@@ -43,7 +43,7 @@ impl Cache {
 
     /// The size of a blob, without fetching it.
     pub async fn blob_size(&self, origin: &Origin, digest: &Digest) -> Result<Answer<u64>, CacheError> {
-        if let Some(refusal) = self.refusal(&blob_key(origin, digest)) {
+        if let Some(refusal) = self.barred(&blob_key(origin, digest)).await {
             return Err(refusal);
         }
         let unknown = || CacheError::Unavailable { why: "the upstream does not tell the blob's size".to_owned(), retry_after: None };
@@ -51,6 +51,9 @@ impl Cache {
             let value = self.confirm(origin, Kind::Blob, digest).await?.ok_or_else(unknown)?;
             return Ok(Answer { value, source: origin.source(), freshness: Freshness::Immutable });
         };
+        if freshness == Freshness::Stale {
+            self.inner.metrics.stale_answer(origin.upstream.name());
+        }
         if let Some(value) = link.size_bytes {
             return Ok(Answer { value, source: Source::Memory, freshness });
         }
@@ -63,10 +66,13 @@ impl Cache {
 
     /// A blob that the upstream has shown in this repository.
     async fn linked_blob(&self, origin: &Origin, digest: &Digest, freshness: Freshness) -> Result<Answer<Content>, CacheError> {
-        match self.blob_here(digest).await {
-            Some((value, source)) => Ok(Answer { value, source, freshness }),
-            None => Ok(Answer { value: self.transfer(origin, digest).await?, source: origin.source(), freshness }),
+        // A link is the upstream's word; bytes that another upstream brought are not its to show.
+        if self.holds(origin, digest).await
+            && let Some((value, source)) = self.blob_here(digest).await
+        {
+            return Ok(Answer { value, source, freshness });
         }
+        Ok(Answer { value: self.transfer(origin, digest).await?, source: origin.source(), freshness })
     }
 
     /// Finds out whether a repository has a blob. When its bytes came from this upstream before, or are coming now, a HEAD is
@@ -88,6 +94,7 @@ impl Cache {
     /// A blob whose bytes are in memory or on the disk, whoever may see them.
     pub(super) async fn blob_here(&self, digest: &Digest) -> Option<(Content, Source)> {
         if let Some(bytes) = self.inner.memory.bytes(digest) {
+            self.inner.store.touch(digest);
             return Some((Content::from_memory(bytes), Source::Memory));
         }
         let content = self.inner.store.blob(digest).await?;

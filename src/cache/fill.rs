@@ -1,12 +1,14 @@
 //! The transfer of a blob from its upstream: one at a time, followed by all who want it, owned by none of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::blobs::blob_key;
 use super::flight::{Early, Flights};
-use super::records::{HeldRecord, Key, Kind};
+use super::records::{HeldRecord, Key, Kind, LinkRecord};
 use super::{Cache, CacheError, Origin};
-use crate::oci::Digest;
+use crate::metrics::Metrics;
+use crate::oci::{Digest, RepositoryName};
 use crate::store::{Content, Ingest, IngestError};
 use crate::upstream::{BlobTransfer, UpstreamError};
 
@@ -17,6 +19,16 @@ const MAX_BREAKS: u32 = 100;
 /// The wait after the first break in a row; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a caller waits for a transfer that turns out to be another repository's and to fail.
+const MAX_TURNS: usize = 4;
+
+/// What came of a transfer, and through which repository the upstream was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    through: RepositoryName,
+    content: Result<Content, CacheError>,
+}
+
 /// How a transfer ended, other than well.
 #[derive(Debug)]
 enum Failure {
@@ -26,50 +38,87 @@ enum Failure {
     Ingest(IngestError),
 }
 
+/// A transfer that is counted while it exists.
+struct InFlight(Metrics);
+
+impl InFlight {
+    fn new(metrics: &Metrics) -> InFlight {
+        metrics.fills_in_flight.inc();
+        InFlight(metrics.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fills_in_flight.dec();
+    }
+}
+
 impl Cache {
     /// Joins the transfer of a blob, or starts it. Returns when the upstream's answer has begun.
+    ///
+    /// A transfer is asked for through one repository. Who joins it for another one needs the upstream's yes for that one, and does
+    /// not take the no that was for the other.
     pub(super) async fn transfer(&self, origin: &Origin, digest: &Digest) -> Result<Content, CacheError> {
+        for _ in 0..MAX_TURNS {
+            let asked = self.join_transfer(origin, digest).await?;
+            if asked.through == origin.repository {
+                return asked.content;
+            }
+            match asked.content {
+                Ok(content) => {
+                    if self.record::<LinkRecord>(&blob_key(origin, digest)).await.is_none() {
+                        self.confirm(origin, Kind::Blob, digest).await?;
+                    }
+                    return Ok(content);
+                }
+                Err(CacheError::Absent | CacheError::WrongAnswer(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let why = "transfers through other repositories are in the way".to_owned();
+        Err(CacheError::Unavailable { why, retry_after: None })
+    }
+
+    async fn join_transfer(&self, origin: &Origin, digest: &Digest) -> Result<Asked, CacheError> {
         let (cache, origin, digest) = (self.clone(), origin.clone(), *digest);
         let key = (origin.upstream.name().clone(), digest);
-        let transfers = &self.inner.transfers;
-        let under_way = transfers.start(key, |early| async move { cache.run_transfer(&origin, &digest, &early).await });
-        Flights::<(std::sync::Arc<str>, Digest), _>::value(under_way).await?
+        let under_way = self.inner.transfers.start(key, |early| async move {
+            let through = origin.repository.clone();
+            let content = cache.run_transfer(&origin, &digest, &early).await?;
+            Some(Asked { through, content })
+        });
+        Ok(Flights::<(Arc<str>, Digest), _>::value(under_way).await?)
     }
 
     /// Publishes the growing content as soon as the upstream's answer begins. The value returned is for a transfer that did not
     /// come that far, or was not needed.
-    async fn run_transfer(
-        &self,
-        origin: &Origin,
-        digest: &Digest,
-        early: &Early<Result<Content, CacheError>>,
-    ) -> Option<Result<Content, CacheError>> {
+    async fn run_transfer(&self, origin: &Origin, digest: &Digest, early: &Early<Asked>) -> Option<Result<Content, CacheError>> {
         // Another transfer may have ended between the caller's look and this one's start.
-        if self.holds(origin, digest).await
+        if self.record::<LinkRecord>(&blob_key(origin, digest)).await.is_some()
+            && self.holds(origin, digest).await
             && let Some((content, _)) = self.blob_here(digest).await
         {
             return Some(Ok(content));
         }
-        self.inner.metrics.fills_in_flight.inc();
+        let _in_flight = InFlight::new(&self.inner.metrics);
         let outcome = match origin.upstream.get_blob(&origin.remote, digest, 0).await {
             Err(error) => Err(Failure::Upstream(error)),
             Ok(transfer) => {
                 let mut ingest = self.inner.store.ingest(*digest, transfer.size_bytes);
                 self.link(origin, Kind::Blob, digest, None, transfer.size_bytes);
-                early.publish(Ok(ingest.content()));
+                early.publish(Asked { through: origin.repository.clone(), content: Ok(ingest.content()) });
                 match self.pump(origin, digest, transfer, &mut ingest).await {
                     Ok(()) => ingest.finish().await.map_err(Failure::Ingest),
                     Err(failure) => {
                         // Noted before readers learn of it, so that they find the reason.
                         let error = self.failed(origin, digest, failure).await;
                         ingest.abort(error.to_string());
-                        self.inner.metrics.fills_in_flight.dec();
                         return None;
                     }
                 }
             }
         };
-        self.inner.metrics.fills_in_flight.dec();
         match outcome {
             Ok(content) => {
                 self.link(origin, Kind::Blob, digest, None, content.size_bytes());

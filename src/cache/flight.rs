@@ -1,11 +1,13 @@
 //! Single flight: one run of a piece of work for each key, whoever waits for it.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+
+/// Pieces of work under way at one time: each outlives its callers, who may be many and gone.
+const MAX_RUNNING: usize = 16_384;
 
 /// Work under way, by key. The work runs in a task of its own: callers that leave do not stop it, and it is forgotten when it ends.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ impl<K, V> Default for Flights<K, V> {
     }
 }
 
-/// The work ended without a result: it panicked, or the program is shutting down.
+/// The work ended without a result: it panicked, there is too much of it, or the program is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the work was abandoned")]
 pub(super) struct Abandoned;
@@ -59,6 +61,16 @@ impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
         value.clone().ok_or(Abandoned)
     }
 
+    /// Waits until nothing is under way.
+    pub(super) async fn idle(&self) {
+        loop {
+            let some = self.running.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
+            let Some(mut result) = some else { return };
+            // Its channel closes when the work has ended.
+            while result.changed().await.is_ok() {}
+        }
+    }
+
     /// Whether there is work under way for `key`.
     pub(super) fn is_running(&self, key: &K) -> bool {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
@@ -69,26 +81,31 @@ impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
     where
         F: Future<Output = Option<V>> + Send + 'static,
     {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        match running.entry(key.clone()) {
-            Entry::Occupied(under_way) => under_way.get().clone(),
-            Entry::Vacant(place) => {
-                let (sender, receiver) = watch::channel(None);
-                place.insert(receiver.clone());
-                let landing = Landing { running: self.running.clone(), key };
-                let sender = Arc::new(sender);
-                let work = work(Early(sender.clone()));
-                tokio::spawn(async move {
-                    let value = work.await;
-                    // Forgotten first, so that who asks after the end starts anew.
-                    drop(landing);
-                    if value.is_some() {
-                        let _ = sender.send(value);
-                    }
-                });
-                receiver
+        let (sender, receiver) = watch::channel(None);
+        {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(under_way) = running.get(&key) {
+                return under_way.clone();
             }
+            if running.len() >= MAX_RUNNING {
+                // Its sender goes with this return: the caller is told that the work was abandoned.
+                return receiver;
+            }
+            running.insert(key.clone(), receiver.clone());
         }
+        // Unlocked before the spawn: a runtime that is ending drops the task, and its landing, at once.
+        let landing = Landing { running: self.running.clone(), key };
+        let sender = Arc::new(sender);
+        let work = work(Early(sender.clone()));
+        tokio::spawn(async move {
+            let value = work.await;
+            // Forgotten first, so that who asks after the end starts anew.
+            drop(landing);
+            if value.is_some() {
+                let _ = sender.send(value);
+            }
+        });
+        receiver
     }
 }
 
@@ -139,7 +156,7 @@ mod tests {
         assert_eq!(Flights::<u8, u8>::value(early).await, Ok(7));
         assert!(flights.is_running(&1));
         assert_eq!(flights.join(1, || async { 8 }).await, Ok(7), "who comes while it goes on gets the early value");
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        flights.idle().await;
         assert!(!flights.is_running(&1));
     }
 

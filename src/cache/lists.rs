@@ -37,9 +37,6 @@ impl Cache {
     where
         ListRecord<T>: Record,
     {
-        if let Some(refusal) = self.refusal(&key) {
-            return Err(refusal);
-        }
         let known = self.record::<ListRecord<T>>(&key).await;
         let mut closed = false;
         if let Some(list) = &known {
@@ -48,9 +45,19 @@ impl Cache {
                 return Ok(Answer { value: list.clone(), source: Source::Memory, freshness: Freshness::Fresh });
             }
         }
+        match (self.refusal(&key), &known) {
+            // It has just spoken nonsense and is not asked again so soon.
+            (Some(CacheError::WrongAnswer(_)), Some(list)) if !closed => {
+                self.inner.metrics.stale_answer(origin.upstream.name());
+                return Ok(Answer { value: list.clone(), source: Source::Memory, freshness: Freshness::Stale });
+            }
+            (Some(refusal), _) => return Err(refusal),
+            (None, _) => {}
+        }
         let asked = self.start_list(origin, &key, flights, ask);
         let fetched = match &known {
-            Some(_) if !closed => self.patiently(origin.upstream.name(), asked).await,
+            // A list takes many requests: its slowness says nothing about one. No upstream's name has a slash.
+            Some(_) if !closed => self.patiently(&format!("{}/lists", origin.upstream.name()).into(), asked).await,
             _ => Some(asked.await),
         };
         match (fetched, known) {

@@ -15,11 +15,13 @@ type Found = Result<Answer<StoredManifest>, CacheError>;
 impl Cache {
     /// The manifest that `reference` names. One that is fetched makes the edge fetch its blobs ahead of the client.
     pub async fn manifest(&self, origin: &Origin, reference: &Reference) -> Found {
-        let refusal = self.refusal(&manifest_key(origin, reference));
-        match (reference, refusal) {
-            (Reference::Tag(tag), refusal) => self.manifest_by_tag(origin, tag, refusal).await,
-            (Reference::Digest(_), Some(refusal)) => Err(refusal),
-            (Reference::Digest(digest), None) => self.manifest_by_digest(origin, digest).await,
+        let key = manifest_key(origin, reference);
+        match reference {
+            Reference::Tag(tag) => self.manifest_by_tag(origin, tag, self.refusal(&key)).await,
+            Reference::Digest(digest) => match self.barred(&key).await {
+                Some(refusal) => Err(refusal),
+                None => self.manifest_by_digest(origin, digest).await,
+            },
         }
     }
 
@@ -27,10 +29,12 @@ impl Cache {
     pub async fn refresh(&self, origin: &Origin, reference: &Reference) -> Found {
         self.inner.memory.forget_negative(&manifest_key(origin, reference));
         match reference {
-            Reference::Digest(digest) => {
+            // Only what this repository has shown before can be confirmed by HEAD: bytes that lie here may be another upstream's.
+            Reference::Digest(digest) if self.record::<LinkRecord>(&manifest_key(origin, reference)).await.is_some() => {
                 self.confirm(origin, Kind::Manifest, digest).await?;
-                self.manifest_by_digest(origin, digest).await
+                self.tagged_manifest(origin, digest, Freshness::Immutable).await
             }
+            Reference::Digest(_) => self.fetch(origin, reference).await,
             Reference::Tag(tag) => match self.record::<TagRecord>(&manifest_key(origin, reference)).await {
                 Some(known) => self.revalidate(origin, tag, known).await,
                 None => self.fetch(origin, reference).await,
@@ -64,7 +68,11 @@ impl Cache {
         };
         let closed = self.is_closed_since(&origin.repository, known.checked_at).await;
         if !closed && self.inner.clock.now().since(known.checked_at) < origin.upstream.tag_ttl() {
-            return self.tagged_manifest(origin, &known.digest, Freshness::Fresh).await;
+            return match self.tagged_manifest(origin, &known.digest, Freshness::Fresh).await {
+                // What it pointed to is gone: only the upstream knows where it points now.
+                Err(CacheError::Absent) => self.fetch(origin, &Reference::Tag(tag.clone())).await,
+                found => found,
+            };
         }
         let revalidation = self.revalidate(origin, tag, known.clone());
         let revalidated = if closed { Some(revalidation.await) } else { self.patiently(origin.upstream.name(), revalidation).await };
@@ -97,7 +105,10 @@ impl Cache {
     async fn manifest_here(&self, digest: &Digest, link: &LinkRecord, freshness: Freshness) -> Option<Answer<StoredManifest>> {
         let media_type = link.media_type.clone()?;
         let (bytes, source) = match self.inner.memory.bytes(digest) {
-            Some(bytes) => (bytes, Source::Memory),
+            Some(bytes) => {
+                self.inner.store.touch(digest);
+                (bytes, Source::Memory)
+            }
             None => (self.manifest_on_disk(digest).await?, Source::Disk),
         };
         Some(Answer { value: StoredManifest { digest: *digest, media_type, bytes }, source, freshness })

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::CacheError;
-use super::records::{HeldRecord, Key, LinkRecord, ReferrersRecord, RepositoryRecord, TagRecord, TagsRecord};
+use super::records::{HeldRecord, Key, LinkRecord, ReferrersRecord, RepositoryRecord, TagRecord, TagsRecord, encode};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
@@ -146,8 +146,8 @@ impl Entry {
         let own = match self {
             Entry::Tag(_) | Entry::Link(_) | Entry::Held(_) | Entry::Repository(_) | Entry::Negative(_) => 0,
             Entry::Tags(list) => list.items.iter().map(|tag| tag.as_str().len() + 32).sum(),
-            // A descriptor with its annotations: a rough upper figure, the list itself is bounded where it is read.
-            Entry::Referrers(list) => list.items.len() * 1024,
+            // As text, doubled for what strings and maps cost beside it.
+            Entry::Referrers(list) => encode(&**list).len() * 2,
             Entry::Bytes(bytes) => bytes.len(),
         };
         own + ENTRY_OVERHEAD_BYTES

@@ -28,6 +28,7 @@ pub use prefetch::Prefetched;
 pub use records::ListRecord;
 use tokio::time::Instant;
 
+use self::fill::Asked;
 use self::flight::{Abandoned, Flights};
 use self::memory::{Memory, Negative, Record};
 use self::prefetch::Prefetches;
@@ -41,6 +42,9 @@ use crate::upstream::{Upstream, UpstreamError};
 
 /// Blobs up to this size are verified before the first byte of an answer, and kept in memory.
 pub const SMALL_BLOB_BYTES: u64 = 64 * 1024;
+
+/// A longer record, such as a very long list, lives in memory only: on the disk records are bounded by number.
+const MAX_RECORD_BYTES: usize = 256 * 1024;
 
 /// How long clients with a stale answer at hand do not wait for an upstream that has just let one wait in vain.
 const SLOW_UPSTREAM_TIME: Duration = Duration::from_secs(10);
@@ -103,11 +107,11 @@ struct Inner {
     /// Blobs of which it is being found out whether this repository has them.
     admissions: Flights<(RepositoryName, Digest), Result<Answer<Content>, CacheError>>,
     /// Blobs on their way, by upstream: one transfer, whoever waits.
-    transfers: Flights<(Arc<str>, Digest), Result<Content, CacheError>>,
+    transfers: Flights<(Arc<str>, Digest), Asked>,
     tags: Flights<Key, Result<Arc<TagsRecord>, CacheError>>,
     referrers: Flights<Key, Result<Arc<ReferrersRecord>, CacheError>>,
     prefetches: Prefetches,
-    /// Upstreams that have let a client wait in vain, and until when nobody waits again. As many entries as upstreams.
+    /// Upstreams that have let a client wait in vain, and until when nobody waits again. At most two entries for each upstream: requests, lists.
     slow: Mutex<HashMap<Arc<str>, Instant>>,
 }
 
@@ -129,6 +133,11 @@ impl Cache {
             slow: Mutex::default(),
         };
         Cache { inner: Arc::new(inner) }
+    }
+
+    /// Waits until no transfer is under way: what clients have been given whole may still be on its way to the disk.
+    pub async fn idle(&self) {
+        self.inner.transfers.idle().await;
     }
 
     /// Brings the gauges up to date, before they are read.
@@ -154,8 +163,13 @@ impl Cache {
     }
 
     fn put_record<R: Record>(&self, key: &Key, record: R) -> Arc<R> {
-        let record = Arc::new(record);
-        self.inner.store.put_record(key.to_string(), records::encode(&*record));
+        let (record, text) = (Arc::new(record), key.to_string());
+        let bytes = records::encode(&record);
+        if bytes.len() <= MAX_RECORD_BYTES {
+            self.inner.store.put_record(text, bytes);
+        } else {
+            self.inner.store.remove_record(text);
+        }
         self.inner.memory.put_record(key, record.clone());
         record
     }

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{Answer, Cache, CacheError, Origin};
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Reference};
 use crate::store::Content;
+use crate::upstream::Upstream;
 
 /// Manifests whose blobs are fetched ahead at one time; beyond it clients fetch for themselves.
 const MAX_MANIFESTS_AHEAD: usize = 64;
@@ -41,10 +42,15 @@ impl Prefetches {
         Prefetches { width, turns: Mutex::default(), manifests: Arc::new(Semaphore::new(MAX_MANIFESTS_AHEAD)) }
     }
 
-    /// The turns for one upstream: one for each of `width`, or one in all when fetching ahead is off and an operator asks for it.
-    fn turns(&self, upstream: &Arc<str>) -> Arc<Semaphore> {
+    /// Transfers ahead at a time for this upstream: at least half of its connections are for clients.
+    fn width(&self, upstream: &Upstream) -> usize {
+        self.width.min(upstream.max_connections() / 2)
+    }
+
+    /// The turns for one upstream; one in all when fetching ahead is off and an operator asks for it.
+    fn turns(&self, upstream: &Upstream) -> Arc<Semaphore> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.width.max(1)))).clone()
+        turns.entry(upstream.name().clone()).or_insert_with(|| Arc::new(Semaphore::new(self.width(upstream).max(1)))).clone()
     }
 }
 
@@ -52,7 +58,7 @@ impl Cache {
     /// Starts to fetch the blobs of a manifest, and does not wait. An index has none: the client chooses its platform next.
     pub(super) fn fetch_ahead(&self, origin: &Origin, manifest: &Manifest) {
         let blobs: Vec<Digest> = manifest.blobs().map(|blob| blob.digest).collect();
-        if self.inner.prefetches.width == 0 || blobs.is_empty() {
+        if self.inner.prefetches.width(&origin.upstream) == 0 || blobs.is_empty() {
             return;
         }
         let Ok(place) = self.inner.prefetches.manifests.clone().try_acquire_owned() else { return };
@@ -83,7 +89,8 @@ impl Cache {
             blobs.extend(image.blobs().map(|blob| (blob.digest, blob.size)));
         }
         brought.blobs = blobs.len();
-        brought.bytes += blobs.values().sum::<u64>();
+        // Sizes are what the manifest claims.
+        brought.bytes = blobs.values().fold(brought.bytes, |sum, size| sum.saturating_add(*size));
         self.fetch_all(origin, blobs.into_keys().collect()).await?;
         Ok(brought)
     }
@@ -95,15 +102,21 @@ impl Cache {
         Manifest::parse(&manifest.bytes, &manifest.media_type).map_err(|error| CacheError::WrongAnswer(error.to_string()))
     }
 
-    /// Brings blobs to this edge, `width` at a time for an upstream, in order. The first failure ends it.
+    /// Brings blobs to this edge, `width` at a time for an upstream, in order. Fails with the first failure, after all were tried.
     async fn fetch_all(&self, origin: &Origin, blobs: Vec<Digest>) -> Result<(), CacheError> {
-        let turns = self.inner.prefetches.turns(origin.upstream.name());
+        let mut first = Ok(());
+        let mut note = |done: Result<Result<(), CacheError>, _>| {
+            if let (Ok(()), failed @ Err(_)) = (&first, done.unwrap_or_else(|_: JoinError| Err(abandoned()))) {
+                first = failed;
+            }
+        };
+        let turns = self.inner.prefetches.turns(&origin.upstream);
         let mut under_way = JoinSet::new();
         for digest in blobs {
             // The semaphore is never closed.
             let Ok(turn) = turns.clone().acquire_owned().await else { break };
             while let Some(done) = under_way.try_join_next() {
-                done.unwrap_or_else(|_| Err(abandoned()))?;
+                note(done);
             }
             let (cache, origin) = (self.clone(), origin.clone());
             under_way.spawn(async move {
@@ -112,14 +125,15 @@ impl Cache {
             });
         }
         while let Some(done) = under_way.join_next().await {
-            done.unwrap_or_else(|_| Err(abandoned()))?;
+            note(done);
         }
-        Ok(())
+        first
     }
 
     async fn bring(&self, origin: &Origin, digest: &Digest) -> Result<(), CacheError> {
+        let joined = self.inner.transfers.is_running(&(origin.upstream.name().clone(), *digest));
         let Answer { value, source, .. }: Answer<Content> = self.blob(origin, digest).await?;
-        if matches!(source, super::Source::Upstream(_)) {
+        if !joined && matches!(source, super::Source::Upstream(_)) {
             self.inner.metrics.prefetched();
         }
         Ok(value.complete().await?)

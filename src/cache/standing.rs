@@ -23,6 +23,10 @@ impl Cache {
         if !closed && self.inner.clock.now().since(link.confirmed_at) < origin.upstream.authorization_ttl() {
             return Ok(Some((link, Freshness::Immutable)));
         }
+        if !closed && matches!(self.refusal(&key), Some(CacheError::WrongAnswer(_))) {
+            // It has just spoken nonsense and is not asked again so soon.
+            return Ok(Some((link, Freshness::Stale)));
+        }
         let confirmation = self.start_confirmation(origin, kind, digest);
         let confirmed = if closed { Some(confirmation.await) } else { self.patiently(origin.upstream.name(), confirmation).await };
         match confirmed {
@@ -31,6 +35,14 @@ impl Cache {
             Some(Err(error)) if closed => Err(error),
             // The upstream cannot be asked, and its last word was yes.
             Some(Err(_)) | None => Ok(Some((link, Freshness::Stale))),
+        }
+    }
+
+    /// The refusal remembered for a link. Nonsense takes nothing back that the upstream has shown before.
+    pub(super) async fn barred(&self, key: &Key) -> Option<CacheError> {
+        match self.refusal(key)? {
+            CacheError::WrongAnswer(_) if self.record::<LinkRecord>(key).await.is_some() => None,
+            refusal => Some(refusal),
         }
     }
 
@@ -60,6 +72,7 @@ impl Cache {
             Some(match head {
                 Ok((media_type, size_bytes)) => {
                     cache.link(&origin, kind, &digest, media_type, size_bytes);
+                    cache.note_repository(&origin).await;
                     Ok(size_bytes)
                 }
                 Err(error) => {

@@ -150,7 +150,7 @@ mod tests {
     fn a_command_needs_the_right_to_push() {
         let body = r#"{"image":"a/b:1","platform":"linux/arm/v7"}"#;
         let order = authorized(all(), body).unwrap();
-        assert_eq!((order.access.action(), order.platform.as_deref()), (Action::Push, Some("linux/arm/v7")));
+        assert_eq!(order.platform.as_deref(), Some("linux/arm/v7"));
         assert_eq!(authorized(Grants { pull: vec!["**".parse().unwrap()], push: Vec::new() }, body), Err(401));
     }
 }

@@ -6,6 +6,7 @@ mod names;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 pub use names::{Addressing, Names, Target, UnknownNamespace};
 
@@ -20,6 +21,9 @@ use crate::upstream::Upstream;
 const CATALOG_BATCH: usize = 256;
 /// Names that one page of the catalogue looks at, at most: a caller who may see few of very many gets a short page with a link.
 const MAX_CATALOG_SCAN: usize = 100_000;
+
+/// How long a deep look waits for an upstream.
+const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// Everything an edge can do for a caller. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -173,11 +177,12 @@ impl Registry {
             readiness.impaired.push(format!("disk: {error}"));
         }
         let upstreams = self.upstreams();
-        for upstream in upstreams.values() {
-            if let Err(error) = upstream.probe().await {
-                readiness.impaired.push(format!("upstream {}: {error}", upstream.name()));
-            }
-        }
+        let probes = upstreams.values().map(async |upstream| match tokio::time::timeout(PROBE_TIME, upstream.probe()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("upstream {}: {error}", upstream.name())),
+            Err(_) => Some(format!("upstream {}: no answer", upstream.name())),
+        });
+        readiness.impaired.extend(futures_util::future::join_all(probes).await.into_iter().flatten());
         readiness.impaired.sort();
         readiness
     }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::content::ContentError;
 use super::lock;
+use crate::metrics::Metrics;
 
 /// What memory holds of a transfer that passes through because the disk does not take it.
 pub(super) const WINDOW_BYTES: usize = 8 << 20;
@@ -22,6 +23,8 @@ pub(super) const WINDOW_BYTES: usize = 8 << 20;
 pub(super) struct Growing {
     /// What the caller of the ingest said; `None` when it could not tell.
     size_bytes: Option<u64>,
+    /// Where its readers are counted, if it is a transfer.
+    waiters: Option<Metrics>,
     file: OnceLock<Arc<File>>,
     progress: watch::Sender<Progress>,
     window: Mutex<Window>,
@@ -75,6 +78,7 @@ pub(super) struct Follower {
     progress: watch::Receiver<Progress>,
     cursor: Arc<Cursor>,
     growing: Weak<Growing>,
+    waiters: Option<Metrics>,
 }
 
 /// What a reader does next.
@@ -100,10 +104,21 @@ pub(super) struct Slowest {
 }
 
 impl Growing {
-    pub fn new(size_bytes: Option<u64>) -> Growing {
-        let progress = watch::Sender::new(Progress { in_file: 0, written: 0, stage: Stage::Running });
-        let window = Mutex::default();
-        Growing { size_bytes, file: OnceLock::new(), progress, window, passing: AtomicBool::new(false), moved: Notify::new() }
+    /// A transfer that begins.
+    pub fn of_transfer(size_bytes: Option<u64>, metrics: Metrics) -> Growing {
+        Growing { waiters: Some(metrics), ..Growing::new(size_bytes) }
+    }
+
+    fn new(size_bytes: Option<u64>) -> Growing {
+        Growing {
+            size_bytes,
+            waiters: None,
+            file: OnceLock::new(),
+            progress: watch::Sender::new(Progress { in_file: 0, written: 0, stage: Stage::Running }),
+            window: Mutex::default(),
+            passing: AtomicBool::new(false),
+            moved: Notify::new(),
+        }
     }
 
     /// A file that is all there and is being verified.
@@ -122,7 +137,10 @@ impl Growing {
     }
 
     pub async fn started(&self) -> Result<(), ContentError> {
-        self.reached(|progress| progress.readable() > 0 || matches!(progress.stage, Stage::Verified)).await
+        self.reached(|progress| progress.readable() > 0 || matches!(progress.stage, Stage::Verified)).await?;
+        // A window that has moved on: nobody can begin at the first byte any more.
+        let in_file = self.progress.borrow().in_file;
+        if lock(&self.window).start > in_file { Err(ContentError::Lagged) } else { Ok(()) }
     }
 
     pub async fn complete(&self) -> Result<(), ContentError> {
@@ -146,7 +164,10 @@ impl Growing {
         let mut window = lock(&self.window);
         window.readers.retain(|reader| reader.strong_count() > 0);
         window.readers.push(Arc::downgrade(&cursor));
-        Follower { progress: self.progress.subscribe(), cursor, growing: Arc::downgrade(self) }
+        if let Some(metrics) = &self.waiters {
+            metrics.fill_waiters.inc();
+        }
+        Follower { progress: self.progress.subscribe(), cursor, growing: Arc::downgrade(self), waiters: self.waiters.clone() }
     }
 
     /// Waits until a byte of `rest` can be read. Dropping the future loses nothing.
@@ -313,6 +334,9 @@ impl Drop for Follower {
         self.cursor.0.store(u64::MAX, Ordering::Release);
         if let Some(growing) = self.growing.upgrade() {
             growing.moved.notify_one();
+        }
+        if let Some(metrics) = &self.waiters {
+            metrics.fill_waiters.dec();
         }
     }
 }

@@ -102,7 +102,7 @@ impl std::fmt::Debug for Sink {
 
 impl Ingest {
     pub(super) fn new(shared: Arc<Shared>, digest: Digest, size_bytes: Option<u64>) -> Ingest {
-        let growing = Arc::new(Growing::new(size_bytes));
+        let growing = Arc::new(Growing::of_transfer(size_bytes, shared.metrics.clone()));
         let sink = Sink { shared, digester: Digester::new(digest.algorithm()), target: Target::Unopened, written: 0 };
         let queue = Mutex::new(Queue { blocks: Vec::new(), bytes: 0, sink: Some(sink) });
         Ingest { pipe: Arc::new(Pipe { growing, queue, taken: Notify::new() }), digest, size_bytes, accepted: 0 }

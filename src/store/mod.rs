@@ -150,6 +150,11 @@ impl Store {
         Ingest::new(self.0.shared.clone(), digest, size_bytes)
     }
 
+    /// Notes a use that a tier above answered, so that eviction does not take the most used for unused.
+    pub fn touch(&self, digest: &Digest) {
+        self.0.shared.index.touch(digest);
+    }
+
     /// Deletes a blob. Those who read it read on.
     pub async fn remove(&self, digest: &Digest) {
         let (shared, digest) = (self.0.shared.clone(), *digest);

@@ -26,7 +26,7 @@ pub(super) async fn tags(endpoint: &Endpoint, repository: &RepositoryName) -> Re
     let path = format!("{repository}/tags/list");
     let ask =
         Ask { method: Method::GET, path: &path, query: Some(PAGE), accept: "application/json", from: 0, repository: Some(repository) };
-    pages(endpoint, ask, |page, _| {
+    pages(endpoint, ask, MAX_LIST_BYTES, |page, _| {
         tags.extend(tags_of(page)?);
         Ok(tags.len())
     })
@@ -54,7 +54,8 @@ pub(super) async fn referrers(endpoint: &Endpoint, repository: &RepositoryName, 
     let mut referrers = Vec::new();
     let path = format!("{repository}/referrers/{digest}");
     let ask = Ask { method: Method::GET, path: &path, query: None, accept: INDEX_MEDIA_TYPE, from: 0, repository: Some(repository) };
-    pages(endpoint, ask, |page, media_type| {
+    // Clients read no larger index either.
+    pages(endpoint, ask, MAX_MANIFEST_BYTES, |page, media_type| {
         match Manifest::parse(page, media_type) {
             Ok(Manifest::Index(index)) => referrers.extend(index.manifests),
             Ok(Manifest::Image(_)) => return Err(UpstreamError::wrong("referrers that are no index")),
@@ -72,14 +73,15 @@ pub(super) fn fallback_tag(digest: &Digest) -> Option<Tag> {
     format!("{}-{hash}", digest.algorithm().as_str()).parse().ok()
 }
 
-/// Asks for page after page. `take` gets a page and its media type, and returns how many names it has by now.
+/// Asks for page after page, `max_bytes` in all. `take` gets a page and its media type, and returns how many names it has by now.
 async fn pages(
     endpoint: &Endpoint,
     ask: Ask<'_>,
+    max_bytes: usize,
     mut take: impl FnMut(&Bytes, &str) -> Result<usize, UpstreamError>,
 ) -> Result<(), UpstreamError> {
     let mut query = ask.query.map(str::to_owned);
-    let mut left_bytes = MAX_LIST_BYTES;
+    let mut left_bytes = max_bytes;
     for _ in 0..MAX_PAGES {
         let page_ask = Ask { query: query.as_deref(), method: ask.method.clone(), ..ask };
         let answer = endpoint.ask(&page_ask).await?;

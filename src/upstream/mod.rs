@@ -62,6 +62,7 @@ pub struct Upstream {
     deny: Vec<Pattern>,
     tag_ttl: Duration,
     authorization_ttl: Duration,
+    max_connections: usize,
 }
 
 /// How an upstream is, as far as its answers told.
@@ -136,7 +137,9 @@ impl Upstream {
             wire,
             allow: config.allow.clone(),
             deny: config.deny.clone(),
-            tag_ttl: config.tag_ttl,
+            // A tag is also a yes about what it points to.
+            tag_ttl: config.tag_ttl.min(config.authorization_ttl),
+            max_connections: config.max_connections,
             authorization_ttl: config.authorization_ttl,
         })
     }
@@ -148,6 +151,11 @@ impl Upstream {
     /// How long a tag is believed.
     pub fn tag_ttl(&self) -> Duration {
         self.tag_ttl
+    }
+
+    /// Requests to it at one time, at most.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
     }
 
     /// How long a yes about a digest in a repository is believed.

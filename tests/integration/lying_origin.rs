@@ -306,3 +306,19 @@ async fn each_upstream_sees_its_own_credentials_only() {
     }
     edge.finish().await;
 }
+
+#[tokio::test]
+async fn what_is_cached_outlives_an_upstream_that_talks_nonsense() {
+    let origin = Origin::start().await;
+    let image = Image::new(79, &[SMALL, LARGE]);
+    origin.push("a/b", "v1", &image);
+    let edge = Settings::new().upstream_with("origin.test", &origin, "tag_ttl = \"0s\"\nauthorization_ttl = \"0s\"").start().await;
+    pull(&edge.client, "origin.test/a/b", "v1", &image).await.expect("an honest origin's image is pulled");
+    origin.script(Match::Any, Fault::html());
+    for _ in 0..3 {
+        pull(&edge.client, "origin.test/a/b", "v1", &image).await.expect("what is cached");
+        let answer = edge.client.get("/v2/origin.test/a/b/manifests/v1").await;
+        assert_eq!(answer.header("outport-freshness"), Some("stale"), "{:?}", answer.head);
+    }
+    edge.finish().await;
+}

@@ -278,7 +278,7 @@ async fn row_36_conditional_requests() {
 
 #[tokio::test]
 async fn no_status_line_before_the_upstreams_first_byte() {
-    let (origin, edge, image) = one_image("read_timeout = \"1s\"").await;
+    let (origin, edge, image) = one_image("read_timeout = \"500ms\"").await;
     origin.script(Match::Blobs, Fault::StallAfter(0));
     for blob in &image.blobs[1..] {
         let answer = edge.client.get(&blob_path(blob)).await;
@@ -289,7 +289,7 @@ async fn no_status_line_before_the_upstreams_first_byte() {
 
 #[tokio::test]
 async fn the_first_byte_goes_out_when_it_arrives() {
-    let (origin, edge, image) = one_image("").await;
+    let (origin, edge, image) = one_image("read_timeout = \"3s\"").await;
     origin.script(Match::Blobs, Fault::StallAfter(MIB));
     let mut exchange = edge.client.open("GET", &blob_path(&image.blobs[2]), &[]).await.expect("a head");
     assert!(exchange.head_after < Duration::from_secs(1), "{:?}", exchange.head_after);
@@ -299,13 +299,14 @@ async fn the_first_byte_goes_out_when_it_arrives() {
         assert!(image.blobs[2].matches(got, &part));
         got += part.len() as u64;
     }
+    drop(exchange);
     edge.finish().await;
 }
 
 #[tokio::test]
 async fn a_blob_without_a_length_is_served_and_cached() {
     let (origin, edge, image) = one_image("").await;
-    origin.script(Match::Blobs, Fault::WithoutLength);
+    origin.script(Match::Blobs.get(), Fault::WithoutLength);
     pull(&edge.client, "origin.test/app", "v1", &image).await.expect("the image");
     for blob in &image.blobs[1..] {
         wait_for_blob(&edge.data_dir(), blob.digest()).await;
@@ -360,6 +361,22 @@ async fn a_tag_is_believed_for_its_time_and_then_revalidated_with_head() {
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(edge.client.get(V1).await.body, moved.manifest.bytes, "a tag that moved is followed");
     assert_eq!(edge.client.get(&format!("/v2/origin.test/app/manifests/{}", image.digest())).await.body, image.manifest.bytes);
+    edge.finish().await;
+}
+
+#[tokio::test]
+async fn a_tag_that_was_deleted_is_gone_after_its_time() {
+    let (origin, edge, image) = one_image("tag_ttl = \"1s\"").await;
+    assert_eq!(edge.client.get(V1).await.body, image.manifest.bytes);
+    origin.delete_tag("app", "v1");
+    assert_eq!(edge.client.get(V1).await.status, 200, "within its time it is believed");
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(edge.client.get(V1).await.status, 404);
+    assert_eq!(
+        edge.client.get(&format!("/v2/origin.test/app/manifests/{}", image.digest())).await.status,
+        200,
+        "its digest is still there"
+    );
     edge.finish().await;
 }
 

@@ -74,7 +74,11 @@ async fn row_88(level: &str, format: &str) {
     let password = settings.file("password", UPSTREAM_PASSWORD);
     let lines =
         format!("username = \"origin-user\"\npassword_file = \"{}\"\ntag_ttl = \"0s\"\nread_timeout = \"500ms\"", password.display());
-    let mut settings = settings.cache("negative_ttl = \"0s\"").upstream_with("origin.test", &origin, &lines);
+    let mut settings = settings.cache("negative_ttl = \"0s\"").cache("stale_after = \"1s\"").limits("deadline = \"1s\"").upstream_with(
+        "origin.test",
+        &origin,
+        &lines,
+    );
     // An upstream for each fault, so that what one brings about hides nothing of the next.
     let mut faulty = Vec::new();
     for (number, fault) in faults().into_iter().enumerate() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use outport::config::{Config, process_environment};
 use outport::edge::Edge;
 use outport::metrics::Metrics;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
@@ -33,7 +33,6 @@ const SPARE_FILES: usize = 24;
 pub struct Settings {
     dir: TempDir,
     data_dir: Option<PathBuf>,
-    top: String,
     access: String,
     cache: String,
     limits: String,
@@ -55,7 +54,6 @@ impl Settings {
         Settings {
             dir: TempDir::with_prefix("outport-test-").expect("a folder for temporary files"),
             data_dir: None,
-            top: String::new(),
             access: "anonymous_pull = [\"**\"]".into(),
             cache: "prefetch = 0\n".into(),
             limits: String::new(),
@@ -135,12 +133,6 @@ impl Settings {
         self
     }
 
-    /// Keys that stand before all tables.
-    pub fn top(mut self, lines: &str) -> Settings {
-        writeln!(self.top, "{lines}").expect("text can grow");
-        self
-    }
-
     /// Keeps the cache elsewhere than beside the configuration.
     pub fn data_dir(mut self, path: &Path) -> Settings {
         self.data_dir = Some(path.to_owned());
@@ -152,9 +144,9 @@ impl Settings {
     }
 
     fn text(&self, registry: SocketAddr, ops: SocketAddr) -> String {
-        let Settings { top, access, cache, limits, log, tables, .. } = self;
+        let Settings { access, cache, limits, log, tables, .. } = self;
         format!(
-            "region = \"test\"\ndata_dir = \"{}\"\n{top}[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
+            "region = \"test\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
              [cache]\n{cache}[limits]\n{limits}[log]\n{log}{tables}",
             self.data_path().display()
         )
@@ -266,7 +258,6 @@ pub struct EdgeProcess {
     settings: Settings,
     canary: Canary,
     registry: SocketAddr,
-    ops_address: SocketAddr,
     /// Open files when it had just started and answered.
     baseline_files: usize,
     pub client: Client,
@@ -281,7 +272,7 @@ impl EdgeProcess {
         settings.file("outport.toml", &settings.text(registry, ops_address));
         let child = spawn(settings.dir.path());
         let (client, ops) = (settings.client(registry), Client::new(ops_address));
-        let mut edge = EdgeProcess { child, settings, canary, registry, ops_address, baseline_files: 0, client, ops };
+        let mut edge = EdgeProcess { child, settings, canary, registry, baseline_files: 0, client, ops };
         edge.wait_until_ready().await;
         edge.baseline_files = edge.open_files();
         edge
@@ -313,9 +304,36 @@ impl EdgeProcess {
         self.baseline_files = self.open_files();
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a process has a number")
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process has a number");
-        kill_process(pid, signal).expect("our own child");
+        kill_process(self.pid(), signal).expect("our own child");
+    }
+
+    /// Gives it less of something.
+    pub fn limit(&self, resource: Resource, limit: Rlimit) {
+        prlimit(Some(self.pid()), resource, limit).expect("our own child");
+    }
+
+    /// Processor time that it has used, in user and kernel.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // The fields behind the name, which may contain anything: user and system time are the 12th and 13th, in hundredths.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
+    }
+
+    /// Connections of clients that it says are open.
+    pub async fn connections(&self) -> u64 {
+        let metrics = self.metrics().await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix("outport_connections "));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no outport_connections in\n{metrics}"))
+    }
+
+    pub fn all_open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 
     /// Waits for its end after a signal.
@@ -393,10 +411,6 @@ impl EdgeProcess {
 
     pub fn address(&self) -> SocketAddr {
         self.registry
-    }
-
-    pub fn ops_address(&self) -> SocketAddr {
-        self.ops_address
     }
 }
 

@@ -1,7 +1,5 @@
 //! What the integration tests stand on: an origin registry that follows a script, a client that believes nothing, and edges.
 
-#![allow(dead_code, reason = "each subject's tests take from it what they need")]
-
 #[cfg(test)]
 mod checks;
 pub mod client;

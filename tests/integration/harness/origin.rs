@@ -52,7 +52,6 @@ impl From<Guard> for Setup {
 /// A request that came, and what became of it.
 #[derive(Debug)]
 pub struct Logged {
-    pub at: Instant,
     pub method: String,
     pub route: Route,
     /// With the query.
@@ -105,7 +104,6 @@ impl State {
     pub fn log(&self, request: &Request) -> Arc<Logged> {
         let query = request.head.start.split(' ').nth(1).unwrap_or_default();
         let logged = Arc::new(Logged {
-            at: Instant::now(),
             method: request.method.clone(),
             route: request.route.clone(),
             target: query.to_owned(),
@@ -308,11 +306,6 @@ impl Origin {
         self.change(repository, |repository| {
             repository.tags.remove(tag);
         });
-    }
-
-    /// Takes everything of a repository away.
-    pub fn delete_repository(&self, repository: &str) {
-        self.state.content.lock().expect("no panic while content is held").0.remove(repository);
     }
 
     fn change(&self, repository: &str, change: impl FnOnce(&mut Repository)) {

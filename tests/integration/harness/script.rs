@@ -55,7 +55,6 @@ pub enum Match {
     Any,
     /// All of a registry's own, the token endpoint's excluded.
     Registry,
-    Ping,
     Token,
     Blobs,
     Blob(String),
@@ -95,7 +94,6 @@ impl Match {
         match self {
             Match::Any => true,
             Match::Registry => *route != Route::Token,
-            Match::Ping => *route == Route::Ping,
             Match::Token => *route == Route::Token,
             Match::Blobs => matches!(route, Route::Blob { .. }),
             Match::Blob(wanted) => matches!(route, Route::Blob { digest, .. } if digest == wanted),
