@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
+use super::own_octet;
 use crate::harness::client::{Client, Response};
 use crate::harness::image::Image;
 use crate::harness::origin::{Origin, Setup};
@@ -106,7 +107,7 @@ struct Named {
 impl Named {
     /// Each test has a host of its own in 127.211/16, and its origin one in 127.66/16, the only network where upstreams may lie.
     async fn start(number: u8) -> Option<Named> {
-        let host = Ipv4Addr::new(127, 211, 0, number);
+        let host = Ipv4Addr::new(127, 211, own_octet(), number);
         let names = NameServer::start(host).await?;
         let origin = Origin::with(Setup { host: Ipv4Addr::new(127, 66, 0, number), ..Setup::default() }).await;
         let canary = Origin::with(Setup { host: Ipv4Addr::new(127, 66, 1, number), ..Setup::default() }).await;
