@@ -55,7 +55,6 @@ impl<S> Doorway<S> {
         let (vitals, metrics, protocol) = (Arc::clone(&self.vitals), Arc::clone(&self.metrics), self.protocol);
         // Without this nobody can take the connection over, whatever `Upgrade` says.
         request.extensions_mut().remove::<OnUpgrade>();
-        let connect = request.method() == Method::CONNECT;
         let refusal = self.refusal(number, &request);
         let served = refusal.is_none().then(|| (self.service)(request, Arc::clone(&self.connection)));
         async move {
@@ -65,7 +64,7 @@ impl<S> Doorway<S> {
             };
             // A body that turned out malformed overrules the answer.
             let late = (protocol == Protocol::Http1).then(|| vitals.refusal_of(number)).flatten();
-            let tunnel = served.as_ref().filter(|response| opens_tunnel(connect, response)).map(|_| Refusal::Tunnel);
+            let tunnel = served.as_ref().filter(|response| opens_tunnel(response)).map(|_| Refusal::Tunnel);
             let refusal = refusal.or(late).or(tunnel);
             let closes = protocol == Protocol::Http1 && (refusal.is_some() || vitals.draining());
             let mut response = match (refusal, served) {
@@ -89,13 +88,17 @@ impl<S> Doorway<S> {
         if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET_BYTES) {
             return Some(Refusal::TargetTooLong);
         }
-        (!host_is_clear(request.version(), request.uri(), request.headers())).then_some(Refusal::Malformed)
+        if !host_is_clear(request.version(), request.uri(), request.headers()) {
+            return Some(Refusal::Malformed);
+        }
+        // Whoever asks for a tunnel may send its bytes before the answer: they are not to be read as requests, so the connection ends.
+        (request.method() == Method::CONNECT).then_some(Refusal::Tunnel)
     }
 }
 
-/// Either kind of answer would hand the connection's bytes to somebody else (RFC 9110 sections 7.8 and 9.3.6).
-fn opens_tunnel<B>(connect: bool, response: &Response<B>) -> bool {
-    response.status().is_informational() || (connect && response.status().is_success())
+/// Such an answer would hand the connection's bytes to somebody else (RFC 9110 section 7.8).
+fn opens_tunnel<B>(response: &Response<B>) -> bool {
+    response.status().is_informational()
 }
 
 /// Whether a request says exactly once for which host it is (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
@@ -272,9 +275,9 @@ mod tests {
 
     #[test]
     fn row_18_only_answers_that_tunnel_are_replaced() {
-        for (connect, status, tunnel) in [(false, 101, true), (true, 200, true), (true, 405, false), (false, 200, false)] {
+        for (status, tunnel) in [(101, true), (405, false), (200, false)] {
             let response = Response::builder().status(status).body(()).unwrap();
-            assert_eq!(opens_tunnel(connect, &response), tunnel, "{connect} {status}");
+            assert_eq!(opens_tunnel(&response), tunnel, "{status}");
         }
     }
 }

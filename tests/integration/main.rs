@@ -13,5 +13,6 @@ mod pressure;
 mod private;
 mod reads;
 mod reload;
+mod rows;
 mod secrets;
 mod upstreams;
