@@ -22,6 +22,7 @@ use ipnet::IpNet;
 
 use crate::access::Pattern;
 pub use load::{Environment, Loaded, process_environment};
+pub use names::path_prefix;
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};

@@ -19,8 +19,9 @@ pub(super) fn is_upstream(text: &str) -> bool {
     port.is_none_or(is_port) && !host.contains('/') && path_prefix(text).parse::<RepositoryName>().is_ok()
 }
 
-/// How an upstream's name stands in front of a repository's: no path component has a colon.
-pub(super) fn path_prefix(upstream: &str) -> String {
+/// How an upstream's name stands in front of a repository's: no path component has a colon, so `registry.local:5000` is written
+/// `registry.local_5000`.
+pub fn path_prefix(upstream: &str) -> String {
     upstream.replace(':', "_")
 }
 

@@ -13,6 +13,7 @@ pub use names::{Addressing, Names, Target, UnknownNamespace};
 use crate::access::Access;
 pub use crate::cache::Prefetched;
 use crate::cache::{Answer, Cache, CacheError, Origin, StoredManifest};
+use crate::config::path_prefix;
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{Content, Store};
 use crate::upstream::Upstream;
@@ -86,7 +87,7 @@ impl Registry {
 
     /// Replaces the upstreams; requests under way keep theirs.
     pub fn set_upstreams(&self, upstreams: Vec<Arc<Upstream>>) {
-        let by_prefix = upstreams.into_iter().map(|upstream| (names::prefix_of(upstream.name()), upstream)).collect();
+        let by_prefix = upstreams.into_iter().map(|upstream| (path_prefix(upstream.name()), upstream)).collect();
         *self.inner.upstreams.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_prefix);
     }
 
@@ -96,7 +97,7 @@ impl Registry {
 
     /// The upstream of this name.
     pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
-        self.upstreams().get(&names::prefix_of(name)).cloned()
+        self.upstreams().get(&path_prefix(name)).cloned()
     }
 
     /// The upstream's repository that an access is for. Nothing is hosted here yet, so any other name is absent.

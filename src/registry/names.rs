@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config;
+use crate::config::{self, path_prefix};
 use crate::oci::RepositoryName;
 
 /// The parts of a request that can name an upstream, as they came.
@@ -76,7 +76,7 @@ impl Names {
 
     fn by_prefix(&self, name: &RepositoryName) -> Result<Target, UnknownNamespace> {
         let first = name.as_str().split('/').next().unwrap_or_default();
-        let upstream = self.upstreams.iter().find(|upstream| prefix_of(upstream) == first);
+        let upstream = self.upstreams.iter().find(|upstream| path_prefix(upstream) == first);
         match upstream.zip(name.as_str().split_once('/')) {
             Some((upstream, (_, rest))) => Ok(Target { repository: full_name(upstream, rest)?, upstream: Some(upstream.clone()) }),
             None => Ok(Target { repository: name.clone(), upstream: None }),
@@ -84,15 +84,10 @@ impl Names {
     }
 }
 
-/// An upstream's name as a path component: a repository name has no colon, so `registry.local:5000` is written `registry.local_5000`.
-pub fn prefix_of(upstream: &str) -> String {
-    upstream.replace(':', "_")
-}
-
 /// The full name of `rest` at `upstream`. A bare Docker Hub name is an official image's and lies under `library/`.
 fn full_name(upstream: &str, rest: &str) -> Result<RepositoryName, UnknownNamespace> {
     let library = if upstream == "docker.io" && !rest.contains('/') { "library/" } else { "" };
-    format!("{}/{library}{rest}", prefix_of(upstream)).parse().map_err(|_| UnknownNamespace)
+    format!("{}/{library}{rest}", path_prefix(upstream)).parse().map_err(|_| UnknownNamespace)
 }
 
 #[cfg(test)]
