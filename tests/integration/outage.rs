@@ -9,7 +9,7 @@ use crate::harness::origin::Origin;
 use crate::harness::pull::pull;
 use crate::harness::script::{Fault, Match};
 
-/// A stale answer comes within two seconds, and what the machine takes for itself.
+/// A stale answer comes within two seconds.
 const STALE_TIME: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_millis(500);
