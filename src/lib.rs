@@ -31,9 +31,11 @@
 //! 7. The disk cache is disposable: deleting it loses nothing but speed.
 //! 8. A secret has a type that does not print.
 //!
+//! `unsafe` stands in one module, `store/resident`, which asks the kernel whether a part of a file is in memory.
+//!
 //! There is no `static` state and no global registry: several edges run in one test process.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod access;
 pub mod cache;

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use outport::cli;
 
+/// Bodies arrive in fresh blocks of some hundred KiB. glibc takes each from the kernel and gives it back, so that every page of every
+/// body is touched for the first time; jemalloc hands the same ones out again (`tests/bench/near` has the difference).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match cli::Arguments::try_parse() {
         Ok(arguments) => cli::run(arguments),

@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn connection(server_name: Option<&str>) -> Connection {
-        Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: true, server_name: server_name.map(str::to_owned) }
+        Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: true, server_name: server_name.map(str::to_owned), outbox: None }
     }
 
     fn admit_on(site: &Site, connection: &Connection, request: http::request::Builder) -> Result<Call, Failure> {

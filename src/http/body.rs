@@ -14,7 +14,8 @@ use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 
 use super::log::{Ending, Record};
-use crate::store::{ContentError, Region};
+use super::outbox::Outbox;
+use crate::store::{ContentError, Piece, Region};
 
 /// Bytes of a block on a plain connection.
 pub const PLAIN_BLOCK_BYTES: usize = 32 * 1024;
@@ -64,7 +65,22 @@ enum State {
     Region(Blocks),
 }
 
-type Reading = Pin<Box<dyn Future<Output = (Region, Result<Option<Bytes>, ContentError>)> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = (Region, Result<Option<Piece>, ContentError>)> + Send>>;
+
+/// How a body leaves its connection.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Bytes of a block that is read.
+    pub block_bytes: usize,
+    /// Takes parts of files, where the connection sends them as they are.
+    pub outbox: Option<Outbox>,
+}
+
+impl Way {
+    fn plain() -> Way {
+        Way { block_bytes: PLAIN_BLOCK_BYTES, outbox: None }
+    }
+}
 
 /// A region on its way, block by block.
 struct Blocks {
@@ -72,7 +88,7 @@ struct Blocks {
     region: Option<Region>,
     reading: Option<Reading>,
     slot: Arc<Slot>,
-    block_bytes: usize,
+    way: Way,
     /// What is still to come, where the length is known.
     rest_bytes: Option<u64>,
 }
@@ -80,21 +96,21 @@ struct Blocks {
 impl Body {
     /// A body that appears in no log.
     pub fn unrecorded(payload: Payload) -> Body {
-        Body::build(payload, PLAIN_BLOCK_BYTES, None)
+        Body::build(payload, Way::plain(), None)
     }
 
-    /// A body that sends blocks of `block_bytes` and writes its record at the end.
-    pub fn new(payload: Payload, block_bytes: usize, record: Record) -> Body {
-        Body::build(payload, block_bytes, Some(Box::new(record)))
+    /// A body that writes its record at the end.
+    pub fn new(payload: Payload, way: Way, record: Record) -> Body {
+        Body::build(payload, way, Some(Box::new(record)))
     }
 
-    fn build(payload: Payload, block_bytes: usize, record: Option<Box<Record>>) -> Body {
+    fn build(payload: Payload, way: Way, record: Option<Box<Record>>) -> Body {
         let state = match payload {
             Payload::Empty | Payload::Region { size_bytes: Some(0), .. } => State::Done,
             Payload::Bytes(bytes) if bytes.is_empty() => State::Done,
             Payload::Bytes(bytes) => State::Bytes(bytes),
             Payload::Region { region, size_bytes } => {
-                State::Region(Blocks { region: Some(region), reading: None, slot: Arc::default(), block_bytes, rest_bytes: size_bytes })
+                State::Region(Blocks { region: Some(region), reading: None, slot: Arc::default(), way, rest_bytes: size_bytes })
             }
         };
         Body { state, sent_bytes: 0, record }
@@ -170,17 +186,29 @@ impl Blocks {
     /// The next block, once the last one has been let go.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
         if let Some(mut region) = self.region.take_if(|_| self.slot.poll_free(cx).is_ready()) {
-            let block_bytes = self.block_bytes;
+            let (block_bytes, sends_files) = (self.way.block_bytes, self.way.outbox.is_some());
             self.reading = Some(Box::pin(async move {
-                let block = region.next(block_bytes).await;
-                (region, block)
+                let piece = match sends_files {
+                    true => region.next_piece(block_bytes).await,
+                    false => region.next(block_bytes).await.map(|block| block.map(Piece::Bytes)),
+                };
+                (region, piece)
             }));
         }
         let Some(reading) = &mut self.reading else { return Poll::Pending };
-        let (region, block) = ready!(reading.as_mut().poll(cx));
+        let (region, piece) = ready!(reading.as_mut().poll(cx));
         self.reading = None;
         self.region = Some(region);
-        Poll::Ready(self.account(block?))
+        let block = piece?.map(|piece| self.sendable(piece)).transpose()?;
+        Poll::Ready(self.account(block))
+    }
+
+    /// The bytes themselves, or what stands in for them.
+    fn sendable(&self, piece: Piece) -> Result<Bytes, BodyError> {
+        match piece {
+            Piece::Bytes(bytes) => Ok(bytes),
+            Piece::File(part) => self.way.outbox.as_ref().and_then(|outbox| outbox.put(part)).ok_or(BodyError::Length),
+        }
     }
 
     /// Holds the content to the length that was announced.
@@ -256,6 +284,10 @@ mod tests {
         (0..count).map(|at| at as u8).collect()
     }
 
+    fn blocks_of(block_bytes: usize) -> Way {
+        Way { block_bytes, outbox: None }
+    }
+
     fn payload(have: usize, announced: Option<u64>) -> Payload {
         let content = Content::from_memory(bytes_of(have));
         Payload::Region { region: content.region(0..announced.unwrap_or(u64::MAX)), size_bytes: announced }
@@ -279,7 +311,7 @@ mod tests {
     async fn the_bytes_are_exact() {
         for size in [0, 1, 9, 10, 11, 1000] {
             for announced in [Some(size as u64), None] {
-                let body = Body::build(payload(size, announced), 10, None);
+                let body = Body::build(payload(size, announced), blocks_of(10), None);
                 assert_eq!(body.size_hint().exact(), announced);
                 assert_eq!(drained(body).await, bytes_of(size), "{size} {announced:?}");
             }
@@ -292,7 +324,7 @@ mod tests {
 
     #[test]
     fn row_24_one_block_is_outstanding() {
-        let mut body = Body::build(payload(100, Some(100)), 10, None);
+        let mut body = Body::build(payload(100, Some(100)), blocks_of(10), None);
         let Poll::Ready(Some(Ok(first))) = poll(&mut body) else { panic!("a block is ready") };
         let part = first.slice(3..5);
         assert!(poll(&mut body).is_pending());
@@ -313,7 +345,7 @@ mod tests {
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let waker = count.clone().into();
         let cx = &mut Context::from_waker(&waker);
-        let mut body = Body::build(payload(100, None), 10, None);
+        let mut body = Body::build(payload(100, None), blocks_of(10), None);
         let first = Pin::new(&mut body).poll_frame(cx);
         assert!(Pin::new(&mut body).poll_frame(cx).is_pending());
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
@@ -323,11 +355,11 @@ mod tests {
 
     #[test]
     fn content_of_another_length_than_announced_is_an_error() {
-        let mut short = Body::build(payload(5, Some(10)), 10, None);
+        let mut short = Body::build(payload(5, Some(10)), blocks_of(10), None);
         assert!(matches!(poll(&mut short), Poll::Ready(Some(Ok(_)))));
         assert!(matches!(poll(&mut short), Poll::Ready(Some(Err(BodyError::Length)))));
         let region = Content::from_memory(bytes_of(20)).region(0..20);
-        let mut long = Body::build(Payload::Region { region, size_bytes: Some(10) }, 20, None);
+        let mut long = Body::build(Payload::Region { region, size_bytes: Some(10) }, blocks_of(20), None);
         assert!(matches!(poll(&mut long), Poll::Ready(Some(Err(BodyError::Length)))));
         assert!(matches!(poll(&mut long), Poll::Ready(None)));
     }
@@ -339,7 +371,7 @@ mod tests {
         let server = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let service = hyper::service::service_fn(move |_| async move {
-                let body = Body::build(payload(have, announced), PLAIN_BLOCK_BYTES, None);
+                let body = Body::build(payload(have, announced), Way::plain(), None);
                 Ok::<_, std::convert::Infallible>(http::Response::new(body))
             });
             hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(socket), service).await

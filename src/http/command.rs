@@ -103,7 +103,7 @@ mod tests {
         let policy = Policy { anonymous, principals: Default::default() };
         let site = Site { names: Names::default(), identity: Identity::new(&[]), policy, deadline: std::time::Duration::from_secs(10) };
         let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;
-        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None };
+        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None };
         let mut record = Record::start(&Metrics::new(), &head, &connection, String::new());
         authorize(&site, &Bytes::copy_from_slice(body.as_bytes()), &mut record).map_err(|failure| failure.status.as_u16())
     }

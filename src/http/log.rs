@@ -308,7 +308,7 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let head = request.body(()).unwrap().into_parts().0;
-            let connection = Connection { peer: peer.parse().unwrap(), tls: false, server_name: None };
+            let connection = Connection { peer: peer.parse().unwrap(), tls: false, server_name: None, outbox: None };
             let finish = || {
                 let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
                 record.answered(StatusCode::NOT_FOUND);
@@ -354,7 +354,7 @@ mod tests {
     fn a_client_that_leaves_before_the_answer_is_counted() {
         let metrics = Metrics::new();
         let head = http::Request::get("/v2/").body(()).unwrap().into_parts().0;
-        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None };
+        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None };
         drop(Record::start(&metrics, &head, &connection, String::new()));
         let mut answered = Record::start(&metrics, &head, &connection, String::new());
         answered.answered(StatusCode::OK);

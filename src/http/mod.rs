@@ -8,6 +8,7 @@ mod connection;
 mod error;
 mod log;
 mod ops;
+pub mod outbox;
 mod request_id;
 mod respond;
 pub mod route;

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::admit::{Call, Read, Site};
-use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES};
+use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
 use super::connection::Connection;
@@ -300,7 +300,8 @@ fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: 
     reply.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     record.answered(reply.status());
     let block_bytes = if connection.tls { TLS_BLOCK_BYTES } else { PLAIN_BLOCK_BYTES };
-    reply.map(|payload| Body::new(sent(payload, &head.method), block_bytes, record))
+    let way = Way { block_bytes, outbox: connection.outbox.clone() };
+    reply.map(|payload| Body::new(sent(payload, &head.method), way, record))
 }
 
 fn shared_headers(reply: &mut Response<Payload>, head: &Parts, reuse: Reuse, request_id: &str) {
@@ -393,7 +394,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_is_tied_to_its_record() {
-        let (metrics, connection) = (Metrics::new(), Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None });
+        let (metrics, connection) =
+            (Metrics::new(), Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None });
         let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
         let record = Record::start(&metrics, &head, &connection, "id".to_owned());
         let response = finish(respond::version(), &head, Reuse::Keep, &connection, record);

@@ -26,6 +26,7 @@ use super::vitals::{Protocol, Reason, Verdict, Vitals};
 use super::{Mode, Phase};
 use crate::config::Limits;
 use crate::http::Connection;
+use crate::http::outbox::{Outbox, StandIn};
 use crate::metrics::Metrics;
 
 /// hyper's buffer for a whole head; of an answer it queues one block of the body whatever its size, and no second one beyond this.
@@ -47,6 +48,7 @@ pub struct Site<S> {
     pub metrics: Arc<Metrics>,
     pub service: Arc<S>,
     pub phase: watch::Receiver<Phase>,
+    pub stand_in: StandIn,
 }
 
 impl<S, F, B> Site<S>
@@ -61,8 +63,10 @@ where
         let _open = Open::new(&self.metrics);
         // Small answers must not wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        let (socket, vitals_slot) = Socket::new(stream);
-        let mut connection = Connection { peer, tls: false, server_name: None };
+        // Under TLS all bytes have to be sealed here first.
+        let outbox = matches!(self.mode, Mode::Plain).then(|| Outbox::new(&self.stand_in));
+        let (socket, vitals_slot) = Socket::new(stream, outbox.clone());
+        let mut connection = Connection { peer, tls: false, server_name: None, outbox };
         match &self.mode {
             Mode::Plain => {
                 let vitals = self.vitals(Protocol::Http1);
@@ -102,6 +106,8 @@ where
             // hyper would count the quiet time between requests as a slow head; the vitals tell the two apart.
             .header_read_timeout(None)
             .max_buf_size(HTTP1_BUFFER_BYTES)
+            // Blocks of a body go out as they are, never copied into a buffer: the outbox depends on it.
+            .writev(true)
             .serve_connection(guard, service_fn(move |request| doorway.enter(request)));
         self.run(pin!(protocol), http1::Connection::graceful_shutdown, &vitals, Protocol::Http1).await;
     }

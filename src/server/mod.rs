@@ -61,6 +61,7 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::http::Connection;
+use crate::http::outbox::StandIn;
 use crate::metrics::Metrics;
 use connection::Site;
 pub use tls::Certificates;
@@ -120,7 +121,14 @@ impl Server {
         let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local_address, listener) = bound.map_err(|source| ServerError::Bind { address, source })?;
         let (phase, seen) = watch::channel(Phase::Open);
-        let site = Arc::new(Site { mode, limits, metrics: Arc::new(metrics), service: Arc::new(service), phase: seen });
+        let site = Arc::new(Site {
+            mode,
+            limits,
+            metrics: Arc::new(metrics),
+            service: Arc::new(service),
+            phase: seen,
+            stand_in: StandIn::default(),
+        });
         let listening = tokio::spawn(run(listener, site));
         Ok(Server { local_address, phase, listening })
     }

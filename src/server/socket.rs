@@ -1,18 +1,21 @@
-//! The socket itself, below TLS: sees whether bytes really leave.
+//! The socket itself, below TLS: sees whether bytes really leave, and sends parts of files without copying them (`sendfile(2)`).
 //!
-//! This is also the place for sending a cached file without copying it: a plain connection's `poll_write_vectored` gets the slices of
-//! the answer's body exactly as the body handed them out, because nothing between hyper and this type copies or splits them.
+//! A plain connection's `poll_write_vectored` gets the slices of the answer's body exactly as the body handed them out, because nothing
+//! between hyper and this type copies or splits them; the outbox tells which of them stand in for a part of a file.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::vitals::Vitals;
+use crate::http::outbox::{Next, Outbox, Then};
+use crate::store::FilePart;
 
 /// A client's socket.
 #[derive(Debug)]
@@ -20,13 +23,61 @@ pub struct Socket {
     stream: TcpStream,
     /// Set once the protocol is known; during a TLS handshake another timer watches.
     vitals: Arc<OnceLock<Arc<Vitals>>>,
+    outbox: Option<Outbox>,
 }
 
 impl Socket {
     /// The second value is where the connection's vitals are to be put.
-    pub fn new(stream: TcpStream) -> (Socket, Arc<OnceLock<Arc<Vitals>>>) {
+    pub fn new(stream: TcpStream, outbox: Option<Outbox>) -> (Socket, Arc<OnceLock<Arc<Vitals>>>) {
         let vitals = Arc::new(OnceLock::new());
-        (Socket { stream, vitals: Arc::clone(&vitals) }, vitals)
+        (Socket { stream, vitals: Arc::clone(&vitals), outbox }, vitals)
+    }
+
+    /// Writes bytes, or a part of a file where its stand-in comes first.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let filled = bufs.iter().position(|buf| !buf.is_empty()).map_or(bufs, |first| &bufs[first..]);
+        match self.outbox.as_ref().map(|outbox| outbox.next(filled.iter().map(|buf| &**buf))) {
+            None | Some(Next::Bytes { then_a_part: Then::Nothing, .. }) => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+            Some(Next::Bytes { slices, then_a_part: Then::Part }) => self.poll_write_before_a_part(cx, &filled[..slices]),
+            Some(Next::Part(part, most)) => self.poll_send_file(cx, &part, most),
+            Some(Next::Lost) => Poll::Ready(Err(io::Error::other("a part of a file has lost its place among the bytes"))),
+        }
+    }
+
+    /// The head of an answer shares a packet with its body (`MSG_MORE`).
+    fn poll_write_before_a_part(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let send = || {
+            let mut no_control = rustix::net::SendAncillaryBuffer::default();
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            Ok(rustix::net::sendmsg(&self.stream, bufs, &mut no_control, flags)?)
+        };
+        self.poll_io(cx, send)
+    }
+
+    fn poll_send_file(&self, cx: &mut Context<'_>, part: &FilePart, most: usize) -> Poll<io::Result<usize>> {
+        let count = most.min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
+        let send = || {
+            let mut offset = part.range.start;
+            match rustix::fs::sendfile(&self.stream, &*part.file, Some(&mut offset), count)? {
+                0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was")),
+                sent => Ok(sent),
+            }
+        };
+        let sent = ready!(self.poll_io(cx, send))?;
+        if let Some(outbox) = &self.outbox {
+            outbox.sent(sent as u64);
+        }
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_io<T>(&self, cx: &mut Context<'_>, mut work: impl FnMut() -> io::Result<T>) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_io(Interest::WRITABLE, &mut work) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
     }
 
     fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -48,12 +99,12 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = self.poll_send(cx, &[IoSlice::new(buf)]);
         self.note(written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = self.poll_send(cx, bufs);
         self.note(written)
     }
 
@@ -67,5 +118,82 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::http::outbox::StandIn;
+
+    async fn connected() -> (Socket, Outbox, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let outbox = Outbox::new(&StandIn::default());
+        (Socket::new(listener.accept().await.unwrap().0, Some(outbox.clone())).0, outbox, client)
+    }
+
+    fn file_of(bytes: &[u8]) -> Arc<File> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Arc::new(file)
+    }
+
+    /// More than a socket takes at once, so that parts go out in pieces.
+    const LARGE_BYTES: usize = 1 << 20;
+
+    #[tokio::test]
+    async fn parts_of_files_go_out_in_the_place_of_what_stands_in_for_them() {
+        let (mut socket, outbox, mut client) = connected().await;
+        let whole: Vec<u8> = (0..LARGE_BYTES + 1_000).map(|at| (at / 7) as u8).collect();
+        let file = file_of(&whole);
+        let received = tokio::spawn(async move {
+            let mut received = Vec::new();
+            client.read_to_end(&mut received).await.map(|_| received)
+        });
+        for round in 0..3_u64 {
+            let stand_in = outbox.put(FilePart { file: file.clone(), range: round..round + LARGE_BYTES as u64 }).unwrap();
+            let mut slices = [IoSlice::new(b"head"), IoSlice::new(&[]), IoSlice::new(&stand_in), IoSlice::new(b"tail")];
+            let mut rest = &mut slices[..];
+            while !rest.is_empty() {
+                let written = socket.write_vectored(rest).await.unwrap();
+                IoSlice::advance_slices(&mut rest, written);
+            }
+        }
+        drop(socket);
+        let mut expected = Vec::new();
+        for round in 0..3 {
+            expected.extend_from_slice(b"head");
+            expected.extend_from_slice(&whole[round..round + LARGE_BYTES]);
+            expected.extend_from_slice(b"tail");
+        }
+        assert!(received.await.unwrap().unwrap() == expected);
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_never_leaves() {
+        let (mut socket, outbox, mut client) = connected().await;
+        let copied = outbox.put(FilePart { file: file_of(&[1; 100]), range: 0..100 }).unwrap().to_vec();
+        assert!(socket.write_all(&copied).await.is_err());
+        assert!(socket.write_all(b"anything").await.is_err());
+        drop(socket);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert!(received.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_cut_breaks_the_connection() {
+        let (mut socket, outbox, _client) = connected().await;
+        let file = file_of(&[1; 100]);
+        let stand_in = outbox.put(FilePart { file: file.clone(), range: 0..100 }).unwrap();
+        file.set_len(0).unwrap();
+        assert_eq!(socket.write_all(&stand_in).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -11,9 +11,12 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::files::Stamp;
 use super::growing::{Follower, Growing, Step};
+use super::resident::is_resident;
 
 /// The most that is read from a file at once, however much is asked for.
 const READ_BYTES: usize = 1 << 20;
+/// The most of a file that is handed to a sender at once: it costs no memory, but the last look at the file waits for it.
+const PART_BYTES: u64 = 1 << 20;
 
 /// A handle on the bytes of one blob. Cloning copies no bytes. While a handle on a file exists, eviction leaves the file alone.
 #[derive(Clone, Debug)]
@@ -26,6 +29,30 @@ enum Kind {
     File(Arc<File>, Stamp),
     /// A transfer or a verification under way.
     Growing(Arc<Growing>),
+}
+
+/// The next piece of a region, for a sender.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    Bytes(Bytes),
+    /// For a sender that hands it to the kernel: the pages are in memory, so that doing so waits for no disk.
+    File(FilePart),
+}
+
+/// A part of a file that is only ever unlinked, never changed.
+#[derive(Clone, Debug)]
+pub struct FilePart {
+    pub file: Arc<File>,
+    pub range: Range<u64>,
+}
+
+impl Piece {
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::File(part) => part.range.end - part.range.start,
+        }
+    }
 }
 
 /// A part of a content, read from front to back.
@@ -107,14 +134,6 @@ impl Content {
     pub fn whole(&self) -> Region {
         self.region(0..self.size_bytes().unwrap_or(u64::MAX))
     }
-
-    /// The verified file and its length, for a sender that hands it to the kernel; `None` for anything else.
-    pub fn file(&self) -> Option<(Arc<File>, u64)> {
-        match &self.0 {
-            Kind::File(file, stamp) => Some((file.clone(), stamp.size_bytes)),
-            Kind::Memory(_) | Kind::Growing(_) => None,
-        }
-    }
 }
 
 impl Region {
@@ -124,47 +143,102 @@ impl Region {
     /// # Errors
     /// The content cannot be had to its end; asking again gives no more.
     pub async fn next(&mut self, max: usize) -> Result<Option<Bytes>, ContentError> {
+        match self.piece(max, Takes::Bytes).await? {
+            Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
+            // Not given to who takes bytes.
+            Some(Piece::File(_)) | None => Ok(None),
+        }
+    }
+
+    /// The same for a sender that takes parts of files, which may be much larger than `max`.
+    ///
+    /// # Errors
+    /// As of `next`.
+    pub async fn next_piece(&mut self, max: usize) -> Result<Option<Piece>, ContentError> {
+        self.piece(max, Takes::FileParts).await
+    }
+
+    async fn piece(&mut self, max: usize, takes: Takes) -> Result<Option<Piece>, ContentError> {
         if self.rest.is_empty() || max == 0 {
             return Ok(None);
         }
-        let block = match &self.content.0 {
-            Kind::Memory(bytes) => self.within(bytes.len() as u64, max).map(|part| bytes.slice(part.start as usize..part.end as usize)),
-            Kind::File(file, stamp) => match self.within(stamp.size_bytes, max) {
-                None => None,
-                Some(part) => {
-                    let last = part.end >= self.rest.end.min(stamp.size_bytes);
-                    let block = read(file, part.start, (part.end - part.start) as usize, &mut self.buffer).await?;
-                    // Whoever changed the file since it was verified also changed its stamp: then this answer is not completed.
-                    if last && Stamp::of(file).map_err(unreadable)?.0 != *stamp {
-                        return Err(ContentError::Mismatch);
-                    }
-                    Some(block)
+        let piece = match &self.content.0 {
+            Kind::Memory(bytes) => {
+                self.within(bytes.len() as u64, max).map(|part| Piece::Bytes(bytes.slice(part.start as usize..part.end as usize)))
+            }
+            Kind::File(file, stamp) => {
+                let end = self.rest.end.min(stamp.size_bytes);
+                match self.within(stamp.size_bytes, max) {
+                    None => None,
+                    Some(part) => match takes.of_file(file, part.start..end.saturating_sub(max as u64)) {
+                        Some(sendable) => Some(Piece::File(sendable)),
+                        None => {
+                            let last = part.end >= end;
+                            let block = read(file, part.start, (part.end - part.start) as usize, &mut self.buffer).await?;
+                            // Whoever changed the file since it was verified also changed its stamp: then this answer is not
+                            // completed. The last block is always read, so that all others have been sent by now.
+                            if last && Stamp::of(file).map_err(unreadable)?.0 != *stamp {
+                                return Err(ContentError::Mismatch);
+                            }
+                            Some(Piece::Bytes(block))
+                        }
+                    },
                 }
-            },
+            }
             Kind::Growing(growing) => {
                 let growing = growing.clone();
                 let follower = self.follower.get_or_insert_with(|| growing.follow(self.rest.start));
-                match growing.step(follower, self.rest.clone(), max).await? {
+                match growing.step(follower, self.rest.clone(), takes.most(max)).await? {
                     Step::End => None,
-                    Step::Held(block) => Some(block),
-                    Step::File(file, part) => Some(read(&file, part.start, (part.end - part.start) as usize, &mut self.buffer).await?),
+                    Step::Held(mut block) => Some(Piece::Bytes(block.split_to(block.len().min(max)))),
+                    Step::File(file, part) => match takes.of_file(&file, part.clone()) {
+                        Some(sendable) => Some(Piece::File(sendable)),
+                        None => {
+                            let count = usize::try_from(part.end - part.start).unwrap_or(max).min(max);
+                            Some(Piece::Bytes(read(&file, part.start, count, &mut self.buffer).await?))
+                        }
+                    },
                 }
             }
         };
-        match &block {
-            Some(block) => self.rest.start += block.len() as u64,
+        match &piece {
+            Some(piece) => self.rest.start += piece.size_bytes(),
             None => self.rest.start = self.rest.end,
         }
         if let (Some(follower), Kind::Growing(growing)) = (&self.follower, &self.content.0) {
             growing.moved(follower, if self.rest.is_empty() { u64::MAX } else { self.rest.start });
         }
-        Ok(block)
+        Ok(piece)
     }
 
     /// The next part to read of a whole of `size_bytes`; `None` at its end.
     fn within(&self, size_bytes: u64, max: usize) -> Option<Range<u64>> {
         let end = self.rest.end.min(size_bytes).min(self.rest.start.saturating_add(max as u64));
         (self.rest.start < end).then_some(self.rest.start..end)
+    }
+}
+
+/// What a reader takes.
+#[derive(Clone, Copy)]
+enum Takes {
+    Bytes,
+    FileParts,
+}
+
+impl Takes {
+    /// The most that is asked of a growing content at once.
+    fn most(self, max: usize) -> usize {
+        match self {
+            Takes::Bytes => max,
+            Takes::FileParts => max.max(PART_BYTES as usize),
+        }
+    }
+
+    /// The front of `part`, if it is to be sent as it lies in the file.
+    fn of_file(self, file: &Arc<File>, part: Range<u64>) -> Option<FilePart> {
+        let range = part.start..part.end.min(part.start.saturating_add(PART_BYTES));
+        let sendable = matches!(self, Takes::FileParts) && !range.is_empty() && is_resident(file, &range);
+        sendable.then(|| FilePart { file: file.clone(), range })
     }
 }
 

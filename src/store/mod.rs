@@ -10,6 +10,7 @@ mod index;
 mod ingest;
 mod keeper;
 mod layout;
+mod resident;
 mod verify;
 
 #[cfg(test)]
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use content::{Content, ContentError, Region};
+pub use content::{Content, ContentError, FilePart, Piece, Region};
 use disk::Disk;
 use files::{Lookup, OpenFiles};
 use index::{Index, IndexError};

@@ -301,7 +301,8 @@ async fn a_good_file_of_an_earlier_process_is_verified_once_and_served() {
     let first = store.blob(&digest).await.unwrap();
     assert!(all(first.whole(), MIB).await.unwrap() == whole);
     first.complete().await.unwrap();
-    assert!(store.blob(&digest).await.unwrap().file().is_some());
+    let mut sendable = store.blob(&digest).await.unwrap().whole();
+    assert!(sendable.next_piece(MIB).await.unwrap().is_some_and(|piece| piece.size_bytes() > 0));
     let long = Digest::of(crate::oci::Algorithm::Sha512, b"sha512");
     let mut ingest = store.ingest(long, Some(6));
     ingest.write(Bytes::from_static(b"sha512")).await.unwrap();

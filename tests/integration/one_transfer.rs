@@ -17,6 +17,11 @@ const MIB: u64 = 1 << 20;
 /// What a fill and its readers may take in memory beyond an idle edge.
 const MEMORY: u64 = 64 * MIB;
 
+/// Beyond 200 clients it is their connections that count.
+fn memory_for(clients: u64) -> u64 {
+    MEMORY.max(clients * 96 * 1024)
+}
+
 /// Set by `tests/run --full`: the figures of the promise in place of those that a developer has time for.
 fn is_full() -> bool {
     std::env::var_os("OUTPORT_FULL").is_some()
@@ -83,7 +88,7 @@ async fn crowd(clients: u64, size: u64, transfer_time: Duration) {
     // What is small is verified before its first byte goes out.
     let late = all.iter().filter(|compared| size > 64 << 10 && compared.first_byte_at.expect("bytes") >= ended_at).count();
     assert_eq!(late, 0, "clients that got their first byte after the transfer's end");
-    assert!(growth < MEMORY, "{} MiB more were resident", growth / MIB);
+    assert!(growth < memory_for(clients), "{} MiB more were resident", growth / MIB);
     let file = wait_for_blob(&edge.data_dir(), blob.digest()).await;
     assert_eq!(digest_of(&std::fs::read(file).expect("a cached file")), blob.digest());
     edge.finish().await;
@@ -105,14 +110,15 @@ async fn clients_1000_of_a_small_blob_are_one_transfer() {
     crowd(1000, 20_000, Duration::from_secs(3)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_1000_of_which_the_first_leaves() {
-    let (origin, blob) = (Origin::start().await, Blob::seeded(3, 8 * MIB));
+/// The same when the client that asked first leaves after a tenth.
+async fn crowd_whose_first_leaves(clients: u64, size: u64, transfer_time: Duration) {
+    let (origin, blob) = (Origin::start().await, Blob::seeded(3, size));
     let (edge, path) = edge_with(&origin, &blob).await;
-    origin.script(Match::Blobs, Fault::Slow(2 * MIB));
+    origin.script(Match::Blobs, Fault::Slow(size * 1000 / transfer_time.as_millis() as u64));
+    let watch = Watch::start(&edge);
     let mut first = edge.client.open("GET", &path, &[]).await.expect("a head");
     let mut crowd = JoinSet::new();
-    for _ in 0..999 {
+    for _ in 1..clients {
         crowd.spawn(get(edge.client.clone(), path.clone(), blob.clone()));
     }
     let mut bytes = 0;
@@ -120,9 +126,22 @@ async fn clients_1000_of_which_the_first_leaves() {
         bytes += first.next().await.expect("its first tenth").len() as u64;
     }
     drop(first);
-    assert_eq!(crowd.join_all().await.len(), 999);
+    assert_eq!(crowd.join_all().await.len() as u64, clients - 1);
     assert_eq!(origin.count(&Match::Blobs.get()), 1);
+    let growth = watch.growth();
+    assert!(growth < memory_for(clients), "{} MiB more were resident", growth / MIB);
     edge.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_1000_of_which_the_first_leaves() {
+    crowd_whose_first_leaves(1000, 8 * MIB, Duration::from_secs(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_200_of_which_the_first_leaves_at_a_tenth() {
+    let size = if is_full() { 512 * MIB } else { 48 * MIB };
+    crowd_whose_first_leaves(200, size, Duration::from_secs(4)).await;
 }
 
 #[tokio::test]
@@ -152,13 +171,15 @@ async fn a_client_that_reads_slowly_holds_up_nobody() {
     edge.finish().await;
 }
 
-/// The connection to the origin breaks ten times: the clients complete, and the origin sends not more than `most` bytes.
-async fn broken_ten_times(fault: Fault, most: u64) {
-    let (origin, blob) = (Origin::start().await, Blob::seeded(6, 48 * MIB));
+/// The connection to the origin breaks ten times, a twelfth of the blob after it began: the clients complete, and the origin sends not
+/// more than `most_twelfths`.
+async fn broken_ten_times(clients: u64, size: u64, fault: fn(u64) -> Fault, most_twelfths: u64) {
+    let (origin, blob) = (Origin::start().await, Blob::seeded(6, size));
     let (edge, path) = edge_with(&origin, &blob).await;
-    origin.script(Match::Blobs.get(), fault.times(10));
+    origin.script(Match::Blobs.get(), fault(size / 12).times(10));
+    let watch = Watch::start(&edge);
     let mut crowd = JoinSet::new();
-    for _ in 0..4 {
+    for _ in 0..clients {
         crowd.spawn(get(edge.client.clone(), path.clone(), blob.clone()));
     }
     crowd.join_all().await;
@@ -166,19 +187,22 @@ async fn broken_ten_times(fault: Fault, most: u64) {
     let ranges: Vec<_> = origin.requests().iter().map(|logged| logged.header("range").map(str::to_owned)).collect();
     assert!(ranges[0].is_none() && ranges[1..].iter().all(Option::is_some), "{ranges:?}");
     let sent = origin.sent_bytes(blob.digest());
-    assert!(sent <= most, "{sent} bytes were sent of {}", blob.size_bytes());
+    assert!(sent <= size / 12 * most_twelfths, "{sent} bytes were sent of {size}");
+    let growth = watch.growth();
+    assert!(growth < MEMORY, "{} MiB more were resident", growth / MIB);
     edge.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_origin_that_cuts_ten_times_is_resumed_with_range() {
-    broken_ten_times(Fault::CutAfter(4 * MIB), 48 * MIB).await;
+    let (clients, size) = if is_full() { (200, 504 * MIB) } else { (200, 48 * MIB) };
+    broken_ten_times(clients, size, Fault::CutAfter, 12).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_origin_that_resets_ten_times_is_resumed_with_range() {
     // A reset takes away what was sent and not yet read.
-    broken_ten_times(Fault::ResetAfter(4 * MIB), 48 * MIB + 10 * 4 * MIB).await;
+    broken_ten_times(4, 48 * MIB, Fault::ResetAfter, 12 + 10).await;
 }
 
 #[tokio::test]

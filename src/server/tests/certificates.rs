@@ -30,7 +30,7 @@ async fn the_service_learns_who_came_and_for_which_name() {
     let local = stream.get_ref().0.local_addr().unwrap();
     stream.write_all(b"GET /connection HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut stream).await;
-    let expected = Connection { peer: local, tls: true, server_name: Some("edge.test".to_owned()) };
+    let expected = Connection { peer: local, tls: true, server_name: Some("edge.test".to_owned()), outbox: None };
     assert!(answer.ends_with(&format!("{expected:?}")), "{answer}");
 }
 

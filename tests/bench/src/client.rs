@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
 
 use crate::sys;
 
@@ -10,6 +13,8 @@ use crate::sys;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// How much is discarded at once.
 const DISCARD_BYTES: usize = 1 << 20;
+/// How much is read and hashed at once: what container engines written in Go copy at a time, and more.
+const VERIFY_BYTES: usize = 64 * 1024;
 /// A server that is silent for so long has failed.
 const SILENCE: Duration = Duration::from_secs(60);
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, */*";
@@ -17,8 +22,23 @@ const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vn
 /// What becomes of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Body {
+    /// Let go in the kernel.
     Discard,
     Keep,
+    /// Read and hashed, as a container engine does.
+    Verify,
+}
+
+impl FromStr for Body {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Body, ()> {
+        match word {
+            "discard" => Ok(Body::Discard),
+            "verify" => Ok(Body::Verify),
+            _ => Err(()),
+        }
+    }
 }
 
 /// A complete answer with status 200.
@@ -27,8 +47,10 @@ pub struct Answer {
     pub first_byte: Duration,
     pub whole: Duration,
     pub size_bytes: u64,
-    /// Empty for a discarded body.
+    /// Empty unless the body was kept.
     pub kept: Vec<u8>,
+    /// SHA-256 in hexadecimal, of a body that was verified.
+    pub sha256: Option<String>,
 }
 
 /// A connection that is opened when it is needed and kept open after that.
@@ -61,6 +83,7 @@ impl Client {
             read_bytes = 1;
         }
         let first_byte = started.elapsed();
+        let mut sha256 = None;
         match body {
             Body::Discard => {
                 while read_bytes < size_bytes {
@@ -72,6 +95,21 @@ impl Client {
                 }
                 kept.clear();
             }
+            Body::Verify => {
+                let (mut hash, mut block) = (Sha256::new_with_prefix(&kept), vec![0; VERIFY_BYTES]);
+                while read_bytes < size_bytes {
+                    let most = usize::try_from(size_bytes - read_bytes).unwrap_or(usize::MAX).min(VERIFY_BYTES);
+                    match stream.read(&mut block[..most])? {
+                        0 => return Err(io::Error::other(format!("{path}: cut after {read_bytes} of {size_bytes} bytes"))),
+                        count => {
+                            hash.update(&block[..count]);
+                            read_bytes += count as u64;
+                        }
+                    }
+                }
+                kept.clear();
+                sha256 = Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            }
             Body::Keep => {
                 let left = size_bytes.saturating_sub(read_bytes);
                 if (&mut stream).take(left).read_to_end(&mut kept)? as u64 != left {
@@ -80,7 +118,7 @@ impl Client {
             }
         }
         self.stream = Some(stream);
-        Ok(Answer { first_byte, whole: started.elapsed(), size_bytes, kept })
+        Ok(Answer { first_byte, whole: started.elapsed(), size_bytes, kept, sha256 })
     }
 }
 
@@ -140,6 +178,8 @@ mod tests {
         assert_eq!((answer.size_bytes, answer.kept.as_slice()), (5, &b"hello"[..]));
         let discarded = serve_once(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").get("/", Body::Discard).unwrap();
         assert_eq!((discarded.size_bytes, discarded.kept.len()), (5, 0));
+        let verified = serve_once(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").get("/", Body::Verify).unwrap();
+        assert_eq!(verified.sha256.as_deref(), Some("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"));
     }
 
     #[test]
