@@ -4,8 +4,10 @@
 //! string for a repository, tag or digest travels further than `http/route`.
 
 mod digest;
+mod json;
 mod manifest;
 mod name;
+mod pushed;
 mod range;
 
 pub use digest::{Algorithm, Digest, DigestError, Digester};
@@ -13,4 +15,5 @@ pub use manifest::{
     Descriptor, INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES, Manifest, ManifestError, Platform, is_manifest_media_type, referrers_index,
 };
 pub use name::{NameError, Reference, RepositoryName, Tag, TagError};
+pub use pushed::{InvalidManifest, PushedManifest};
 pub use range::{ByteRange, RangeOutcome, RangeParts};
