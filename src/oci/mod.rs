@@ -9,6 +9,7 @@ mod manifest;
 mod name;
 mod pushed;
 mod range;
+mod upload;
 
 pub use digest::{Algorithm, Digest, DigestError, Digester};
 pub use manifest::{
@@ -16,4 +17,5 @@ pub use manifest::{
 };
 pub use name::{NameError, Reference, RepositoryName, Tag, TagError};
 pub use pushed::{InvalidManifest, PushedManifest};
-pub use range::{ByteRange, RangeOutcome, RangeParts};
+pub use range::{ByteRange, Chunk, ChunkError, RangeOutcome, RangeParts, ReceivedRange};
+pub use upload::{SessionError, SessionId, SessionRef, SessionState};
