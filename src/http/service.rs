@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::admit::{Call, Read, Site};
+use super::admit::{Call, Read, Site, Write};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES};
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
@@ -23,8 +23,10 @@ use super::respond::{self, Listing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
 use crate::clock::Clock;
+use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
+use crate::registry::push::PushError;
 use crate::registry::{Check, Readiness, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -82,7 +84,7 @@ impl Http {
     /// A request on a registry listener. The answer's head is ready when this returns; it never fails.
     pub async fn registry<B>(&self, request: Request<B>, connection: Arc<Connection>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
@@ -91,6 +93,11 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record) {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
+            Ok(Call::Write(write)) => {
+                let mut inflow = Inflow::new(body, u64::MAX);
+                let reply = within(self.0.request_timeout, self.write(write, &head, &mut inflow, &mut record)).await;
+                (reply, drain_rest(&head, inflow).await)
+            }
             Ok(call) => {
                 let reuse = drain(&head, body).await;
                 (self.call(call, &site, &head, &mut record).await, reuse)
@@ -151,8 +158,13 @@ impl Http {
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
-            Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
+            Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }
+    }
+
+    /// Nothing is hosted yet: an access that may push is for a repository that takes none.
+    async fn write(&self, _: Write, _: &Parts, _: &mut Inflow, _: &mut Record) -> Result<Response<Payload>, Failure> {
+        Err(PushError::Proxied.into())
     }
 
     async fn read(&self, read: &Read, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
@@ -294,6 +306,25 @@ where
     tokio::time::timeout(DRAIN_TIME, emptied).await.unwrap_or(Reuse::Close)
 }
 
+/// Takes in what a use case left of its body, under the same conditions as [`drain`].
+async fn drain_rest(head: &Parts, mut inflow: Inflow) -> Reuse {
+    if inflow.is_drained() {
+        return Reuse::Keep;
+    }
+    let rest_bytes = inflow.declared_bytes().unwrap_or_default().saturating_sub(inflow.received_bytes());
+    let only_offered = head.headers.contains_key(header::EXPECT) && inflow.received_bytes() == 0;
+    if only_offered || rest_bytes > DRAIN_BYTES as u64 {
+        return Reuse::Close;
+    }
+    let most_bytes = inflow.received_bytes().saturating_add(DRAIN_BYTES as u64);
+    inflow = inflow.limited(most_bytes);
+    let emptied = async {
+        while let Ok(Some(_)) = inflow.next().await {}
+        if inflow.is_drained() { Reuse::Keep } else { Reuse::Close }
+    };
+    tokio::time::timeout(DRAIN_TIME, emptied).await.unwrap_or(Reuse::Close)
+}
+
 /// Adds what every answer has and ties it to its connection and record.
 fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: &Connection, mut record: Record) -> Response<Body> {
     shared_headers(&mut reply, head, reuse, record.request_id());
@@ -304,7 +335,9 @@ fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: 
 }
 
 fn shared_headers(reply: &mut Response<Payload>, head: &Parts, reuse: Reuse, request_id: &str) {
-    let (has_no_length, size_bytes) = (reply.status() == http::StatusCode::NOT_MODIFIED, reply.body().size_bytes());
+    // RFC 9110, section 8.6: a 204 has none, a 304 only that of the content.
+    let has_no_length = matches!(reply.status(), http::StatusCode::NOT_MODIFIED | http::StatusCode::NO_CONTENT);
+    let size_bytes = reply.body().size_bytes();
     let headers = reply.headers_mut();
     if let Some(size_bytes) = size_bytes.filter(|_| !has_no_length) {
         headers.entry(header::CONTENT_LENGTH).or_insert(size_bytes.into());
