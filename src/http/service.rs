@@ -368,15 +368,19 @@ mod tests {
         drop(tokio::spawn(async move { http.registry(request, connection).await }));
     };
 
-    /// Sends bytes on one connection and returns all that is answered until the server closes it.
-    async fn conversation(bytes: &[u8]) -> String {
+    /// Sends bytes on one connection and returns all that is answered until the server closes it. Each request is answered 200 when
+    /// `serve` has done with its body.
+    async fn conversation<F>(bytes: &[u8], serve: fn(Parts, Incoming) -> F) -> String
+    where
+        F: Future<Output = (Parts, Reuse)> + Send + 'static,
+    {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
                 let (head, body) = request.into_parts();
-                let reuse = drain(&head, body).await;
+                let (head, reuse) = serve(head, body).await;
                 let mut reply = respond::version();
                 shared_headers(&mut reply, &head, reuse, "id");
                 Ok::<_, std::convert::Infallible>(reply.map(|payload| Body::unrecorded(sent(payload, &head.method))))
@@ -392,6 +396,25 @@ mod tests {
         String::from_utf8(received).unwrap()
     }
 
+    async fn drained(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let reuse = drain(&head, body).await;
+        (head, reuse)
+    }
+
+    /// As a push that is refused before its body is read.
+    async fn refused(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let reuse = drain_rest(&head, Inflow::new(body, u64::MAX)).await;
+        (head, reuse)
+    }
+
+    /// As a push that takes at most 10 bytes.
+    async fn taken(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let mut inflow = Inflow::new(body, 10);
+        while let Ok(Some(_)) = inflow.next().await {}
+        let reuse = drain_rest(&head, inflow).await;
+        (head, reuse)
+    }
+
     const SECOND: &str = "GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
     #[tokio::test]
@@ -403,16 +426,37 @@ mod tests {
             ("Content-Length: 1000000", SECOND, 1),
             ("Content-Length: 5\r\nExpect: 100-continue", "", 1),
         ] {
-            let received = conversation(format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}").as_bytes()).await;
+            let bytes = format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}");
+            for received in [conversation(bytes.as_bytes(), drained).await, conversation(bytes.as_bytes(), refused).await] {
+                assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
+                assert!(received.ends_with("{}") && received.contains("connection: close"), "{received}");
+                // Row 48: who is refused is not asked for the body.
+                assert!(!received.contains("100 Continue"), "{received}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_taken_leaves_the_connection_and_one_that_is_too_long_ends_it() {
+        for (headers, body, answers, asked) in [
+            ("Content-Length: 5", "01234", 2, false),
+            ("Transfer-Encoding: chunked", "5\r\n01234\r\n0\r\n\r\n", 2, false),
+            ("Content-Length: 5\r\nExpect: 100-continue", "01234", 2, true),
+            // Row 45, chunked and declared.
+            ("Transfer-Encoding: chunked", "b\r\n0123456789a\r\n0\r\n\r\n", 1, false),
+            ("Content-Length: 11", "0123456789a", 1, false),
+            ("Content-Length: 11\r\nExpect: 100-continue", "", 1, false),
+        ] {
+            let bytes = format!("PATCH /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}");
+            let received = conversation(bytes.as_bytes(), taken).await;
             assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
-            assert!(received.ends_with("{}") && received.contains("connection: close"), "{received}");
-            assert!(!received.contains("100 Continue"), "{received}");
+            assert_eq!(received.contains("100 Continue"), asked, "{headers}: {received}");
         }
     }
 
     #[tokio::test]
     async fn a_head_has_the_length_and_no_body() {
-        let received = conversation(b"HEAD /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let received = conversation(b"HEAD /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", drained).await;
         assert!(received.contains("content-length: 2\r\n") && received.ends_with("\r\n\r\n"), "{received}");
     }
 
