@@ -15,7 +15,7 @@
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
-//!  0 oci/ clock.rs metrics.rs
+//!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
 //!
@@ -46,6 +46,7 @@ pub mod dial;
 pub mod edge;
 pub mod http;
 pub mod identity;
+pub mod inflow;
 pub mod metrics;
 pub mod oci;
 pub mod registry;

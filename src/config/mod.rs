@@ -36,7 +36,11 @@ pub struct Config {
     pub listen: Listen,
     pub tls: Option<Tls>,
     pub cache: Cache,
+    /// Other edges of this region; `None` for one that stands alone.
+    pub siblings: Option<Siblings>,
     pub upstreams: Vec<Upstream>,
+    /// Policies of hosted repositories: the first whose pattern matches counts. Names without one have the defaults.
+    pub hosted: Vec<Hosted>,
     /// Patterns that anyone may pull or push.
     pub access: Access,
     pub principals: Vec<Principal>,
@@ -121,6 +125,29 @@ pub struct Upstream {
     pub read_timeout: Duration,
 }
 
+/// How the edges of one region reach one another, to pass requests of an upload to the edge that began it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Siblings {
+    /// Where the others find this edge: scheme, host and port. It stands in the locations of this edge's uploads.
+    pub advertise: url::Url,
+    /// A host name whose addresses are the region's edges.
+    pub dns: Option<String>,
+    /// The same for all edges of a region: proves one to the other, and signs the locations of uploads.
+    pub token: Secret,
+    /// Further certificate authorities, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How repositories that are pushed here are treated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hosted {
+    pub pattern: Pattern,
+    /// The name of the upstream to which each push is passed on afterwards.
+    pub forward_to: Option<String>,
+    /// Whether an index may list manifests that are not here.
+    pub sparse_indexes: bool,
+}
+
 /// What everybody may do, as patterns of full repository names.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Access {
@@ -153,6 +180,12 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Least rate of a request's body, in bytes a second, after the first seconds.
     pub min_body_rate: ByteSize,
+    /// Bytes of one blob that is pushed, at most.
+    pub max_blob: ByteSize,
+    /// Upload sessions open on this edge at one time, at most.
+    pub uploads: usize,
+    /// How long an upload session may stay open with nothing sent.
+    pub upload_ttl: Duration,
     /// How long a client waits for an answer that needs an upstream, before 503.
     pub deadline: Duration,
     /// How long requests may go on after SIGTERM.
@@ -185,7 +218,8 @@ impl Config {
     /// opened, and the caches and the log's form are laid out once. Everything else is taken over while running.
     pub fn fixed_changes(&self, new: &Config) -> Vec<&'static str> {
         // Taken apart in full, so that a new field does not compile until somebody has decided about it.
-        let Config { region, data_dir, listen, tls, cache, upstreams: _, access: _, principals: _, limits, log } = self;
+        let Config { region, data_dir, listen, tls, cache, siblings, upstreams: _, hosted: _, access: _, principals: _, limits, log } =
+            self;
         let Listen { registry, ops, public_url: _, also } = listen;
         // The http room judges each request by the deadline in force; all other limits are built into listeners.
         let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
@@ -198,6 +232,7 @@ impl Config {
             // The files may change; whether the registry listener speaks TLS may not.
             ("tls", tls.is_some() != new.tls.is_some()),
             ("cache", *cache != new.cache),
+            ("siblings", *siblings != new.siblings),
             ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];

@@ -11,7 +11,11 @@ use url::Url;
 use super::files::Readable;
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
-use super::{Access, Cache, CertificateFiles, Config, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Secret, Tls, Upstream, names};
+use super::{
+    Access, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Secret, Siblings, Tls,
+    Upstream, names,
+};
+use crate::access::Pattern;
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -39,10 +43,12 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let limits = read_limits(root.section("limits"));
     let cache = read_cache(root.section("cache"), &limits);
     let log = read_log(root.section("log"));
+    let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
+    let hosted = read_hosted(&mut root, &upstreams);
     let principals = read_principals(&mut root);
     root.finish();
-    Config { region, data_dir, listen, tls, cache, upstreams, access, principals, limits, log }
+    Config { region, data_dir, listen, tls, cache, siblings, upstreams, hosted, access, principals, limits, log }
 }
 
 fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Access) -> Listen {
@@ -164,6 +170,10 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
         write_timeout: section.bounded("write_timeout", seconds(30), MILLISECONDS_100..=seconds(HOUR)),
         request_timeout: section.bounded("request_timeout", seconds(6 * HOUR), seconds(1)..=seconds(7 * DAY)),
         min_body_rate: section.bounded("min_body_rate", ByteSize(1 << 10), ByteSize(0)..=mebibytes(1 << 10)),
+        // 5 TiB is S3's largest object.
+        max_blob: section.bounded("max_blob", mebibytes(1 << 20), mebibytes(1)..=mebibytes(5 << 20)),
+        uploads: section.bounded("uploads", 1000, 1..=100_000),
+        upload_ttl: section.bounded("upload_ttl", seconds(HOUR), seconds(1)..=seconds(7 * DAY)),
         deadline: section.bounded("deadline", seconds(10), MILLISECONDS_100..=seconds(5 * MINUTE)),
         grace: section.bounded("grace", seconds(30), seconds(0)..=seconds(HOUR)),
     };
@@ -172,6 +182,58 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
     }
     section.finish();
     limits
+}
+
+/// What signs and what proves must not be guessed.
+const MIN_TOKEN_BYTES: usize = 16;
+
+fn read_siblings(mut section: Section<'_, '_, '_>) -> Option<Siblings> {
+    let advertise: Option<Url> = section.required("advertise");
+    if advertise.as_ref().is_some_and(|url| url.path() != "/") {
+        section.fault("advertise", "has a path: only a scheme, a host and a port are possible");
+    }
+    warn_of_plain_secret(&section, "advertise", advertise.as_slice(), "the token");
+    let dns: Option<String> = section.optional("dns");
+    if dns.as_ref().is_some_and(|name| !names::is_host(name) || name.contains(':')) {
+        section.fault("dns", "is not a host name without a port");
+    }
+    let given = read_secret(&mut section, TOKEN);
+    match &given {
+        Given::Nothing => section.fault(TOKEN.file, "is missing: name a file, or a variable in token_env"),
+        Given::Secret(token) if token.expose().len() < MIN_TOKEN_BYTES => {
+            section.fault(TOKEN.file, format!("is too short: a token has at least {MIN_TOKEN_BYTES} characters"));
+        }
+        _ => {}
+    }
+    let ca_file = section.optional_file("ca_file");
+    require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
+    section.finish();
+    Some(Siblings { advertise: advertise?, dns, token: given.into_secret()?, ca_file: ca_file.map(|file| file.path) })
+}
+
+fn read_hosted(root: &mut Section<'_, '_, '_>, upstreams: &[Upstream]) -> Vec<Hosted> {
+    let mut patterns = Owners::new();
+    root.sections("hosted").into_iter().filter_map(|section| read_one_hosted(section, upstreams, &mut patterns)).collect()
+}
+
+fn read_one_hosted(mut section: Section<'_, '_, '_>, upstreams: &[Upstream], patterns: &mut Owners) -> Option<Hosted> {
+    let pattern: Option<Pattern> = section.required("pattern");
+    if let Some(pattern) = &pattern {
+        let prefix = pattern.as_str().split('/').next().unwrap_or_default();
+        if let Some(upstream) = upstreams.iter().find(|upstream| upstream.path_prefix() == prefix) {
+            section
+                .fault("pattern", format!("repositories below {prefix:?} are the upstream {:?}'s: nothing is hosted there", upstream.name));
+        } else if let Some(earlier) = note(patterns, pattern.as_str().to_owned(), section.path()) {
+            section.fault("pattern", format!("{:?} stands already in {earlier}", pattern.as_str()));
+        }
+    }
+    let forward_to: Option<String> = section.optional("forward_to");
+    if let Some(name) = forward_to.as_ref().filter(|name| upstreams.iter().all(|upstream| upstream.name != **name)) {
+        section.fault("forward_to", format!("{name:?} is no upstream of this configuration"));
+    }
+    let sparse_indexes = section.or("sparse_indexes", false);
+    section.finish();
+    Some(Hosted { pattern: pattern?, forward_to, sparse_indexes })
 }
 
 fn read_log(mut section: Section<'_, '_, '_>) -> Log {
@@ -219,15 +281,15 @@ fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_
     if username.as_ref().is_some_and(|name| name.is_empty() || name.contains(':')) {
         section.fault("username", "is empty or has a colon, which ends a user name (RFC 7617)");
     }
-    let password = read_password(&mut section);
+    let password = read_secret(&mut section, PASSWORD);
     match (&username, &password) {
         (Some(_), Given::Nothing) => section.fault("username", "has no password: add password_file or password_env"),
         (None, Given::Broken | Given::Secret(_)) => section.fault("username", "is missing, though there is a password"),
         _ => {}
     }
     if matches!(password, Given::Secret(_)) {
-        warn_of_plain_upstream(&section, "url", url.as_slice());
-        warn_of_plain_upstream(&section, "mirrors", &mirrors);
+        warn_of_plain_secret(&section, "url", url.as_slice(), "the password");
+        warn_of_plain_secret(&section, "mirrors", &mirrors, "the password");
     }
     let ca_file = section.optional_file("ca_file");
     require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
@@ -294,10 +356,10 @@ fn read_token_hosts(section: &mut Section<'_, '_, '_>) -> Vec<String> {
     hosts
 }
 
-fn warn_of_plain_upstream(section: &Section<'_, '_, '_>, key: &'static str, urls: &[Url]) {
+fn warn_of_plain_secret(section: &Section<'_, '_, '_>, key: &'static str, urls: &[Url], secret: &str) {
     let local = |url: &Url| url.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]");
     if urls.iter().any(|url| url.scheme() == "http" && !local(url)) {
-        section.warn(key, "is plain HTTP: the password travels unprotected");
+        section.warn(key, format!("is plain HTTP: {secret} travels unprotected"));
     }
 }
 
@@ -346,7 +408,20 @@ fn read_passwords(section: &mut Section<'_, '_, '_>) -> Vec<Secret> {
     secrets
 }
 
-/// An upstream's password, as far as it could be read.
+/// The keys that may lead to one secret, and the one that people write it into.
+#[derive(Clone, Copy)]
+struct SecretKeys {
+    inline: &'static str,
+    file: &'static str,
+    variable: &'static str,
+    /// With its article.
+    what: &'static str,
+}
+
+const PASSWORD: SecretKeys = SecretKeys { inline: "password", file: "password_file", variable: "password_env", what: "a password" };
+const TOKEN: SecretKeys = SecretKeys { inline: "token", file: "token_file", variable: "token_env", what: "a token" };
+
+/// A secret, as far as it could be read.
 enum Given {
     Nothing,
     /// Its fault is reported already.
@@ -363,21 +438,20 @@ impl Given {
     }
 }
 
-fn read_password(section: &mut Section<'_, '_, '_>) -> Given {
-    section.refuse(
-        "password",
-        "a password does not stand in the configuration: name its file in password_file, or its variable in password_env",
-    );
-    let path: Option<PathBuf> = section.optional("password_file");
-    let variable: Option<String> = section.optional("password_env");
-    let secret = match (&path, &variable) {
+fn read_secret(section: &mut Section<'_, '_, '_>, keys: SecretKeys) -> Given {
+    let SecretKeys { inline, file, variable, what } = keys;
+    let instead = format!("{what} does not stand in the configuration: name its file in {file}, or its variable in {variable}");
+    section.refuse(inline, &instead);
+    let path: Option<PathBuf> = section.optional(file);
+    let name: Option<String> = section.optional(variable);
+    let secret = match (&path, &name) {
         (None, None) => return Given::Nothing,
         (Some(_), Some(_)) => {
-            section.fault("password_env", "stands beside password_file: only one of them is possible");
+            section.fault(variable, format!("stands beside {file}: only one of them is possible"));
             None
         }
-        (Some(path), None) => section.open("password_file", path).and_then(|file| secret_of_file(section, "password_file", &file)),
-        (None, Some(name)) => secret_of_variable(section, "password_env", name),
+        (Some(path), None) => section.open(file, path).and_then(|content| secret_of_file(section, file, &content)),
+        (None, Some(name)) => secret_of_variable(section, variable, name),
     };
     secret.map_or(Given::Broken, Given::Secret)
 }

@@ -166,6 +166,17 @@ fn faults_of_one_kind() {
             "5: upstream[0].password_file: cannot read /nowhere/p: No such file or directory",
         ),
         ("[[upstream]]\nname = 'a/b'\nurl = 'https://b'", r#"2: upstream[0].name: "a/b" is not an upstream's name"#),
+        ("[siblings]\nadvertise = 'https://a:1/x'\ntoken_env = 'A'", "2: siblings.advertise: has a path"),
+        ("[siblings]\ntoken_env = 'A'", "1: siblings.advertise: is missing"),
+        ("[siblings]\nadvertise = 'https://a:1'", "1: siblings.token_file: is missing: name a file, or a variable in token_env"),
+        ("[siblings]\nadvertise = 'https://a'\ntoken = 'hunter2'", "3: siblings.token: a token does not stand in the configuration"),
+        ("[siblings]\nadvertise = 'https://a'\ndns = 'b:1'", "3: siblings.dns: is not a host name without a port"),
+        ("[[hosted]]", "1: hosted[0].pattern: is missing"),
+        ("[[hosted]]\npattern = 'a'\nreplicate = 'all'", "3: hosted[0].replicate: unknown key"),
+        ("[[hosted]]\npattern = 'a/**'\nforward_to = 'b.io'", r#"3: hosted[0].forward_to: "b.io" is no upstream of this configuration"#),
+        ("[[hosted]]\npattern = 'a'\n[[hosted]]\npattern = 'a'", r#"4: hosted[1].pattern: "a" stands already in hosted[0]"#),
+        (&upstream("[[hosted]]\npattern = 'a.io/*'"), r#"5: hosted[0].pattern: repositories below "a.io" are the upstream "a.io"'s"#),
+        ("limits.max_blob = '0B'", r#"1: limits.max_blob: "0B" is out of bounds: "1MiB" to "5TiB""#),
         ("[[principal]]\nname = 'anonymous'\npassword_envs = ['A']", r#"2: principal[0].name: "anonymous" is not a principal's name"#),
         ("[[principal]]\nname = 'a'\npassword_envs = ['A', 'B', 'C']", "1: principal[0].password_files: 3 passwords: at most 2"),
         ("[[principal]]\nname = 'a'\npassword_file = 'x'", "3: principal[0].password_file: write password_files = [...]"),
@@ -207,6 +218,29 @@ fn secrets_come_from_files_and_variables() {
     let errors = parse("[[principal]]\nname = 'a'\npassword_files = ['empty']\npassword_envs = ['EMPTY']").unwrap_err().to_string();
     assert!(errors.contains("principal[0].password_files: ") && errors.contains("empty is empty"), "{errors}");
     assert!(errors.contains("principal[0].password_envs: the environment variable EMPTY is empty"), "{errors}");
+}
+
+#[test]
+fn siblings_share_a_token() {
+    let folder = folder(&[("token", "0123456789abcdef\n"), ("short", "0123456789abcde\n"), ("ca.crt", CERTIFICATE)]);
+    let parse =
+        |rest: &str| Config::parse(&format!("[siblings]\nadvertise = 'http://10.0.0.7:5000'\n{rest}"), folder.path(), &no_environment);
+    let siblings = parse("dns = 'edges.local'\ntoken_file = 'token'\nca_file = 'ca.crt'").unwrap().siblings.unwrap();
+    assert_eq!((siblings.advertise.as_str(), siblings.dns.as_deref()), ("http://10.0.0.7:5000/", Some("edges.local")));
+    assert_eq!((siblings.token.expose(), siblings.ca_file), ("0123456789abcdef", Some(folder.path().join("ca.crt"))));
+    let errors = parse("token_file = 'short'").unwrap_err().to_string();
+    assert!(errors.contains("siblings.token_file: is too short"), "{errors}");
+    assert_eq!(Config::parse("", folder.path(), &no_environment).unwrap().siblings, None);
+}
+
+#[test]
+fn hosted_repositories_have_their_policies() {
+    let text =
+        "[[upstream]]\nname = 'a.io'\nurl = 'https://a.io'\n[[hosted]]\npattern = 'team/**'\nforward_to = 'a.io'\nsparse_indexes = true
+        [[hosted]]\npattern = '**'";
+    let hosted = parse(text).unwrap().hosted;
+    let shown: Vec<_> = hosted.iter().map(|each| (each.pattern.as_str(), each.forward_to.as_deref(), each.sparse_indexes)).collect();
+    assert_eq!(shown, [("team/**", Some("a.io"), true), ("**", None, false)]);
 }
 
 #[test]
@@ -296,7 +330,9 @@ fn leaves(text: &str) -> HashMap<String, (String, String)> {
 fn the_reference_lists_every_key_with_its_default_and_bounds() {
     let folder = folder(&[("tls.crt", CERTIFICATE), ("tls.key", KEY), ("other.crt", CERTIFICATE), ("other.key", KEY)]);
     std::fs::write(folder.path().join("ca.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("siblings.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("password"), "secret").unwrap();
+    std::fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
     let text = uncommented();
     let (_, findings) = load::read(&text, folder.path(), &no_environment, Files::default());
     let faults: Vec<String> = findings.faults.iter().map(ToString::to_string).collect();
@@ -304,6 +340,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     assert_eq!(
         faults,
         [
+            "siblings.token_env: stands beside token_file: only one of them is possible",
             "upstream[0].password_env: stands beside password_file: only one of them is possible",
             "principal[0].password_files: is missing: name one file or two, or variables in password_envs",
         ]
@@ -351,6 +388,7 @@ fn what_needs_a_restart_is_named() {
     let fluid = Config {
         limits,
         upstreams: Vec::new(),
+        hosted: parse("[[hosted]]\npattern = '**'").unwrap().hosted,
         access: Access::default(),
         log: Log { level: "warn".into(), ..old.log.clone() },
         ..old.clone()
@@ -359,6 +397,8 @@ fn what_needs_a_restart_is_named() {
     let tls = |cert: &str| Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }] });
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });
     assert_eq!((old.fixed_changes(&one), one.fixed_changes(&other)), (vec!["tls"], vec![]));
+    let siblings = Siblings { advertise: "https://a".parse().unwrap(), dns: None, token: Secret::new("t".into()), ca_file: None };
+    assert_eq!(old.fixed_changes(&Config { siblings: Some(siblings), ..old.clone() }), ["siblings"]);
 }
 
 /// Lines that come close to a configuration.
@@ -366,7 +406,19 @@ fn line() -> impl Strategy<Value = String> {
     let keys = ["region", "listen", "registry", "disk", "tag_ttl", "url", "name", "mirrors", "password", "x"];
     let values =
         ["'a'", "5", "-1", "[]", "[1, 'a']", "{}", "{ a = 1 }", "true", "1.5", "1979-05-27", "'5m'", "'https://a'", "\"\\u00e9\"", ""];
-    let headers = ["[listen]", "[cache]", "[[upstream]]", "[[listen.also]]", "[tls]", "[[tls.also]]", "[[principal]]", "[upstream.x]", "["];
+    let headers = [
+        "[listen]",
+        "[cache]",
+        "[[upstream]]",
+        "[[listen.also]]",
+        "[tls]",
+        "[[tls.also]]",
+        "[[principal]]",
+        "[[hosted]]",
+        "[siblings]",
+        "[upstream.x]",
+        "[",
+    ];
     prop_oneof![
         (proptest::sample::select(keys.to_vec()), proptest::sample::select(values.to_vec()))
             .prop_map(|(key, value)| format!("{key} = {value}")),

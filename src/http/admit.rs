@@ -9,7 +9,8 @@ use http::{Version, header};
 use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::log::Record;
-use super::route::{Action, Command, Wanted, route};
+use super::route::{Action, Begin, Command, Push, Wanted, route};
+use super::upload::refuse_encoding;
 use crate::access::{self, Access, Policy, Principal};
 use crate::identity::Identity;
 use crate::oci::RepositoryName;
@@ -32,6 +33,7 @@ pub enum Call {
     Ready,
     Catalog(Page),
     Read(Read),
+    Write(Write),
     /// Authorized when its body has told the repository.
     Command(Command),
 }
@@ -43,6 +45,18 @@ pub struct Read {
     pub name: RepositoryName,
     pub ns: Option<String>,
     pub wanted: Wanted,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Write {
+    /// For pushing.
+    pub access: Access,
+    /// As the client addressed it.
+    pub name: RepositoryName,
+    pub wanted: Push,
+    /// For pulling from the repository that a mount names, if the caller may. One that the caller may not read, and one that there is
+    /// not, are the same (row 50).
+    pub source: Option<Access>,
 }
 
 impl Wanted {
@@ -82,7 +96,31 @@ impl Site {
                 let access = decision.map_err(|denied| Failure::denied(denied, wanted.subject()))?;
                 Ok(Call::Read(Read { access, name, ns, wanted }))
             }
+            Action::Write { name, ns, wanted } => {
+                let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
+                record.upstream = target.upstream;
+                record.repository = Some(target.repository.clone());
+                let access = self.authorize_push(&principal, &target.repository)?;
+                refuse_encoding(&head.headers)?;
+                let source = self.source(&principal, &wanted, host.as_deref());
+                Ok(Call::Write(Write { access, name, wanted, source }))
+            }
         }
+    }
+
+    /// Who may pull but not push is told so; to others the repository does not exist.
+    pub fn authorize_push(&self, principal: &Principal, repository: &RepositoryName) -> Result<Access, Failure> {
+        self.policy.authorize(principal, repository, access::Action::Push).map_err(|denied| {
+            let may_know = !denied.authenticate && self.policy.authorize(principal, repository, access::Action::Pull).is_ok();
+            if may_know { Failure::forbidden() } else { Failure::denied(denied, Subject::Repository) }
+        })
+    }
+
+    /// What a mount names, in the way in which the request names its own repository.
+    fn source(&self, principal: &Principal, wanted: &Push, host: Option<&str>) -> Option<Access> {
+        let Push::Begin(Begin::Mount { from: Some(from), .. }) = wanted else { return None };
+        let target = self.names.resolve(Addressing { name: from, ns: None, host }).ok()?;
+        self.policy.authorize(principal, &target.repository, access::Action::Pull).ok()
     }
 
     /// What names no repository is for those who may do anything at all.
@@ -250,6 +288,89 @@ mod tests {
             let Ok(Call::Read(read)) = admit(&site, &target, Some("ci")) else { panic!("allowed") };
             let absent = Failure::absent(read.wanted.subject());
             assert_eq!(refusal(admit(&site, &target, Some("stranger"))), refusal(Err(absent)));
+        }
+    }
+
+    /// `team/**` may be pulled by everybody and pushed by `ci`, who may also pull `private/*`.
+    fn pushed_to() -> Site {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let ci = Grants { pull: parse(&["private/*"]), push: parse(&["team/**"]) };
+        let anonymous = Grants { pull: parse(&["team/open"]), push: Vec::new() };
+        let stranger = Grants { pull: parse(&["team/*"]), push: Vec::new() };
+        Site { policy: Policy { anonymous, principals: [("ci".into(), ci), ("stranger".into(), stranger)].into() }, ..site(&[]) }
+    }
+
+    fn send(method: &str, target: &str, user: Option<&str>, headers: &[(&str, &str)]) -> Result<Call, Failure> {
+        let mut request = Request::builder().method(method).uri(target).header("host", "edge:5000");
+        if let Some(user) = user {
+            let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{user}:pass"));
+            request = request.header("authorization", format!("Basic {credentials}"));
+        }
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        admit_on(&pushed_to(), &connection(None), request)
+    }
+
+    #[test]
+    fn who_may_not_push_is_told_no_more_than_who_may_not_pull() {
+        let digest = crate::oci::Digest::sha256(b"");
+        for (method, path) in [
+            ("POST", "blobs/uploads/".to_owned()),
+            ("GET", "blobs/uploads/x?_state=y".to_owned()),
+            ("PATCH", "blobs/uploads/x?_state=y".to_owned()),
+            ("PUT", format!("blobs/uploads/x?_state=y&digest={digest}")),
+            ("DELETE", "blobs/uploads/x?_state=y".to_owned()),
+            ("PUT", "manifests/v1".to_owned()),
+            ("DELETE", "manifests/v1".to_owned()),
+            ("DELETE", format!("blobs/{digest}")),
+        ] {
+            for (repository, user, expected) in [
+                ("team/open", Some("ci"), 200),
+                ("team/a/b", Some("ci"), 200),
+                ("team/open", None, 401),
+                ("team/open", Some("stranger"), 403),
+                ("team/a/b", Some("stranger"), 404),
+                ("private/a", Some("ci"), 403),
+                ("nothing/a", Some("ci"), 404),
+            ] {
+                let admitted = send(method, &format!("/v2/{repository}/{path}"), user, &[]);
+                assert_eq!(status(admitted), expected, "{method} {path} {repository} {user:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn row_50_a_mount_from_where_the_caller_may_not_read_is_one_from_nowhere() {
+        let mount = |from: &str| {
+            let digest = crate::oci::Digest::sha256(b"");
+            let Ok(Call::Write(write)) = send("POST", &format!("/v2/team/a/blobs/uploads/?mount={digest}{from}"), Some("ci"), &[]) else {
+                panic!("{from} is admitted")
+            };
+            write.source.map(|access| access.repository().to_string())
+        };
+        for (from, source) in [
+            ("&from=private/a", Some("private/a")),
+            ("&from=team/b/c", Some("team/b/c")),
+            ("&from=secret/a", None),
+            ("&from=..%2Fa", None),
+            ("", None),
+        ] {
+            assert_eq!(mount(from).as_deref(), source, "{from}");
+        }
+    }
+
+    #[test]
+    fn row_49_an_encoded_body_is_refused_to_who_may_push() {
+        for (encoding, user, expected) in [
+            ("gzip", Some("ci"), 415),
+            ("zstd, gzip", Some("ci"), 415),
+            ("identity", Some("ci"), 200),
+            ("gzip", None, 401),
+            ("gzip", Some("stranger"), 403),
+        ] {
+            for (method, path) in [("PATCH", "blobs/uploads/x?_state=y"), ("PUT", "manifests/v1"), ("POST", "blobs/uploads/")] {
+                let admitted = send(method, &format!("/v2/team/open/{path}"), user, &[("content-encoding", encoding)]);
+                assert_eq!(status(admitted), expected, "{encoding} {user:?} {method}");
+            }
         }
     }
 

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::admit::Site;
-use super::error::{Failure, Subject};
+use super::error::Failure;
 use super::log::Record;
-use crate::access::{Access, Action};
+use crate::access::Access;
 use crate::oci::{Reference, RepositoryName};
 use crate::registry::Addressing;
 
@@ -51,11 +51,7 @@ pub fn authorize(site: &Site, body: &Bytes, record: &mut Record) -> Result<Order
     record.upstream = target.upstream;
     record.repository = Some(target.repository.clone());
     record.reference = Some(image.reference.to_string());
-    let principal = record.principal();
-    let access = site.policy.authorize(principal, &target.repository, Action::Push).map_err(|denied| {
-        let may_know = !denied.authenticate && site.policy.authorize(principal, &target.repository, Action::Pull).is_ok();
-        if may_know { Failure::forbidden() } else { Failure::denied(denied, Subject::Repository) }
-    })?;
+    let access = site.authorize_push(record.principal(), &target.repository)?;
     Ok(Order { access, reference: image.reference, platform: fields.platform })
 }
 

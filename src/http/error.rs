@@ -13,8 +13,14 @@ use super::route::RouteError;
 use crate::access::Denied;
 use crate::cache::CacheError;
 use crate::identity::{AuthError, CHALLENGE};
+use crate::inflow::InflowError;
+use crate::oci::{ChunkError, Digest, InvalidManifest, ReceivedRange};
 use crate::registry::UnknownNamespace;
+use crate::registry::push::PushError;
 use crate::store::ContentError;
+
+/// Digests that a refusal lists, at most.
+const MAX_LISTED_DIGESTS: usize = 32;
 
 /// When to come back, where nobody said.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -37,11 +43,23 @@ enum Extra {
     None,
     Challenge,
     Allow(&'static str),
-    RetryAfter { seconds: u64 },
-    Size { bytes: u64 },
+    RetryAfter {
+        seconds: u64,
+    },
+    Size {
+        bytes: u64,
+    },
+    /// What an upload session has.
+    Received(ReceivedRange),
 }
 
 impl Extra {
+    /// Whole seconds, rounded up, and at least one.
+    fn later(retry_after: Option<Duration>) -> Extra {
+        let time = retry_after.unwrap_or(RETRY_AFTER);
+        Extra::RetryAfter { seconds: time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).max(1) }
+    }
+
     fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Extra::None => None,
@@ -51,6 +69,7 @@ impl Extra {
             Extra::Size { bytes } => {
                 Some((header::CONTENT_RANGE, HeaderValue::try_from(format!("bytes */{bytes}")).expect("digits are a header value")))
             }
+            Extra::Received(range) => Some((header::RANGE, HeaderValue::try_from(range.to_string()).expect("digits are a header value"))),
         }
     }
 }
@@ -101,11 +120,14 @@ impl Failure {
 
     /// It cannot be told now.
     pub fn unavailable(why: impl Into<Box<str>>, retry_after: Option<Duration>) -> Failure {
-        let time = retry_after.unwrap_or(RETRY_AFTER);
-        let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).max(1);
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the upstream registry cannot be asked now")
-            .with(Extra::RetryAfter { seconds })
+            .with(Extra::later(retry_after))
             .because(why)
+    }
+
+    /// A body that was compressed on its way: its digest would be another than the content's.
+    pub const fn encoded() -> Failure {
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED", "a body is sent without a Content-Encoding")
     }
 
     pub fn wrong_answer(why: impl Into<Box<str>>) -> Failure {
@@ -177,10 +199,100 @@ impl From<RouteError> for Failure {
             RouteError::Name(_) | RouteError::Path => Failure::new(BAD, "NAME_INVALID", "invalid repository name"),
             // A tag that cannot be is absent like any other that is not there: same words, no detail.
             RouteError::Tag => return Failure::absent(Subject::Manifest),
+            // The specification's list of codes has none for tags.
+            RouteError::NewTag(_) => Failure::new(BAD, "MANIFEST_INVALID", "the tag is not valid"),
+            RouteError::TooManyTags => Failure::new(StatusCode::URI_TOO_LONG, "UNSUPPORTED", "too many tags"),
             RouteError::Digest(_) => Failure::new(BAD, "DIGEST_INVALID", "the digest is not valid"),
+            RouteError::NoDigest => Failure::new(BAD, "DIGEST_INVALID", "the digest is missing"),
+            // A session that cannot be is gone like any other.
+            RouteError::Session(_) => return PushError::SessionUnknown.into(),
             RouteError::PageSize => Failure::new(BAD, "PAGINATION_NUMBER_INVALID", "invalid number of results requested"),
         };
         Failure { detail, ..failure }
+    }
+}
+
+impl From<PushError> for Failure {
+    fn from(error: PushError) -> Failure {
+        const BAD: StatusCode = StatusCode::BAD_REQUEST;
+        let detail = Some(error.to_string().into());
+        let failure = match error {
+            // Row 82: what is absent, and what the caller may not see, are the same bytes.
+            PushError::SessionUnknown => {
+                return Failure::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry");
+            }
+            PushError::ManifestUnknown => return Failure::absent(Subject::Manifest),
+            PushError::BlobUnknown => return Failure::absent(Subject::Blob),
+            PushError::RepositoryUnknown => return Failure::absent(Subject::Repository),
+            PushError::Manifest(error) => return error.into(),
+            PushError::Inflow(error) => return error.into(),
+            PushError::Unavailable { why, retry_after } => {
+                return Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the region's storage cannot be written now")
+                    .with(Extra::later(retry_after))
+                    .because(why);
+            }
+            // The specification's list of codes has none for ranges.
+            PushError::OutOfOrder { received_bytes } => {
+                Failure::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", "the chunk is out of order")
+                    .with(Extra::Received(ReceivedRange { received_bytes }))
+            }
+            PushError::Length => Failure::new(BAD, "SIZE_INVALID", "provided length did not match content length"),
+            PushError::TooLarge { .. } => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "the blob is too large"),
+            PushError::TooManySessions { retry_after } => {
+                Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many uploads").with(Extra::later(Some(retry_after)))
+            }
+            PushError::DigestMismatch { .. } => Failure::new(BAD, "DIGEST_INVALID", "provided digest did not match uploaded content"),
+            PushError::ReferencesUnknown(digests) => {
+                let failure = Failure::new(
+                    StatusCode::NOT_FOUND,
+                    "MANIFEST_BLOB_UNKNOWN",
+                    "manifest references a manifest or blob unknown to registry",
+                );
+                return Failure { detail: Some(list(&digests).into()), ..failure };
+            }
+            PushError::ReferenceSize { .. } => Failure::new(BAD, "MANIFEST_INVALID", "manifest invalid"),
+            PushError::Referenced | PushError::Proxied => {
+                Failure::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported").with(Extra::Allow("GET, HEAD"))
+            }
+            PushError::Denied(_) => Failure::forbidden(),
+        };
+        Failure { detail, ..failure }
+    }
+}
+
+/// Digests in a line.
+fn list(digests: &[Digest]) -> String {
+    digests.iter().take(MAX_LISTED_DIGESTS).map(Digest::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl From<InvalidManifest> for Failure {
+    fn from(error: InvalidManifest) -> Failure {
+        let failure = match error {
+            InvalidManifest::TooLarge => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "the manifest is too large"),
+            _ => Failure::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", "manifest invalid"),
+        };
+        Failure { detail: Some(error.to_string().into()), ..failure }
+    }
+}
+
+impl From<InflowError> for Failure {
+    fn from(error: InflowError) -> Failure {
+        match error {
+            // Nobody may be there to read it.
+            InflowError::Left => Failure::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", "the body ended early"),
+            InflowError::Slow => Failure::new(StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID", "the body did not come in time"),
+            InflowError::TooLong { .. } => Failure { detail: Some(error.to_string().into()), ..Failure::body_too_large() },
+        }
+    }
+}
+
+impl From<ChunkError> for Failure {
+    fn from(error: ChunkError) -> Failure {
+        let failure = match error {
+            ChunkError::Range => Failure::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", "the range is not valid"),
+            ChunkError::Length => return PushError::Length.into(),
+        };
+        Failure { detail: Some(error.to_string().into()), ..failure }
     }
 }
 
@@ -212,7 +324,7 @@ impl From<ContentError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{DigestError, NameError};
+    use crate::oci::{DigestError, NameError, SessionError, TagError};
 
     fn unavailable(retry_after: Option<Duration>) -> Failure {
         Failure::from_cache(CacheError::Unavailable { why: "dial 10.0.0.1: secret".into(), retry_after }, Subject::Blob)
@@ -256,6 +368,90 @@ mod tests {
             assert!(body["errors"][0]["message"].is_string());
             assert_eq!(headers[header::CONTENT_TYPE], "application/json");
         }
+    }
+
+    #[test]
+    fn each_refused_push_has_its_status_and_code() {
+        let (digest, second) = (Digest::sha256(b"a"), Duration::from_secs(1));
+        for (failure, status, code) in [
+            (RouteError::NewTag(TagError).into(), 400, "MANIFEST_INVALID"),
+            (RouteError::TooManyTags.into(), 414, "UNSUPPORTED"),
+            (RouteError::NoDigest.into(), 400, "DIGEST_INVALID"),
+            (RouteError::Session(SessionError).into(), 404, "BLOB_UPLOAD_UNKNOWN"),
+            (PushError::SessionUnknown.into(), 404, "BLOB_UPLOAD_UNKNOWN"),
+            (PushError::OutOfOrder { received_bytes: 7 }.into(), 416, "BLOB_UPLOAD_INVALID"),
+            (PushError::Length.into(), 400, "SIZE_INVALID"),
+            (PushError::TooLarge { most_bytes: 7 }.into(), 413, "SIZE_INVALID"),
+            (PushError::TooManySessions { retry_after: second }.into(), 429, "TOOMANYREQUESTS"),
+            (PushError::Inflow(InflowError::Left).into(), 400, "BLOB_UPLOAD_INVALID"),
+            (PushError::Inflow(InflowError::Slow).into(), 408, "BLOB_UPLOAD_INVALID"),
+            (PushError::Inflow(InflowError::TooLong { most_bytes: 7 }).into(), 413, "SIZE_INVALID"),
+            (PushError::DigestMismatch { found: digest }.into(), 400, "DIGEST_INVALID"),
+            (PushError::Manifest(InvalidManifest::TooLarge).into(), 413, "SIZE_INVALID"),
+            (PushError::Manifest(InvalidManifest::NoConfig).into(), 400, "MANIFEST_INVALID"),
+            (PushError::ReferencesUnknown(vec![digest]).into(), 404, "MANIFEST_BLOB_UNKNOWN"),
+            (PushError::ReferenceSize { digest, size_bytes: 7 }.into(), 400, "MANIFEST_INVALID"),
+            (PushError::ManifestUnknown.into(), 404, "MANIFEST_UNKNOWN"),
+            (PushError::BlobUnknown.into(), 404, "BLOB_UNKNOWN"),
+            (PushError::RepositoryUnknown.into(), 404, "NAME_UNKNOWN"),
+            (PushError::Referenced.into(), 405, "UNSUPPORTED"),
+            (PushError::Proxied.into(), 405, "UNSUPPORTED"),
+            (PushError::Denied("the tag is locked".into()).into(), 403, "DENIED"),
+            (PushError::Unavailable { why: "secret".into(), retry_after: None }.into(), 503, "UNAVAILABLE"),
+            (ChunkError::Range.into(), 416, "BLOB_UPLOAD_INVALID"),
+            (ChunkError::Length.into(), 400, "SIZE_INVALID"),
+            (Failure::encoded(), 415, "UNSUPPORTED"),
+            (Failure::forbidden(), 403, "DENIED"),
+        ] {
+            let (sent_status, body, _) = sent(failure);
+            assert!(!body.contains("secret"), "{body}");
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((sent_status, body["errors"][0]["code"].as_str().unwrap()), (status, code));
+            // Distribution-spec 1.1, "Error Codes": these and no others.
+            assert!(status >= 500 || CODES.contains(&code), "{code}");
+        }
+    }
+
+    const CODES: [&str; 14] = [
+        "BLOB_UNKNOWN",
+        "BLOB_UPLOAD_INVALID",
+        "BLOB_UPLOAD_UNKNOWN",
+        "DIGEST_INVALID",
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_INVALID",
+        "MANIFEST_UNKNOWN",
+        "NAME_INVALID",
+        "NAME_UNKNOWN",
+        "SIZE_INVALID",
+        "UNAUTHORIZED",
+        "DENIED",
+        "UNSUPPORTED",
+        "TOOMANYREQUESTS",
+    ];
+
+    #[test]
+    fn refused_pushes_carry_their_headers() {
+        for (error, name, value) in [
+            (PushError::OutOfOrder { received_bytes: 7 }, header::RANGE, "0-6"),
+            (PushError::TooManySessions { retry_after: Duration::from_millis(1_500) }, header::RETRY_AFTER, "2"),
+            (PushError::Unavailable { why: String::new(), retry_after: None }, header::RETRY_AFTER, "5"),
+            (PushError::Proxied, header::ALLOW, "GET, HEAD"),
+        ] {
+            assert_eq!(sent(error.clone().into()).2[&name], value, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn row_56_what_is_missing_is_listed() {
+        let digests: Vec<Digest> = (0..100_u8).map(|number| Digest::sha256(&[number])).collect();
+        let body = sent(PushError::ReferencesUnknown(digests.clone()).into()).1;
+        assert!(digests[..MAX_LISTED_DIGESTS].iter().all(|digest| body.contains(&digest.to_string())));
+        assert!(!body.contains(&digests[MAX_LISTED_DIGESTS].to_string()));
+    }
+
+    #[test]
+    fn rows_40_to_42_every_unknown_session_is_the_same_bytes() {
+        assert_eq!(sent(PushError::SessionUnknown.into()), sent(RouteError::Session(SessionError).into()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::route::{Action, Command, Wanted};
+use super::route::{Action, Begin, Command, Push, Wanted};
 use crate::access::Principal;
 use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
@@ -32,6 +32,11 @@ pub enum Class {
     Blob,
     Tags,
     Referrers,
+    /// Upload sessions and what is done to them.
+    Upload,
+    /// Of a manifest.
+    Push,
+    Delete,
     Refresh,
     Prefetch,
     /// It went nowhere.
@@ -82,6 +87,9 @@ impl Class {
             Action::Read { wanted: Wanted::Blob(_), .. } => Class::Blob,
             Action::Read { wanted: Wanted::Tags(_), .. } => Class::Tags,
             Action::Read { wanted: Wanted::Referrers { .. }, .. } => Class::Referrers,
+            Action::Write { wanted: Push::Manifest { .. }, .. } => Class::Push,
+            Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => Class::Delete,
+            Action::Write { .. } => Class::Upload,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
         }
@@ -96,6 +104,9 @@ impl Class {
             Class::Blob => "blob",
             Class::Tags => "tags",
             Class::Referrers => "referrers",
+            Class::Upload => "upload",
+            Class::Push => "push",
+            Class::Delete => "delete",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
             Class::Other => "other",
@@ -136,13 +147,20 @@ impl Record {
     pub fn routed(&mut self, action: &Action) {
         self.class = Class::of(action);
         self.path = None;
-        if let Action::Read { wanted, .. } = action {
-            self.reference = match wanted {
+        self.reference = match action {
+            Action::Read { wanted, .. } => match wanted {
                 Wanted::Manifest(reference) => Some(reference.to_string()),
                 Wanted::Blob(digest) | Wanted::Referrers { subject: digest, .. } => Some(digest.to_string()),
                 Wanted::Tags(_) => None,
-            };
-        }
+            },
+            Action::Write { wanted, .. } => match wanted {
+                Push::Manifest { reference, .. } | Push::DeleteManifest(reference) => Some(reference.to_string()),
+                Push::DeleteBlob(digest) | Push::Finish { digest, .. } => Some(digest.to_string()),
+                Push::Begin(Begin::Whole(digest) | Begin::Mount { digest, .. }) => Some(digest.to_string()),
+                Push::Begin(Begin::Session(_)) | Push::Status(_) | Push::Chunk(_) | Push::Cancel(_) => None,
+            },
+            _ => None,
+        };
     }
 
     /// The caller is known, or its credentials were refused.

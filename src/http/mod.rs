@@ -13,6 +13,7 @@ mod request_id;
 mod respond;
 pub mod route;
 mod service;
+mod upload;
 
 pub use admit::Site;
 pub use body::{Body, BodyError};

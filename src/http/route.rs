@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::Method;
 use percent_encoding::percent_decode;
 
-use crate::oci::{Digest, DigestError, NameError, Reference, RepositoryName, Tag};
+use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
 use crate::registry::Page;
 
 /// The longest path and query together, in bytes: a name and a `last` of 255 bytes each, fully encoded, and room to spare.
@@ -19,6 +19,12 @@ pub const MAX_PAGE: usize = 10_000;
 
 /// As much of `last`, `ns` or `artifactType` as is read: longer ones cannot name anything.
 const MAX_PARAMETER_CHARS: usize = 512;
+
+/// Tags that one push may set. The specification asks for 10 ("Pushing Manifests"); more is answered 414, as it allows.
+pub const MAX_TAGS: usize = 100;
+
+/// The query parameter of a session's location that holds its signed state.
+pub const STATE_PARAMETER: &str = "_state";
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +40,11 @@ pub enum Action {
         ns: Option<String>,
         wanted: Wanted,
     },
+    Write {
+        name: RepositoryName,
+        ns: Option<String>,
+        wanted: Push,
+    },
     /// An operator's command, whose image stands in the body.
     Command(Command),
 }
@@ -45,6 +56,43 @@ pub enum Wanted {
     Blob(Digest),
     Tags(Page),
     Referrers { subject: Digest, artifact_type: Option<String> },
+}
+
+/// What is to be done to a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Push {
+    Begin(Begin),
+    /// How much of it is here?
+    Status(SessionRef),
+    Chunk(SessionRef),
+    /// The last chunk, or nothing, and the digest of the whole.
+    Finish {
+        session: SessionRef,
+        digest: Digest,
+    },
+    Cancel(SessionRef),
+    Manifest {
+        reference: Reference,
+        /// To be set besides; only of a push by digest, each once, in the client's order.
+        tags: Vec<Tag>,
+    },
+    DeleteManifest(Reference),
+    DeleteBlob(Digest),
+}
+
+/// How an upload begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With a session, whose content the client will probably name by a digest of this algorithm.
+    Session(Algorithm),
+    /// At once: the body is the whole blob.
+    Whole(Digest),
+    /// With nothing, if the blob is at hand; else with a session.
+    Mount {
+        digest: Digest,
+        /// Where the client knows it to be. A name that no repository can have is one that has no blobs.
+        from: Option<RepositoryName>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +116,17 @@ pub enum RouteError {
     Path,
     #[error("no manifest can have this reference")]
     Tag,
+    /// Of a push: where it would only be read, such a tag is absent.
+    #[error(transparent)]
+    NewTag(#[from] TagError),
+    #[error("one push sets at most {MAX_TAGS} tags")]
+    TooManyTags,
     #[error(transparent)]
     Digest(#[from] DigestError),
+    #[error("an upload is finished with the digest of the whole")]
+    NoDigest,
+    #[error(transparent)]
+    Session(#[from] SessionError),
     #[error("n is a number")]
     PageSize,
 }
@@ -90,21 +147,30 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
         _ => Endpoint::find(path)?,
     };
-    if endpoint.word == Word::Uploads {
-        return Err(RouteError::Method { allow: "" });
-    }
-    reading(method)?;
-    let wanted = match endpoint.word {
-        Word::Manifests => Wanted::Manifest(reference(&endpoint.rest)?),
-        Word::Blobs | Word::Uploads => Wanted::Blob(endpoint.rest.parse()?),
-        Word::Tags => Wanted::Tags(page(query)?),
-        Word::Referrers => Wanted::Referrers { subject: endpoint.rest.parse()?, artifact_type: parameter(query, "artifactType") },
+    let (ns, rest) = (parameter(query, "ns"), endpoint.rest.as_str());
+    let doing = match endpoint.word {
+        Word::Manifests => manifests(method, rest, query)?,
+        Word::Blobs => blobs(method, rest)?,
+        Word::Uploads => Doing::Write(uploads(method, rest, query)?),
+        Word::Tags => reading(method).and_then(|()| page(query)).map(|page| Doing::Read(Wanted::Tags(page)))?,
+        Word::Referrers => {
+            reading(method)?;
+            Doing::Read(Wanted::Referrers { subject: rest.parse()?, artifact_type: parameter(query, "artifactType") })
+        }
     };
-    Ok(Action::Read { name: repository_name(&endpoint.name)?, ns: parameter(query, "ns"), wanted })
+    let name = repository_name(&endpoint.name)?;
+    Ok(match doing {
+        Doing::Read(wanted) => Action::Read { name, ns, wanted },
+        Doing::Write(wanted) => Action::Write { name, ns, wanted },
+    })
 }
 
 const KNOWN_METHODS: [Method; 7] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 const READ: &str = "GET, HEAD";
+const OF_MANIFESTS: &str = "GET, HEAD, PUT, DELETE";
+const OF_BLOBS: &str = "GET, HEAD, DELETE";
+const OF_UPLOADS: &str = "POST";
+const OF_SESSIONS: &str = "GET, HEAD, PATCH, PUT, DELETE";
 
 fn reading(method: &Method) -> Result<(), RouteError> {
     if method == Method::GET || method == Method::HEAD { Ok(()) } else { Err(RouteError::Method { allow: READ }) }
@@ -114,12 +180,95 @@ fn posting(method: &Method) -> Result<(), RouteError> {
     if method == Method::POST { Ok(()) } else { Err(RouteError::Method { allow: "POST" }) }
 }
 
+/// What is wanted, before its repository is known.
+enum Doing {
+    Read(Wanted),
+    Write(Push),
+}
+
+fn manifests(method: &Method, rest: &str, query: &str) -> Result<Doing, RouteError> {
+    Ok(match *method {
+        Method::GET | Method::HEAD => Doing::Read(Wanted::Manifest(reference(rest)?)),
+        Method::PUT => {
+            let reference = new_reference(rest)?;
+            let tags = match reference {
+                Reference::Digest(_) => new_tags(query)?,
+                Reference::Tag(_) => Vec::new(),
+            };
+            Doing::Write(Push::Manifest { reference, tags })
+        }
+        Method::DELETE => Doing::Write(Push::DeleteManifest(reference(rest)?)),
+        _ => return Err(RouteError::Method { allow: OF_MANIFESTS }),
+    })
+}
+
+fn blobs(method: &Method, rest: &str) -> Result<Doing, RouteError> {
+    Ok(match *method {
+        Method::GET | Method::HEAD => Doing::Read(Wanted::Blob(rest.parse()?)),
+        Method::DELETE => Doing::Write(Push::DeleteBlob(rest.parse()?)),
+        _ => return Err(RouteError::Method { allow: OF_BLOBS }),
+    })
+}
+
+/// `rest` is `uploads`, `uploads/` or `uploads/<id>`.
+fn uploads(method: &Method, rest: &str, query: &str) -> Result<Push, RouteError> {
+    let id = rest.split_once('/').map_or("", |(_, id)| id);
+    if id.is_empty() {
+        return if method == Method::POST { begin(query).map(Push::Begin) } else { Err(RouteError::Method { allow: OF_UPLOADS }) };
+    }
+    if ![Method::GET, Method::HEAD, Method::PATCH, Method::PUT, Method::DELETE].contains(method) {
+        return Err(RouteError::Method { allow: OF_SESSIONS });
+    }
+    let state = values(query, STATE_PARAMETER).next().map(|state| state.parse()).transpose()?;
+    let session = SessionRef { id: id.parse()?, state };
+    Ok(match *method {
+        Method::PATCH => Push::Chunk(session),
+        Method::PUT => Push::Finish { session, digest: values(query, "digest").next().ok_or(RouteError::NoDigest)?.parse()? },
+        Method::DELETE => Push::Cancel(session),
+        _ => Push::Status(session),
+    })
+}
+
+/// A mount goes before everything else: one that cannot be done becomes a session.
+fn begin(query: &str) -> Result<Begin, RouteError> {
+    if let Some(digest) = values(query, "mount").next() {
+        // Row 50: what `from` says, be it nonsense, must not tell the answers apart.
+        let from = values(query, "from").next();
+        return Ok(match (from.as_ref().map(|name| name.parse()), digest.parse()?) {
+            (None, digest) => Begin::Mount { digest, from: None },
+            (Some(Ok(from)), digest) => Begin::Mount { digest, from: Some(from) },
+            (Some(Err(_)), digest) => Begin::Session(digest.algorithm()),
+        });
+    }
+    if let Some(digest) = values(query, "digest").next() {
+        return Ok(Begin::Whole(digest.parse()?));
+    }
+    let algorithm = values(query, "digest-algorithm").next().map(|algorithm| algorithm.parse()).transpose()?;
+    Ok(Begin::Session(algorithm.unwrap_or(Algorithm::Sha256)))
+}
+
+/// The `tag` parameters of a push by digest.
+fn new_tags(query: &str) -> Result<Vec<Tag>, RouteError> {
+    let mut tags: Vec<Tag> = Vec::new();
+    for text in values(query, "tag") {
+        let tag = text.parse()?;
+        if tags.contains(&tag) {
+            continue;
+        }
+        if tags.len() == MAX_TAGS {
+            return Err(RouteError::TooManyTags);
+        }
+        tags.push(tag);
+    }
+    Ok(tags)
+}
+
 /// The component of a path that tells what the components around it are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
     Manifests,
     Blobs,
-    /// `blobs/uploads`: pushes, which this release does not take.
+    /// `blobs/uploads`, and what may follow it.
     Uploads,
     Tags,
     Referrers,
@@ -206,6 +355,11 @@ fn reference(text: &str) -> Result<Reference, RouteError> {
     }
 }
 
+/// Where a tag is to be set, one that cannot be is an error of the client's.
+fn new_reference(text: &str) -> Result<Reference, RouteError> {
+    if text.contains(':') { Ok(Reference::Digest(text.parse()?)) } else { Ok(Reference::Tag(text.parse()?)) }
+}
+
 fn page(query: &str) -> Result<Page, RouteError> {
     let limit = match parameter(query, "n") {
         None => MAX_PAGE,
@@ -218,10 +372,15 @@ fn page(query: &str) -> Result<Page, RouteError> {
     Ok(Page { limit, last: parameter(query, "last").filter(|last| !last.is_empty()) })
 }
 
-/// The first parameter of this name, decoded. A plus sign stays one: media types have them, and nothing here has a space.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let (_, value) = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
-    Some(percent_decode(value.as_bytes()).decode_utf8_lossy().chars().take(MAX_PARAMETER_CHARS).collect())
+/// The values of all parameters of this name, decoded. A plus sign stays one: media types have them, and nothing here has a space.
+fn values<'a>(query: &'a str, name: &'static str) -> impl Iterator<Item = Cow<'a, str>> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| percent_decode(value.as_bytes()).decode_utf8_lossy())
+}
+
+/// The first parameter of this name, cut to a length.
+fn parameter(query: &str, name: &'static str) -> Option<String> {
+    values(query, name).next().map(|value| value.chars().take(MAX_PARAMETER_CHARS).collect())
 }
 
 /// `?deep=1` on the operators' readiness check.
@@ -239,6 +398,15 @@ mod tests {
     fn get(target: &str) -> Result<Action, RouteError> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         route(&Method::GET, path.as_bytes(), query)
+    }
+
+    fn send(method: &str, target: &str) -> Result<Action, RouteError> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        route(&Method::from_bytes(method.as_bytes()).unwrap(), path.as_bytes(), query)
+    }
+
+    fn write(name: &str, wanted: Push) -> Result<Action, RouteError> {
+        Ok(Action::Write { name: name.parse().unwrap(), ns: None, wanted })
     }
 
     fn read(name: &str, wanted: Wanted) -> Result<Action, RouteError> {
@@ -381,19 +549,139 @@ mod tests {
             ("CONNECT", "", READ),
             ("JUNK", "/v2/a/manifests/1", READ),
             ("POST", "/v2/", READ),
-            ("PUT", "/v2/a/manifests/1", READ),
-            ("PUT", "/v2/a/manifests/-bad", READ),
-            ("DELETE", &blob, READ),
+            ("POST", "/v2/a/manifests/1", OF_MANIFESTS),
+            ("PATCH", "/v2/a/manifests/-bad", OF_MANIFESTS),
+            ("OPTIONS", "/v2/a/manifests/1", OF_MANIFESTS),
+            ("PUT", &blob, OF_BLOBS),
+            ("POST", "/v2/a/blobs/sha256:x", OF_BLOBS),
             ("POST", "/v2/a/tags/list", READ),
-            ("POST", "/v2/a/blobs/uploads/", ""),
-            ("POST", "/v2/a/blobs/uploads", ""),
-            ("PATCH", "/v2/a/blobs/uploads/0b1c", ""),
-            ("GET", "/v2/a/blobs/uploads/0b1c", ""),
+            ("DELETE", "/v2/a/tags/list", READ),
+            ("PUT", "/v2/a/referrers/sha256:x", READ),
+            ("DELETE", "/v2/_catalog", READ),
+            ("GET", "/v2/a/blobs/uploads/", OF_UPLOADS),
+            ("PUT", "/v2/a/blobs/uploads", OF_UPLOADS),
+            ("DELETE", "/v2/a/blobs/uploads/", OF_UPLOADS),
+            ("POST", "/v2/a/blobs/uploads/0b1c", OF_SESSIONS),
+            ("OPTIONS", "/v2/a/blobs/uploads/a%2fb", OF_SESSIONS),
             ("GET", "/outport/v1/refresh", "POST"),
         ] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(route(&method, path.as_bytes(), ""), Err(RouteError::Method { allow }), "{method} {path}");
         }
+    }
+
+    #[test]
+    fn uploads_are_begun_in_every_way() {
+        let (sha256, sha512) = (digest(), Digest::of(Algorithm::Sha512, b""));
+        let session = |algorithm| Begin::Session(algorithm);
+        let mount = |from: Option<&str>| Begin::Mount { digest: sha256, from: from.map(|name| name.parse().unwrap()) };
+        for (query, begin) in [
+            (String::new(), session(Algorithm::Sha256)),
+            ("digest-algorithm=sha512".into(), session(Algorithm::Sha512)),
+            ("digest-algorithm=sha256&x=y".into(), session(Algorithm::Sha256)),
+            (format!("digest={sha256}"), Begin::Whole(sha256)),
+            (format!("digest=sha512%3A{}", sha512.hex()), Begin::Whole(sha512)),
+            (format!("mount={sha256}"), mount(None)),
+            (format!("mount={sha256}&from=library/alpine"), mount(Some("library/alpine"))),
+            (format!("from=a%2Fb&mount={sha256}"), mount(Some("a/b"))),
+            (format!("mount={sha256}&from=a&digest={sha512}"), mount(Some("a"))),
+            // Row 50: nonsense is a repository that has nothing.
+            (format!("mount={sha512}&from=../x"), session(Algorithm::Sha512)),
+            (format!("mount={sha256}&from="), session(Algorithm::Sha256)),
+            ("from=library/alpine".into(), session(Algorithm::Sha256)),
+        ] {
+            for path in ["/v2/a/b/blobs/uploads/", "/v2/a/b/blobs/uploads"] {
+                assert_eq!(send("POST", &format!("{path}?{query}")), write("a/b", Push::Begin(begin.clone())), "{path} {query}");
+            }
+        }
+        for query in ["digest=", "digest=sha256:x", "digest=md5:0", "mount=latest", "digest-algorithm=blake3", "digest-algorithm="] {
+            assert!(matches!(send("POST", &format!("/v2/a/blobs/uploads/?{query}")), Err(RouteError::Digest(_))), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_named_by_its_location() {
+        let digest = digest();
+        let session =
+            |state: Option<&str>| SessionRef { id: "01ARZ3-x".parse().unwrap(), state: state.map(|state| state.parse().unwrap()) };
+        let finish = |state| Push::Finish { session: session(state), digest };
+        for (method, query, push) in [
+            ("GET", "", Push::Status(session(None))),
+            ("HEAD", "_state=abc", Push::Status(session(Some("abc")))),
+            ("PATCH", "_state=a.b-c_d%3D%3D", Push::Chunk(session(Some("a.b-c_d==")))),
+            ("PUT", &format!("_state=abc&digest={digest}"), finish(Some("abc"))),
+            ("PUT", &format!("digest=sha256%3A{HEX}&_state=abc&x"), finish(Some("abc"))),
+            ("PUT", &format!("digest={digest}"), finish(None)),
+            ("DELETE", "_state=abc&_state=def", Push::Cancel(session(Some("abc")))),
+        ] {
+            assert_eq!(send(method, &format!("/v2/a/b/blobs/uploads/01ARZ3-x?{query}")), write("a/b", push), "{method} {query}");
+        }
+        let long = "a".repeat(2000);
+        for (method, rest, error) in [
+            ("PUT", "id?_state=abc", RouteError::NoDigest),
+            ("PUT", "id?digest=sha256:../x", RouteError::Digest(DigestError::Hex)),
+            // Row 42: what no Location of ours can have is a session that is not there.
+            ("GET", "a%2Fb", RouteError::Session(SessionError)),
+            ("GET", "a%20b", RouteError::Session(SessionError)),
+            ("PATCH", "id?_state=", RouteError::Session(SessionError)),
+            ("PATCH", "id?_state=a%2Fb", RouteError::Session(SessionError)),
+            ("DELETE", &format!("id?_state={long}"), RouteError::Session(SessionError)),
+        ] {
+            assert_eq!(send(method, &format!("/v2/a/blobs/uploads/{rest}")), Err(error), "{method} {rest}");
+        }
+    }
+
+    #[test]
+    fn manifests_and_blobs_are_written_and_deleted() {
+        let (digest, sha512) = (digest(), Digest::of(Algorithm::Sha512, b""));
+        let by_digest = |digest, tags: &[&str]| Push::Manifest {
+            reference: Reference::Digest(digest),
+            tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+        };
+        let tagged = |tag: &str| Reference::Tag(tag.parse().unwrap());
+        for (method, target, push) in [
+            ("PUT", "manifests/v1".to_owned(), Push::Manifest { reference: tagged("v1"), tags: Vec::new() }),
+            ("PUT", "manifests/v1?tag=v2".to_owned(), Push::Manifest { reference: tagged("v1"), tags: Vec::new() }),
+            ("PUT", format!("manifests/{digest}"), by_digest(digest, &[])),
+            ("PUT", format!("manifests/{sha512}?tag=1.2.3&tag=1.2&tag=1.2.3&tag=_x"), by_digest(sha512, &["1.2.3", "1.2", "_x"])),
+            ("DELETE", "manifests/v1".to_owned(), Push::DeleteManifest(tagged("v1"))),
+            ("DELETE", format!("manifests/{sha512}"), Push::DeleteManifest(Reference::Digest(sha512))),
+            ("DELETE", format!("blobs/{digest}"), Push::DeleteBlob(digest)),
+        ] {
+            assert_eq!(send(method, &format!("/v2/a/b/{target}")), write("a/b", push), "{method} {target}");
+        }
+        assert!(matches!(send("DELETE", "/v2/a/blobs/latest"), Err(RouteError::Digest(_))));
+        // Row 6: names that are route words.
+        let written = write("blobs/uploads", Push::DeleteManifest(tagged("uploads")));
+        assert_eq!(send("DELETE", "/v2/blobs/uploads/manifests/uploads"), written);
+        let begun = write("a/manifests", Push::Begin(Begin::Session(Algorithm::Sha256)));
+        assert_eq!(send("POST", "/v2/a/manifests/blobs/uploads/"), begun);
+        assert!(matches!(send("PATCH", "/v2/a/blobs/uploads/manifests"), Ok(Action::Write { wanted: Push::Chunk(_), .. })));
+    }
+
+    #[test]
+    fn row_7_a_tag_that_cannot_be_is_a_bad_request_where_it_is_pushed() {
+        for tag in [".a", "-a", &"t".repeat(129), "a%20b", "b/c", "a%2Fb", "%c3%a9"] {
+            assert_eq!(send("PUT", &format!("/v2/a/manifests/{tag}")), Err(RouteError::NewTag(TagError)), "{tag}");
+            assert_eq!(send("DELETE", &format!("/v2/a/manifests/{tag}")), Err(RouteError::Tag), "{tag}");
+        }
+        for tag in ["", "-a", "a+b", "a%2Cb", &"t".repeat(129)] {
+            assert_eq!(send("PUT", &format!("/v2/a/manifests/{}?tag=ok&tag={tag}", digest())), Err(RouteError::NewTag(TagError)), "{tag}");
+        }
+    }
+
+    #[test]
+    fn row_61_a_push_sets_so_many_tags() {
+        let target = |count: usize, length: usize| {
+            let tags: Vec<String> = (0..count).map(|number| format!("tag={number:0length$}")).collect();
+            format!("/v2/a/manifests/{}?{}", digest(), tags.join("&"))
+        };
+        for (count, length) in [(10, 128), (MAX_TAGS, 60)] {
+            let routed = send("PUT", &target(count, length));
+            assert!(matches!(&routed, Ok(Action::Write { wanted: Push::Manifest { tags, .. }, .. }) if tags.len() == count), "{routed:?}");
+        }
+        assert_eq!(send("PUT", &target(MAX_TAGS + 1, 4)), Err(RouteError::TooManyTags));
+        assert_eq!(send("PUT", &target(10_000, 1)), Err(RouteError::TooLong));
     }
 
     #[test]
@@ -426,7 +714,9 @@ mod tests {
         /// Whatever comes, no panic, and a name that comes out is one that parses.
         #[test]
         fn any_bytes_have_an_answer(path in proptest::collection::vec(any::<u8>(), 0..64), query in ".{0,40}") {
-            let _ = route(&Method::GET, &path, &query);
+            for method in KNOWN_METHODS {
+                let _ = route(&method, &path, &query);
+            }
         }
 
         #[test]
@@ -435,9 +725,11 @@ mod tests {
             query in "(n=[0-9x]{0,3})?&?(last=[%a-f0-9]{0,6})?",
         ) {
             let path = format!("/v2/{}", segments.join("/"));
-            if let Ok(Action::Read { name, .. }) = route(&Method::GET, path.as_bytes(), &query) {
-                prop_assert!(name.as_str().parse::<RepositoryName>().is_ok());
-                prop_assert!(path.contains(name.as_str()) || path.contains('%'), "{path} {name}");
+            for method in KNOWN_METHODS {
+                if let Ok(Action::Read { name, .. } | Action::Write { name, .. }) = route(&method, path.as_bytes(), &query) {
+                    prop_assert!(name.as_str().parse::<RepositoryName>().is_ok());
+                    prop_assert!(path.contains(name.as_str()) || path.contains('%'), "{path} {name}");
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::admit::{Call, Read, Site};
+use super::admit::{Call, Read, Site, Write};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
@@ -23,8 +23,10 @@ use super::respond::{self, Listing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
 use crate::clock::Clock;
+use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
+use crate::registry::push::PushError;
 use crate::registry::{Check, Readiness, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -82,7 +84,7 @@ impl Http {
     /// A request on a registry listener. The answer's head is ready when this returns; it never fails.
     pub async fn registry<B>(&self, request: Request<B>, connection: Arc<Connection>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
@@ -91,6 +93,11 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record) {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
+            Ok(Call::Write(write)) => {
+                let mut inflow = Inflow::new(body, u64::MAX);
+                let reply = within(self.0.request_timeout, self.write(write, &head, &mut inflow, &mut record)).await;
+                (reply, drain_rest(&head, inflow).await)
+            }
             Ok(call) => {
                 let reuse = drain(&head, body).await;
                 (self.call(call, &site, &head, &mut record).await, reuse)
@@ -151,8 +158,13 @@ impl Http {
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
-            Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
+            Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }
+    }
+
+    /// Nothing is hosted yet: an access that may push is for a repository that takes none.
+    async fn write(&self, _: Write, _: &Parts, _: &mut Inflow, _: &mut Record) -> Result<Response<Payload>, Failure> {
+        Err(PushError::Proxied.into())
     }
 
     async fn read(&self, read: &Read, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
@@ -294,6 +306,25 @@ where
     tokio::time::timeout(DRAIN_TIME, emptied).await.unwrap_or(Reuse::Close)
 }
 
+/// Takes in what a use case left of its body, under the same conditions as [`drain`].
+async fn drain_rest(head: &Parts, mut inflow: Inflow) -> Reuse {
+    if inflow.is_drained() {
+        return Reuse::Keep;
+    }
+    let rest_bytes = inflow.declared_bytes().unwrap_or_default().saturating_sub(inflow.received_bytes());
+    let only_offered = head.headers.contains_key(header::EXPECT) && inflow.received_bytes() == 0;
+    if only_offered || rest_bytes > DRAIN_BYTES as u64 {
+        return Reuse::Close;
+    }
+    let most_bytes = inflow.received_bytes().saturating_add(DRAIN_BYTES as u64);
+    inflow = inflow.limited(most_bytes);
+    let emptied = async {
+        while let Ok(Some(_)) = inflow.next().await {}
+        if inflow.is_drained() { Reuse::Keep } else { Reuse::Close }
+    };
+    tokio::time::timeout(DRAIN_TIME, emptied).await.unwrap_or(Reuse::Close)
+}
+
 /// Adds what every answer has and ties it to its connection and record.
 fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: &Connection, mut record: Record) -> Response<Body> {
     shared_headers(&mut reply, head, reuse, record.request_id());
@@ -305,7 +336,9 @@ fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: 
 }
 
 fn shared_headers(reply: &mut Response<Payload>, head: &Parts, reuse: Reuse, request_id: &str) {
-    let (has_no_length, size_bytes) = (reply.status() == http::StatusCode::NOT_MODIFIED, reply.body().size_bytes());
+    // RFC 9110, section 8.6: a 204 has none, a 304 only that of the content.
+    let has_no_length = matches!(reply.status(), http::StatusCode::NOT_MODIFIED | http::StatusCode::NO_CONTENT);
+    let size_bytes = reply.body().size_bytes();
     let headers = reply.headers_mut();
     if let Some(size_bytes) = size_bytes.filter(|_| !has_no_length) {
         headers.entry(header::CONTENT_LENGTH).or_insert(size_bytes.into());
@@ -336,15 +369,19 @@ mod tests {
         drop(tokio::spawn(async move { http.registry(request, connection).await }));
     };
 
-    /// Sends bytes on one connection and returns all that is answered until the server closes it.
-    async fn conversation(bytes: &[u8]) -> String {
+    /// Sends bytes on one connection and returns all that is answered until the server closes it. Each request is answered 200 when
+    /// `serve` has done with its body.
+    async fn conversation<F>(bytes: &[u8], serve: fn(Parts, Incoming) -> F) -> String
+    where
+        F: Future<Output = (Parts, Reuse)> + Send + 'static,
+    {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
                 let (head, body) = request.into_parts();
-                let reuse = drain(&head, body).await;
+                let (head, reuse) = serve(head, body).await;
                 let mut reply = respond::version();
                 shared_headers(&mut reply, &head, reuse, "id");
                 Ok::<_, std::convert::Infallible>(reply.map(|payload| Body::unrecorded(sent(payload, &head.method))))
@@ -360,6 +397,25 @@ mod tests {
         String::from_utf8(received).unwrap()
     }
 
+    async fn drained(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let reuse = drain(&head, body).await;
+        (head, reuse)
+    }
+
+    /// As a push that is refused before its body is read.
+    async fn refused(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let reuse = drain_rest(&head, Inflow::new(body, u64::MAX)).await;
+        (head, reuse)
+    }
+
+    /// As a push that takes at most 10 bytes.
+    async fn taken(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let mut inflow = Inflow::new(body, 10);
+        while let Ok(Some(_)) = inflow.next().await {}
+        let reuse = drain_rest(&head, inflow).await;
+        (head, reuse)
+    }
+
     const SECOND: &str = "GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
     #[tokio::test]
@@ -371,16 +427,37 @@ mod tests {
             ("Content-Length: 1000000", SECOND, 1),
             ("Content-Length: 5\r\nExpect: 100-continue", "", 1),
         ] {
-            let received = conversation(format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}").as_bytes()).await;
+            let bytes = format!("GET /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}");
+            for received in [conversation(bytes.as_bytes(), drained).await, conversation(bytes.as_bytes(), refused).await] {
+                assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
+                assert!(received.ends_with("{}") && received.contains("connection: close"), "{received}");
+                // Row 48: who is refused is not asked for the body.
+                assert!(!received.contains("100 Continue"), "{received}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_taken_leaves_the_connection_and_one_that_is_too_long_ends_it() {
+        for (headers, body, answers, asked) in [
+            ("Content-Length: 5", "01234", 2, false),
+            ("Transfer-Encoding: chunked", "5\r\n01234\r\n0\r\n\r\n", 2, false),
+            ("Content-Length: 5\r\nExpect: 100-continue", "01234", 2, true),
+            // Row 45, chunked and declared.
+            ("Transfer-Encoding: chunked", "b\r\n0123456789a\r\n0\r\n\r\n", 1, false),
+            ("Content-Length: 11", "0123456789a", 1, false),
+            ("Content-Length: 11\r\nExpect: 100-continue", "", 1, false),
+        ] {
+            let bytes = format!("PATCH /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}");
+            let received = conversation(bytes.as_bytes(), taken).await;
             assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
-            assert!(received.ends_with("{}") && received.contains("connection: close"), "{received}");
-            assert!(!received.contains("100 Continue"), "{received}");
+            assert_eq!(received.contains("100 Continue"), asked, "{headers}: {received}");
         }
     }
 
     #[tokio::test]
     async fn a_head_has_the_length_and_no_body() {
-        let received = conversation(b"HEAD /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let received = conversation(b"HEAD /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", drained).await;
         assert!(received.contains("content-length: 2\r\n") && received.ends_with("\r\n\r\n"), "{received}");
     }
 

@@ -29,6 +29,18 @@ impl Algorithm {
     }
 }
 
+impl FromStr for Algorithm {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Algorithm, DigestError> {
+        match text {
+            "sha256" => Ok(Algorithm::Sha256),
+            "sha512" => Ok(Algorithm::Sha512),
+            _ => Err(DigestError::Algorithm),
+        }
+    }
+}
+
 /// The hash of a content, 32 or 64 bytes; copied freely, compared by value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
@@ -96,11 +108,7 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Digest, DigestError> {
         let (algorithm, hex) = text.split_once(':').ok_or(DigestError::Form)?;
-        let algorithm = match algorithm {
-            "sha256" => Algorithm::Sha256,
-            "sha512" => Algorithm::Sha512,
-            _ => return Err(DigestError::Algorithm),
-        };
+        let algorithm: Algorithm = algorithm.parse()?;
         if hex.len() != algorithm.hash_bytes() * 2 {
             return Err(DigestError::Hex);
         }

@@ -1,7 +1,8 @@
 //! Manifests: what an image or an index refers to (image-spec 1.1, manifest.md and image-index.md).
 //!
 //! The bytes of a manifest are its identity, so they are kept and sent as they came; this module only reads them. Reading is
-//! lenient, as for content that somebody else accepted: unknown fields are passed over, at any depth and in constant stack.
+//! lenient, as for content that somebody else accepted: unknown fields are passed over, at any depth and in constant stack. What is
+//! accepted here from those who push is judged by [`PushedManifest`](super::PushedManifest).
 
 use std::collections::BTreeMap;
 
@@ -13,11 +14,11 @@ use super::Digest;
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 
 pub const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-const IMAGE_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-const DOCKER_LIST_MEDIA_TYPE: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const DOCKER_IMAGE_MEDIA_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(super) const IMAGE_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const DOCKER_LIST_MEDIA_TYPE: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(super) const DOCKER_IMAGE_MEDIA_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// The withdrawn artifact manifest of image-spec 1.1-rc: still found in registries, read as an image whose layers are `blobs`.
-const ARTIFACT_MEDIA_TYPE: &str = "application/vnd.oci.artifact.manifest.v1+json";
+pub(super) const ARTIFACT_MEDIA_TYPE: &str = "application/vnd.oci.artifact.manifest.v1+json";
 
 /// A manifest of either kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +111,7 @@ pub fn is_manifest_media_type(content_type: &str) -> bool {
 }
 
 /// A media type without its parameters.
-fn essence(content_type: &str) -> &str {
+pub(super) fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
@@ -146,9 +147,8 @@ impl Manifest {
                 annotations: fields.annotations,
             }))
         } else {
-            let config_type = || fields.config.as_ref().map(|config| config.media_type.clone());
             Manifest::Image(Box::new(ImageManifest {
-                artifact_type: fields.artifact_type.clone().or_else(config_type),
+                artifact_type: or_config_type(fields.artifact_type, fields.config.as_ref()),
                 layers: fields.layers.unwrap_or_default(),
                 config: fields.config,
                 subject: fields.subject,
@@ -165,6 +165,11 @@ impl Manifest {
         };
         image.into_iter().flat_map(|image| image.config.iter().chain(&image.layers)).filter(|blob| blob.urls.is_empty())
     }
+}
+
+/// An image's `artifactType`, or where that is empty or missing, its config's media type (distribution-spec, "Listing Referrers").
+pub(super) fn or_config_type(artifact_type: Option<String>, config: Option<&Descriptor>) -> Option<String> {
+    artifact_type.filter(|text| !text.is_empty()).or_else(|| config.map(|config| config.media_type.clone())).filter(|text| !text.is_empty())
 }
 
 /// An image index over `manifests`: the body of a referrers answer (distribution-spec, "Listing Referrers").

@@ -4,13 +4,18 @@
 //! string for a repository, tag or digest travels further than `http/route`.
 
 mod digest;
+mod json;
 mod manifest;
 mod name;
+mod pushed;
 mod range;
+mod upload;
 
 pub use digest::{Algorithm, Digest, DigestError, Digester};
 pub use manifest::{
     Descriptor, INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES, Manifest, ManifestError, Platform, is_manifest_media_type, referrers_index,
 };
 pub use name::{NameError, Reference, RepositoryName, Tag, TagError};
-pub use range::{ByteRange, RangeOutcome, RangeParts};
+pub use pushed::{InvalidManifest, PushedManifest};
+pub use range::{ByteRange, Chunk, ChunkError, RangeOutcome, RangeParts, ReceivedRange};
+pub use upload::{SessionError, SessionId, SessionRef, SessionState};

@@ -1,4 +1,5 @@
-//! The `Range` request header (RFC 9110, section 14), as far as registries' clients use it: one range of bytes.
+//! Ranges of bytes: of blobs that are read (the `Range` request header of RFC 9110, section 14, as far as registries' clients use
+//! it), and of chunks that are uploaded (distribution-spec, "Pushing a blob in chunks", whose `Content-Range` and `Range` have no unit).
 
 use std::ops::Range;
 
@@ -63,6 +64,62 @@ impl ByteRange {
     }
 }
 
+/// What the head of a request says about the piece of a blob in its body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it begins; `None` for a body that is streamed to wherever the session stands (docker, containerd, podman and crane
+    /// send it so, with neither a range nor, mostly, a length).
+    pub first: Option<u64>,
+    /// How long it is, where that is told.
+    pub size_bytes: Option<u64>,
+}
+
+/// Why a chunk's head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChunkError {
+    /// 416, like a chunk out of order: so has the registry that the specification grew out of ("Invalid Content-Range header
+    /// format", Docker Registry HTTP API V2, "Chunked Upload").
+    #[error("a chunk's Content-Range is written first-last, without a unit")]
+    Range,
+    /// 400 SIZE_INVALID.
+    #[error("the Content-Range and the Content-Length are of different lengths")]
+    Length,
+}
+
+impl Chunk {
+    /// Reads the heads of PATCH and of the closing PUT. The specification's form alone is taken: it "MUST match the regular expression
+    /// `^[0-9]+-[0-9]+$`". RFC 9110's `bytes a-b/*` is not: the reference implementation and zot refuse it, so no client sends it.
+    pub fn parse(content_range: Option<&str>, content_length: Option<u64>) -> Result<Chunk, ChunkError> {
+        let Some(text) = content_range else { return Ok(Chunk { first: None, size_bytes: content_length }) };
+        let (first, last) = text.split_once('-').ok_or(ChunkError::Range)?;
+        let (first, last) = (position(first).ok_or(ChunkError::Range)?, position(last).ok_or(ChunkError::Range)?);
+        let size_bytes = last.checked_sub(first).and_then(|distance| distance.checked_add(1)).ok_or(ChunkError::Range)?;
+        // Whoever counts the end as one more than the last byte is told so now, not by a digest that does not match.
+        if content_length.is_some_and(|length| length != size_bytes) {
+            return Err(ChunkError::Length);
+        }
+        Ok(Chunk { first: Some(first), size_bytes: Some(size_bytes) })
+    }
+
+    /// Whether it can be appended to what a session has.
+    pub fn follows(&self, received_bytes: u64) -> bool {
+        self.first.is_none_or(|first| first == received_bytes)
+    }
+}
+
+/// What a session has of its blob, as its answers tell it: `Range: 0-<last>`. One that has nothing says `0-0`, as the reference
+/// implementation does: the form has no way to say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivedRange {
+    pub received_bytes: u64,
+}
+
+impl std::fmt::Display for ReceivedRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "0-{}", self.received_bytes.saturating_sub(1))
+    }
+}
+
 /// Digits only: `u64::from_str` would also take a plus sign.
 fn position(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
@@ -108,6 +165,63 @@ mod tests {
             "bytes=a-b",
         ] {
             assert_eq!(ByteRange::parse(header), None, "{header}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_where_their_heads_say() {
+        let chunk = |first, size_bytes| Ok(Chunk { first, size_bytes });
+        for (range, length, expected) in [
+            (None, None, chunk(None, None)),
+            (None, Some(5), chunk(None, Some(5))),
+            (Some("0-4"), Some(5), chunk(Some(0), Some(5))),
+            (Some("5-5"), Some(1), chunk(Some(5), Some(1))),
+            (Some("5-9"), None, chunk(Some(5), Some(5))),
+            (Some("0-18446744073709551614"), None, chunk(Some(0), Some(u64::MAX))),
+            // Row 38.
+            (Some("0-5"), Some(5), Err(ChunkError::Length)),
+            (Some("0-0"), Some(0), Err(ChunkError::Length)),
+        ] {
+            assert_eq!(Chunk::parse(range, length), expected, "{range:?} {length:?}");
+        }
+    }
+
+    #[test]
+    fn a_content_range_that_is_no_chunk_is_refused() {
+        for header in [
+            "",
+            "-",
+            "0",
+            "0-",
+            "-5",
+            "5-2",
+            "+0-1",
+            "0-+1",
+            " 0-1",
+            "0-1 ",
+            "0-1-2",
+            "0-1,2-3",
+            "bytes=0-1",
+            "bytes 0-1/2",
+            "bytes 0-1/*",
+            "0-1/*",
+            "0x0-0x1",
+            "0-18446744073709551615",
+            "0-18446744073709551616",
+        ] {
+            assert_eq!(Chunk::parse(Some(header), None), Err(ChunkError::Range), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_follows_what_is_there() {
+        for (first, received_bytes, follows) in
+            [(None, 7, true), (Some(7), 7, true), (Some(0), 0, true), (Some(6), 7, false), (Some(8), 7, false)]
+        {
+            assert_eq!(Chunk { first, size_bytes: None }.follows(received_bytes), follows, "{first:?} {received_bytes}");
+        }
+        for (received_bytes, range) in [(0, "0-0"), (1, "0-0"), (10, "0-9"), (u64::MAX, "0-18446744073709551614")] {
+            assert_eq!(ReceivedRange { received_bytes }.to_string(), range);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each takes an [`Access`], the proof that its caller may do this to this repository. Only then is a digest looked at.
 
 mod names;
+pub mod push;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -163,6 +163,9 @@ mod tests {
             write_timeout: second,
             request_timeout: second,
             min_body_rate: ByteSize(min_body_rate),
+            max_blob: ByteSize(1 << 30),
+            uploads: 10,
+            upload_ttl: Duration::from_secs(60),
             deadline: second,
             grace: second,
         }

@@ -305,6 +305,9 @@ mod tests {
             write_timeout: WRITE,
             request_timeout: REQUEST,
             min_body_rate: ByteSize(0),
+            max_blob: ByteSize(1 << 30),
+            uploads: 10,
+            upload_ttl: Duration::from_secs(60),
             deadline: HEADER,
             grace: HEADER,
         };

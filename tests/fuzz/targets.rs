@@ -1,8 +1,10 @@
 //! The parsers, and what always holds for them.
 
 use http::Method;
-use outport::http::route::{Action, Wanted, route};
-use outport::oci::{ByteRange, Digest, Manifest, RangeOutcome, RangeParts, Reference, RepositoryName, Tag};
+use outport::http::route::{Action, Begin, MAX_TAGS, Push, Wanted, route};
+use outport::oci::{
+    ByteRange, Chunk, Digest, Manifest, PushedManifest, RangeOutcome, RangeParts, ReceivedRange, Reference, RepositoryName, SessionRef, Tag,
+};
 use outport::registry::Page;
 use outport::upstream::challenge::{self, Challenge};
 
@@ -97,6 +99,18 @@ pub const ROUTES: Target = Target {
         "POST /outport/v1/refresh",
         "POST /outport/v1/prefetch",
         "GET /v2/manifests/blobs/manifests/tags",
+        "POST /v2/a/b/blobs/uploads/",
+        "POST /v2/a/blobs/uploads/?digest-algorithm=sha512",
+        "POST /v2/a/blobs/uploads/?digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "POST /v2/a/blobs/uploads/?mount=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855&from=b/c",
+        "GET /v2/a/blobs/uploads/01ARZ3NDEKTSV4RRFFQ69G5FAV?_state=a.b-c_d==",
+        "PATCH /v2/a/blobs/uploads/01ARZ3NDEKTSV4RRFFQ69G5FAV?_state=abc",
+        "PUT /v2/a/blobs/uploads/x?_state=abc&digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "DELETE /v2/a/blobs/uploads/x",
+        "PUT /v2/a/manifests/v1",
+        "PUT /v2/a/manifests/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855?tag=v1&tag=v2",
+        "DELETE /v2/a/manifests/v1",
+        "DELETE /v2/a/blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
     dictionary: &[
         "/",
@@ -136,9 +150,19 @@ pub const ROUTES: Target = Target {
         "n=",
         "last=",
         "artifactType=",
+        "digest=",
+        "digest-algorithm=",
+        "mount=",
+        "from=",
+        "_state=",
+        "tag=",
+        "&tag=v3",
+        "/blobs/uploads/",
         "sha256:",
         "@",
         "HEAD ",
+        "PUT ",
+        "PATCH ",
         "POST ",
         "DELETE ",
         "OPTIONS ",
@@ -172,9 +196,66 @@ fn routes(input: &[u8]) -> bool {
                 Wanted::Tags(page) => good_page(&page),
             }
         }
+        Action::Write { name, wanted, .. } => {
+            good_name(&name);
+            good_push(&method, &wanted);
+        }
         Action::Command(_) => assert!(method == Method::POST),
     }
     true
+}
+
+fn good_push(method: &Method, push: &Push) {
+    match push {
+        Push::Begin(begin) => {
+            assert!(method == Method::POST);
+            match begin {
+                Begin::Session(_) => {}
+                Begin::Whole(digest) => good_digest(digest),
+                Begin::Mount { digest, from } => {
+                    good_digest(digest);
+                    from.iter().for_each(good_name);
+                }
+            }
+        }
+        Push::Status(session) => good_session(session, method == Method::GET || method == Method::HEAD),
+        Push::Chunk(session) => good_session(session, method == Method::PATCH),
+        Push::Cancel(session) => good_session(session, method == Method::DELETE),
+        Push::Finish { session, digest } => {
+            good_session(session, method == Method::PUT);
+            good_digest(digest);
+        }
+        Push::Manifest { reference, tags } => {
+            assert!(method == Method::PUT);
+            good_reference(reference);
+            tags.iter().for_each(good_tag);
+            assert!(tags.len() <= MAX_TAGS && (tags.is_empty() || matches!(reference, Reference::Digest(_))));
+            assert!(tags.iter().enumerate().all(|(at, tag)| !tags[..at].contains(tag)), "each tag once");
+        }
+        Push::DeleteManifest(reference) => {
+            assert!(method == Method::DELETE);
+            good_reference(reference);
+        }
+        Push::DeleteBlob(digest) => {
+            assert!(method == Method::DELETE);
+            good_digest(digest);
+        }
+    }
+}
+
+fn good_reference(reference: &Reference) {
+    match reference {
+        Reference::Tag(tag) => good_tag(tag),
+        Reference::Digest(digest) => good_digest(digest),
+    }
+}
+
+/// What stands in a Location can stand in a log line, a file's name and a header.
+fn good_session(session: &SessionRef, good_method: bool) {
+    assert!(good_method);
+    let good = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.=".contains(&byte));
+    assert!(good(session.id.as_str()) && session.id.as_str().len() <= 64);
+    assert!(session.state.as_ref().is_none_or(|state| good(state.as_str())));
 }
 
 fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
@@ -189,13 +270,17 @@ fn good_page(page: &Page) {
 
 pub const RANGES: Target = Target {
     name: "ranges",
-    seeds: &["bytes=0-", "bytes=0-0", "bytes=5-1023", "bytes=-1", "bytes=-18446744073709551615", "BYTES = 7-9"],
+    seeds: &["bytes=0-", "bytes=0-0", "bytes=5-1023", "bytes=-1", "bytes=-18446744073709551615", "BYTES = 7-9", "0-0", "512-1023"],
     dictionary: &["bytes", "=", "-", ",", " ", "\t", "+", "0x", "0-1,", "items", "*/", "00"],
     check: ranges,
 };
 
 fn ranges(input: &[u8]) -> bool {
-    let Some(range) = std::str::from_utf8(input).ok().and_then(ByteRange::parse) else { return false };
+    let Ok(text) = std::str::from_utf8(input) else { return false };
+    if chunks(text) {
+        return true;
+    }
+    let Some(range) = ByteRange::parse(text) else { return false };
     for size_bytes in [0, 1, 2, 7, 1024, u64::MAX - 1, u64::MAX] {
         match range.resolve(size_bytes) {
             RangeOutcome::Part(part) => {
@@ -213,6 +298,21 @@ fn ranges(input: &[u8]) -> bool {
             },
             RangeOutcome::Whole => panic!("a range that was read is not ignored"),
         }
+    }
+    true
+}
+
+/// The Content-Range of a chunk: `^[0-9]+-[0-9]+$` and nothing else.
+fn chunks(text: &str) -> bool {
+    let Ok(chunk) = Chunk::parse(Some(text), None) else { return false };
+    assert!(text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') && text.matches('-').count() == 1);
+    let (Some(first), Some(size_bytes)) = (chunk.first, chunk.size_bytes) else { panic!("a range says both") };
+    assert!(size_bytes > 0 && chunk.follows(first) && !chunk.follows(first.wrapping_add(1)));
+    assert_eq!(Chunk::parse(Some(text), Some(size_bytes)), Ok(chunk));
+    assert!(Chunk::parse(Some(text), Some(size_bytes - 1)).is_err());
+    if let Some(received_bytes) = first.checked_add(size_bytes) {
+        let last: u64 = text.split('-').next_back().and_then(|last| last.parse().ok()).expect("digits");
+        assert_eq!(ReceivedRange { received_bytes }.to_string(), format!("0-{last}"));
     }
     true
 }
@@ -336,5 +436,36 @@ fn manifests(input: &[u8]) -> bool {
         }
     }
     assert!(Manifest::parse(input, "text/html").is_err());
+    pushed_manifest(input) || accepted
+}
+
+/// What is accepted of those who push can be read by those who pull, and says the same.
+fn pushed_manifest(input: &[u8]) -> bool {
+    let mut accepted = false;
+    for content_type in [Some(IMAGE), Some(INDEX), None] {
+        let Ok(pushed) = PushedManifest::parse(input, content_type) else { continue };
+        accepted = true;
+        let Ok(read) = Manifest::parse(input, pushed.media_type) else { panic!("what was accepted is not readable") };
+        let needed: std::collections::HashSet<_> = pushed.blobs.iter().map(|blob| blob.digest).collect();
+        assert_eq!(needed.len(), pushed.blobs.len(), "each digest once");
+        for reference in pushed.references() {
+            good_digest(&reference.digest);
+            assert!(reference.size <= i64::MAX as u64);
+        }
+        match read {
+            Manifest::Image(image) => {
+                let mut own = image.layers.iter().filter(|layer| layer.urls.is_empty() && !layer.media_type.contains("nondistributable"));
+                assert!(own.all(|layer| needed.contains(&layer.digest) || layer.media_type.contains("foreign")));
+                assert!(pushed.manifests.is_empty());
+                assert_eq!((image.subject, image.artifact_type), (pushed.subject.clone(), pushed.artifact_type.clone()));
+            }
+            Manifest::Index(index) => {
+                assert!(pushed.foreign.is_empty() && pushed.references().count() <= index.manifests.len());
+                assert_eq!(index.subject, pushed.subject);
+            }
+        }
+        let digest = Digest::sha256(input);
+        assert_eq!(pushed.descriptor(digest).size, input.len() as u64);
+    }
     accepted
 }

@@ -15,4 +15,5 @@ mod reads;
 mod reload;
 mod rows;
 mod secrets;
+mod specification;
 mod upstreams;

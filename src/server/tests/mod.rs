@@ -42,6 +42,9 @@ fn limits() -> Limits {
         write_timeout: Duration::from_millis(500),
         request_timeout: Duration::from_secs(20),
         min_body_rate: ByteSize(0),
+        max_blob: ByteSize(1 << 30),
+        uploads: 10,
+        upload_ttl: Duration::from_secs(60),
         deadline: Duration::from_secs(1),
         grace: Duration::from_secs(1),
     }

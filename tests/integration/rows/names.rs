@@ -169,7 +169,7 @@ async fn rows_07_and_08_tags_and_digests_that_cannot_be() {
     let world = World::plain().await;
     let tags = [".a".to_owned(), "-a".into(), "t".repeat(129), "a%20b".into(), "b/c".into(), "a%2Fb".into(), "..".into()];
     world.refuses(404, "MANIFEST_UNKNOWN", tags.iter().map(|tag| get(format!("{APP}/manifests/{tag}")))).await;
-    world.refuses(405, "UNSUPPORTED", tags.iter().map(|tag| request("PUT", format!("{APP}/manifests/{tag}")))).await;
+    world.refuses(400, "MANIFEST_INVALID", tags.iter().map(|tag| request("PUT", format!("{APP}/manifests/{tag}")))).await;
     let upper = digest_of(b"x").to_uppercase().replace("SHA256", "sha256");
     let long = format!("{}0", digest_of(b"x"));
     let md5 = "md5:d41d8cd98f00b204e9800998ecf8427e";
@@ -205,8 +205,16 @@ async fn row_10_methods_that_there_are_not() {
             world.refuses(405, "UNSUPPORTED", [request(method, target)]).await;
         }
     }
-    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
-        world.refuses(405, "UNSUPPORTED", ENDINGS.map(|ending| request(method, format!("/v2/origin.test/app/{ending}")))).await;
+    let [manifest, tags, blob] = ENDINGS.map(|ending| format!("{APP}/{ending}"));
+    let (uploads, session) = (format!("{APP}/blobs/uploads/"), format!("{APP}/blobs/uploads/0b1c"));
+    for (target, methods) in [
+        (manifest, &["POST", "PATCH", "OPTIONS"][..]),
+        (tags, &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        (blob, &["POST", "PUT", "PATCH", "OPTIONS"]),
+        (uploads, &["GET", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        (session, &["POST", "OPTIONS"]),
+    ] {
+        world.refuses(405, "UNSUPPORTED", methods.iter().map(|method| request(method, &target))).await;
     }
     world.refuses(405, "UNSUPPORTED", ["CONNECT edge:443 HTTP/1.1\r\nHost: edge:443\r\n\r\n"]).await;
     world.refuses(400, "UNSUPPORTED", [request("G@T", "/v2/"), request("", "/v2/")]).await;
