@@ -101,6 +101,38 @@ async fn each_status_is_what_the_caller_can_do_about_it() {
 }
 
 #[tokio::test]
+async fn a_404_that_tells_of_something_else_is_no_absence() {
+    let gone = "HTTP/1.1 404 Not Found\r\ncontent-length: 27\r\nconnection: close\r\n\r\n<Code>NoSuchBucket</Code>  ";
+    let lost = "HTTP/1.1 404 Not Found\r\ncontent-length: 22\r\nconnection: close\r\n\r\ndefault backend - 404\n";
+    for (answer, expected) in [(gone, "refused"), (lost, "unavailable")] {
+        let (bucket, _) = server(answer).await;
+        assert_eq!(kind(&bucket.read(&Key::Status, 10).await), expected);
+        assert_eq!(kind(&bucket.open_object(&Key::Status, 0..5).await), expected);
+    }
+}
+
+#[tokio::test]
+async fn opening_goes_on_until_it_is_hopeless() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut settings = settings(&format!("s3://images;endpoint=http://{address};allow_http=true;access_key_id=a;secret_access_key=b"));
+    settings.request_timeout = TIMEOUT;
+    let failures = AtomicU32::new(0);
+    let failed = |error: &OpenError| {
+        assert!(!error.is_lasting(), "{error}");
+        failures.fetch_add(1, Ordering::Relaxed);
+    };
+    let opening = Bucket::open_patiently(&settings, "eu", Clock::system(), Metrics::new(), failed);
+    assert!(tokio::time::timeout(Duration::from_secs(3), opening).await.is_err());
+    assert!(failures.load(Ordering::Relaxed) >= 2);
+    // What no waiting mends ends it.
+    settings.options.insert("colour".into(), crate::config::Secret::new("red".into()));
+    let outcome = Bucket::open_patiently(&settings, "eu", Clock::system(), Metrics::new(), |error| panic!("{error}")).await;
+    assert!(matches!(outcome, Err(OpenError::Settings(_))), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_busy_is_asked_again_within_bounds() {
     for answer in [answer!("503 Slow Down"), answer!("429 Too Many Requests"), answer!("500 Internal Server Error")] {
         let (bucket, asked) = server(answer).await;

@@ -102,12 +102,29 @@ pub(super) fn judge(error: &StoreError) -> Failure {
     let words = words(error);
     let refused = |words| Failure::Error(BucketError::Refused(words));
     match error {
-        StoreError::NotFound { .. } => Failure::Absent,
+        StoreError::NotFound { .. } => judge_absence(words),
         StoreError::AlreadyExists { .. } => Failure::Exists,
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => refused(words),
         StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } | StoreError::UnknownConfigurationKey { .. } => refused(words),
         StoreError::InvalidPath { .. } | StoreError::NotModified { .. } => Failure::Error(BucketError::Broken(words)),
         _ => Failure::Error(judge_words(error, words)),
+    }
+}
+
+/// What stores say with 404 when not the object is missing but all of them.
+const NO_BUCKET: &[&str] = &["NoSuchBucket", "ContainerNotFound", "bucket does not exist"];
+/// What stands in a 404 of a proxy in front of the store that has lost it.
+const NO_STORE: &[&str] = &["<html", "<HTML", "default backend", "404 page not found"];
+
+/// A 404 is believed unless it tells of something else.
+fn judge_absence(words: String) -> Failure {
+    let tells = |of: &[&str]| of.iter().any(|word| words.contains(word));
+    if tells(NO_BUCKET) {
+        Failure::Error(BucketError::Refused(words))
+    } else if tells(NO_STORE) {
+        Failure::Error(BucketError::unavailable(words))
+    } else {
+        Failure::Absent
     }
 }
 
@@ -187,6 +204,10 @@ mod tests {
             (generic("Wanted range starting at 2, but object was only 2 bytes long"), "broken"),
             (generic("Received redirect without LOCATION, this normally indicates an incorrectly configured region"), "refused"),
             (StoreError::NotFound { path: "x".into(), source: "x".into() }, "absent"),
+            (StoreError::NotFound { path: "x".into(), source: "<Code>NoSuchKey</Code>".into() }, "absent"),
+            (StoreError::NotFound { path: "x".into(), source: "<Code>NoSuchBucket</Code>".into() }, "refused"),
+            (StoreError::NotFound { path: "x".into(), source: "<Code>ContainerNotFound</Code>".into() }, "refused"),
+            (StoreError::NotFound { path: "x".into(), source: "<html><h1>404 Not Found</h1>".into() }, "unavailable"),
             (StoreError::AlreadyExists { path: "x".into(), source: "x".into() }, "exists"),
             (StoreError::PermissionDenied { path: "x".into(), source: "x".into() }, "refused"),
             (StoreError::Unauthenticated { path: "x".into(), source: "x".into() }, "refused"),

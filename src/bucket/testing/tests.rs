@@ -86,6 +86,24 @@ async fn a_node_that_is_cut_off_does_nothing_while_the_other_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_waits_for_a_slow_store_with_few_parts_in_memory() {
+    let (_, node, bucket) = world(1);
+    for _ in 0..10 {
+        node.plan(Verb::Part, Fault::Late(Duration::from_secs(3)));
+    }
+    let mut upload = bucket.upload(&Key::Blob(bucket.fresh_ulid())).await.unwrap();
+    let (started, part) = (Instant::now(), pattern(PART_BYTES));
+    let mut waited = Vec::new();
+    for _ in 0..7 {
+        upload.write(part.clone()).await.unwrap();
+        waited.push(started.elapsed().as_secs());
+    }
+    // Two are sent and one is gathered before anybody waits; from then on two at a time.
+    assert_eq!(waited, [0, 0, 0, 3, 3, 6, 6]);
+    assert_eq!(upload.finish().await, Ok(7 * PART_BYTES as u64));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_survives_lost_answers() {
     let (store, node, bucket) = world(1);
     let content = pattern(5 * PART_BYTES);
