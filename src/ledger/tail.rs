@@ -1,0 +1,154 @@
+//! Looks at the tail of the own ledger: whether anything was committed since. Many callers share one look; none owns it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::LedgerError;
+use super::core::Core;
+use super::planted::Bug;
+
+/// How old a look may be that a positive answer rests on.
+const RECENT: Duration = Duration::from_millis(250);
+/// How long a caller waits for a look.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// How long after a failed look nobody waits for another one. One is made all the same, beside the callers.
+const FAILURE_MEMORY: Duration = Duration::from_secs(1);
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Which look a caller needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Begun at most 250 ms ago: for positive answers.
+    Recent,
+    /// Begun after the call: for negative answers.
+    Now,
+}
+
+pub(super) struct Tail {
+    core: Arc<Core>,
+    looks: Arc<Mutex<Looks>>,
+}
+
+#[derive(Default)]
+struct Looks {
+    /// Looks begun so far: the number of the last one.
+    begun: u64,
+    /// When the last successful look began.
+    confirmed: Option<Instant>,
+    /// When a look failed last, and why; forgotten with the next success.
+    failed: Option<(Instant, LedgerError)>,
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Clone)]
+struct UnderWay {
+    number: u64,
+    begun: Instant,
+    outcome: watch::Receiver<Option<Result<(), LedgerError>>>,
+    task: AbortHandle,
+}
+
+fn lock(looks: &Mutex<Looks>) -> MutexGuard<'_, Looks> {
+    looks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tail {
+    pub fn new(core: Arc<Core>) -> Tail {
+        Tail { core, looks: Arc::default() }
+    }
+
+    /// Returns once the tail was confirmed.
+    ///
+    /// # Errors
+    /// At once while the bucket is known to be away, else in bounded time.
+    pub async fn confirm(&self, how: Look) -> Result<(), LedgerError> {
+        let called = Instant::now();
+        let (number, oldest) = {
+            let looks = lock(&self.looks);
+            let number = looks.begun + u64::from(!self.core.planted.is(Bug::StaleLook));
+            let oldest = called.checked_sub(RECENT).unwrap_or(called);
+            if how == Look::Recent && looks.confirmed.is_some_and(|begun| begun >= oldest) {
+                return Ok(());
+            }
+            (number, oldest)
+        };
+        let serves = |look: &UnderWay| match how {
+            Look::Recent => look.begun >= oldest,
+            Look::Now => look.number >= number,
+        };
+        loop {
+            if let Some(why) = self.known_failure(called) {
+                return Err(why);
+            }
+            let mut look = self.look();
+            let waited = timeout_at(called + DEADLINE, look.outcome.wait_for(Option::is_some)).await;
+            let outcome = match waited {
+                Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(())),
+                Ok(Err(_)) => return Err(LedgerError::Unavailable("the node is ending".into())),
+                Err(_) => return Err(LedgerError::Unavailable("the bucket does not answer in time".into())),
+            };
+            // What an earlier look found does not matter to who needs a later one.
+            if serves(&look) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Why a look failed a moment ago. Another one is made beside the callers, not too often.
+    fn known_failure(&self, called: Instant) -> Option<LedgerError> {
+        let (at, why) = lock(&self.looks).failed.clone()?;
+        let age = called.saturating_duration_since(at);
+        if age >= FAILURE_MEMORY {
+            return None;
+        }
+        if age >= FAILURE_PAUSE {
+            self.look();
+        }
+        Some(why)
+    }
+
+    /// The look that is under way, or a new one.
+    fn look(&self) -> UnderWay {
+        let mut looks = lock(&self.looks);
+        if let Some(look) = &looks.under_way
+            && look.outcome.borrow().is_none()
+        {
+            return look.clone();
+        }
+        looks.begun += 1;
+        let (number, begun) = (looks.begun, Instant::now());
+        let (tell, outcome) = watch::channel(None);
+        let (core, shared) = (self.core.clone(), self.looks.clone());
+        let task = self.core.spawn(async move {
+            let outcome = core.catch_up().await;
+            core.metrics.tail_look(if outcome.is_ok() { "confirmed" } else { "failed" });
+            let mut looks = lock(&shared);
+            match &outcome {
+                Ok(()) => {
+                    looks.confirmed = looks.confirmed.max(Some(begun));
+                    looks.failed = None;
+                }
+                Err(why) => looks.failed = Some((Instant::now(), why.clone())),
+            }
+            drop(looks);
+            tell.send_replace(Some(outcome));
+        });
+        let look = UnderWay { number, begun, outcome, task };
+        looks.under_way = Some(look.clone());
+        look
+    }
+
+    /// Ends the look that is under way: this node is ending.
+    pub fn stop(&self) {
+        if let Some(look) = lock(&self.looks).under_way.take() {
+            look.task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
