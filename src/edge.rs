@@ -132,8 +132,8 @@ impl Edge {
         self.http.reload(site(&new));
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
-        let Config { region, data_dir, listen, cache, log, .. } = config.clone();
-        *config = Config { region, data_dir, listen, cache, log, limits, ..new };
+        let Config { region, data_dir, listen, cache, bucket, log, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, bucket, log, limits, ..new };
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }

@@ -12,6 +12,7 @@
 //!  5 cache/     the one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness
 //!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
 //!    upstream/  origin registries: client, challenge and tokens, health
+//!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
@@ -36,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod bucket;
 pub mod cache;
 pub mod cli;
 pub mod clock;

@@ -54,6 +54,11 @@ pub struct Families {
     /// 1 while the cache's disk takes no writes and blobs pass through uncached.
     pub disk_unwritable: IntGauge,
     stale_answers: IntCounterVec,
+    bucket_requests: IntCounterVec,
+    bucket_seconds: HistogramVec,
+    bucket_bytes: IntCounterVec,
+    /// How far the bucket's clock is ahead of this edge's, in seconds, as the last opening saw it.
+    pub bucket_clock_ahead: IntGauge,
     config_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     /// Log lines that were dropped because the sink was full.
@@ -184,6 +189,13 @@ impl Metrics {
             disk_unwritable: build
                 .gauge("outport_disk_unwritable", "1 while the cache's disk takes no writes and blobs pass through uncached."),
             stale_answers: build.counters("outport_stale_answers_total", "Answers served past their time to live.", &["upstream"]),
+            bucket_requests: build.counters("outport_bucket_requests_total", "Requests to the region's bucket.", &["verb", "outcome"]),
+            bucket_seconds: build.times("outport_bucket_request_seconds", "Time to the answer of the region's bucket.", &["verb"]),
+            bucket_bytes: build.counters("outport_bucket_bytes_total", "Bytes of objects sent to the bucket or received.", &["direction"]),
+            bucket_clock_ahead: build.gauge(
+                "outport_bucket_clock_ahead_seconds",
+                "How far the bucket's clock is ahead of this edge's, as the last opening saw it.",
+            ),
             config_reloads: build.counters(
                 "outport_config_reloads_total",
                 "Reloads of the configuration or a certificate.",
@@ -291,6 +303,17 @@ impl Families {
 
     pub fn stale_answer(&self, upstream: &str) {
         self.stale_answers.with_label_values(&[upstream]).inc();
+    }
+
+    /// `verb` is the room's word for the request; `outcome` is `done`, `exists`, `absent`, `unavailable`, `refused` or `broken`.
+    pub fn bucket_request(&self, verb: &'static str, outcome: &'static str, after: Duration) {
+        self.bucket_requests.with_label_values(&[verb, outcome]).inc();
+        self.bucket_seconds.with_label_values(&[verb]).observe(after.as_secs_f64());
+    }
+
+    /// `direction` is `sent` or `received`.
+    pub fn bucket_bytes(&self, direction: &'static str, bytes: u64) {
+        self.bucket_bytes.with_label_values(&[direction]).inc_by(bytes);
     }
 
     /// `what` is `config` or `certificate`; `outcome` is `applied`, `rejected` or `unchanged`.

@@ -3,6 +3,7 @@
 //! `config/reference.toml` lists every key with its default; a test compares it with [`schema`]. Every fault is reported at once, with
 //! its key path and line ([`ConfigErrors`]). Relative paths are taken from the configuration file's folder.
 
+mod bucket;
 mod files;
 mod load;
 mod names;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::access::Pattern;
+pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
 pub use names::path_prefix;
 pub use problem::{ConfigErrors, Problem};
@@ -36,6 +38,7 @@ pub struct Config {
     pub listen: Listen,
     pub tls: Option<Tls>,
     pub cache: Cache,
+    pub bucket: Bucket,
     pub upstreams: Vec<Upstream>,
     /// Patterns that anyone may pull or push.
     pub access: Access,
@@ -185,7 +188,7 @@ impl Config {
     /// opened, and the caches and the log's form are laid out once. Everything else is taken over while running.
     pub fn fixed_changes(&self, new: &Config) -> Vec<&'static str> {
         // Taken apart in full, so that a new field does not compile until somebody has decided about it.
-        let Config { region, data_dir, listen, tls, cache, upstreams: _, access: _, principals: _, limits, log } = self;
+        let Config { region, data_dir, listen, tls, cache, bucket, upstreams: _, access: _, principals: _, limits, log } = self;
         let Listen { registry, ops, public_url: _, also } = listen;
         // The http room judges each request by the deadline in force; all other limits are built into listeners.
         let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
@@ -198,6 +201,7 @@ impl Config {
             // The files may change; whether the registry listener speaks TLS may not.
             ("tls", tls.is_some() != new.tls.is_some()),
             ("cache", *cache != new.cache),
+            ("bucket", *bucket != new.bucket),
             ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];

@@ -161,6 +161,25 @@ impl<'r, 'e, 'i> Section<'r, 'e, 'i> {
         values
     }
 
+    /// A table whose keys are the operator's to choose, each with a value of one type; empty if it is left out. Wrong values are faults.
+    pub(super) fn entries<T: Value>(&mut self, key: &'static str) -> Vec<(String, T)> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let DeValue::Table(table) = value.into_inner() else {
+            self.fault(key, format!("expected a table [{}], each value {}", join(&self.path, key), T::WHAT));
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for (name, value) in &table {
+            let (line, name) = (self.reader.line_at(name.span().start), name.get_ref().to_string());
+            self.reader.record(join(&join(&self.shape, key), &name), None, None);
+            match read(value.get_ref()) {
+                Ok(value) => entries.push((name, value)),
+                Err(why) => self.reader.fault(line, join(&join(&self.path, key), &bare_or_quoted(&name)), why),
+            }
+        }
+        entries
+    }
+
     /// A path, taken from the configuration file's folder if it is relative.
     pub(super) fn path_or(&mut self, key: &'static str, default: &str) -> PathBuf {
         let path = self.or(key, PathBuf::from(default));

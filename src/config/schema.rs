@@ -13,16 +13,16 @@ use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{Access, Cache, CertificateFiles, Config, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Secret, Tls, Upstream, names};
 
-const fn seconds(count: u64) -> Duration {
+pub(super) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-const fn mebibytes(count: u64) -> ByteSize {
+pub(super) const fn mebibytes(count: u64) -> ByteSize {
     ByteSize(count << 20)
 }
 
-const MILLISECONDS_100: Duration = Duration::from_millis(100);
-const MINUTE: u64 = 60;
+pub(super) const MILLISECONDS_100: Duration = Duration::from_millis(100);
+pub(super) const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
@@ -38,11 +38,12 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let listen = read_listen(root.section("listen"), tls.as_ref(), &access);
     let limits = read_limits(root.section("limits"));
     let cache = read_cache(root.section("cache"), &limits);
+    let bucket = super::bucket::read(root.section("bucket"), &data_dir);
     let log = read_log(root.section("log"));
     let upstreams = read_upstreams(&mut root);
     let principals = read_principals(&mut root);
     root.finish();
-    Config { region, data_dir, listen, tls, cache, upstreams, access, principals, limits, log }
+    Config { region, data_dir, listen, tls, cache, bucket, upstreams, access, principals, limits, log }
 }
 
 fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Access) -> Listen {
@@ -127,7 +128,7 @@ fn read_certificate(section: &mut Section<'_, '_, '_>) -> Option<CertificateFile
 const READABLE_BY_EVERYONE: &str = "can be read by every user of this machine: take that right away (chmod o-r)";
 
 /// A PEM file has a line that begins with `-----BEGIN` (RFC 7468) and names its content. Whether that content is sound is for TLS to say.
-fn require_pem(section: &Section<'_, '_, '_>, key: &'static str, file: Option<&FileContent>, content: &str) {
+pub(super) fn require_pem(section: &Section<'_, '_, '_>, key: &'static str, file: Option<&FileContent>, content: &str) {
     let Some(file) = file else { return };
     if !file.text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(content)) {
         section.fault(key, format!("{} is not PEM: it has no line -----BEGIN ... {content}", file.path.display()));
@@ -382,7 +383,7 @@ fn read_password(section: &mut Section<'_, '_, '_>) -> Given {
     secret.map_or(Given::Broken, Given::Secret)
 }
 
-fn secret_of_file(section: &Section<'_, '_, '_>, key: &'static str, file: &FileContent) -> Option<Secret> {
+pub(super) fn secret_of_file(section: &Section<'_, '_, '_>, key: &'static str, file: &FileContent) -> Option<Secret> {
     if file.readable == Readable::ByEveryone {
         section.warn(key, format!("{} {READABLE_BY_EVERYONE}", file.path.display()));
     }
@@ -394,7 +395,7 @@ fn secret_of_file(section: &Section<'_, '_, '_>, key: &'static str, file: &FileC
     Some(Secret::new(text.to_owned()))
 }
 
-fn secret_of_variable(section: &Section<'_, '_, '_>, key: &'static str, name: &str) -> Option<Secret> {
+pub(super) fn secret_of_variable(section: &Section<'_, '_, '_>, key: &'static str, name: &str) -> Option<Secret> {
     if !names::is_variable(name) {
         // Not repeated: somebody may have written the password itself.
         section.fault(key, "is not the name of an environment variable");

@@ -165,6 +165,22 @@ fn faults_of_one_kind() {
             &upstream("username = 'u'\npassword_file = 'p'"),
             "5: upstream[0].password_file: cannot read /nowhere/p: No such file or directory",
         ),
+        ("bucket.url = 'ftp://x'", "1: bucket.url: the URL must begin with file:///, s3://, az:// or gs://, or be memory://"),
+        ("bucket.url = 's3://me:hunter2@x/y'", "1: bucket.url: not of the form s3://bucket/prefix"),
+        ("bucket.url = 'gs://x/../y'", "1: bucket.url: not of the form gs://bucket/prefix"),
+        ("bucket.url = 'file://x/y'", "1: bucket.url: not of the form file:///absolute/path"),
+        ("bucket.part_size = '4MiB'", r#"1: bucket.part_size: "4MiB" is out of bounds: "5MiB" to "256MiB""#),
+        ("bucket.options = 5", "1: bucket.options: expected a table [bucket.options], each value a text"),
+        ("bucket.options.region = 5", "1: bucket.options.region: expected a text, found an integer"),
+        ("bucket.options.region = 'x'", "1: bucket.options: file:///nowhere/outport-data/bucket takes no options"),
+        (
+            "bucket.url = 's3://x'\nbucket.options.aws_secret_access_key = 'hunter2'",
+            r#"2: bucket.options: the value of "aws_secret_access_key" does not stand in the configuration"#,
+        ),
+        (
+            "bucket.url = 's3://x'\nbucket.options_from_env.token = 'NONE'",
+            r#"2: bucket.options_from_env: the environment variable "NONE" is not set"#,
+        ),
         ("[[upstream]]\nname = 'a/b'\nurl = 'https://b'", r#"2: upstream[0].name: "a/b" is not an upstream's name"#),
         ("[[principal]]\nname = 'anonymous'\npassword_envs = ['A']", r#"2: principal[0].name: "anonymous" is not a principal's name"#),
         ("[[principal]]\nname = 'a'\npassword_envs = ['A', 'B', 'C']", "1: principal[0].password_files: 3 passwords: at most 2"),
@@ -207,6 +223,29 @@ fn secrets_come_from_files_and_variables() {
     let errors = parse("[[principal]]\nname = 'a'\npassword_files = ['empty']\npassword_envs = ['EMPTY']").unwrap_err().to_string();
     assert!(errors.contains("principal[0].password_files: ") && errors.contains("empty is empty"), "{errors}");
     assert!(errors.contains("principal[0].password_envs: the environment variable EMPTY is empty"), "{errors}");
+}
+
+#[test]
+fn a_bucket_is_a_place_and_options() {
+    let place = |url: &str| parse(&format!("bucket.url = '{url}'")).unwrap().bucket.place;
+    let (name, prefix) = ("images".to_owned(), "outport/eu".to_owned());
+    assert_eq!(parse("").unwrap().bucket.place, BucketPlace::File("/nowhere/outport-data/bucket".into()));
+    assert_eq!(place("file:///srv/a%20b"), BucketPlace::File("/srv/a b".into()));
+    assert_eq!(place("memory://"), BucketPlace::Memory);
+    assert_eq!(place("s3://images/outport/eu/"), BucketPlace::S3 { bucket: name.clone(), prefix: prefix.clone() });
+    assert_eq!(place("az://images/outport/eu"), BucketPlace::Azure { container: name.clone(), prefix });
+    assert_eq!(place("gs://images"), BucketPlace::Google { bucket: name, prefix: String::new() });
+    for url in ["file:///srv/a%20b", "memory://", "s3://images/outport/eu", "az://images", "gs://images/x"] {
+        assert_eq!(place(url).to_string(), url);
+    }
+    let folder = folder(&[("key", "from-a-file\n")]);
+    let environment = |name: &str| (name == "KEY_ID").then(|| "from-a-variable".to_owned());
+    let text = "[bucket]\nurl = 's3://images'\noptions.region = 'eu'\noptions_from_files.secret_access_key = 'key'
+        options_from_env.access_key_id = 'KEY_ID'";
+    let bucket = Config::parse(text, folder.path(), &environment).unwrap().bucket;
+    let exposed: Vec<(&str, &str)> = bucket.options.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(exposed, [("access_key_id", "from-a-variable"), ("region", "eu"), ("secret_access_key", "from-a-file")]);
+    assert!(!format!("{bucket:?}").contains("from-a"));
 }
 
 #[test]
@@ -304,6 +343,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     assert_eq!(
         faults,
         [
+            r#"bucket.options_from_env: the environment variable "BUCKET_KEY_ID" is not set"#,
             "upstream[0].password_env: stands beside password_file: only one of them is possible",
             "principal[0].password_files: is missing: name one file or two, or variables in password_envs",
         ]
@@ -345,7 +385,7 @@ fn what_needs_a_restart_is_named() {
     let all = "region = 'x'\ndata_dir = 'x'\n[listen]\nregistry = '127.0.0.1:1'\nops = '127.0.0.1:2'\n[[listen.also]]\naddress = '127.0.0.1:3'
         [cache]\ndisk = '1GiB'\nmemory = '1GiB'\nprefetch = 0\n[limits]\nconnections = 1\nstreams = 1\n[log]\nformat = 'json'\nlevel = 'warn'";
     let new = parse(all).unwrap();
-    let fixed = ["region", "data_dir", "listen.registry", "listen.ops", "listen.also", "cache", "limits", "log.format"];
+    let fixed = ["region", "data_dir", "listen.registry", "listen.ops", "listen.also", "cache", "bucket", "limits", "log.format"];
     assert_eq!(old.fixed_changes(&new), fixed);
     let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, ..old.limits.clone() };
     let fluid = Config {

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 use url::Url;
 
-use super::LogFormat;
 use super::units::{ByteSize, parse_duration, show_duration};
+use super::{BucketPlace, LogFormat};
 use crate::access::Pattern;
 
 /// A value of one type.
@@ -107,6 +107,7 @@ text_value!(
         LogFormat::Json => "json".to_owned(),
     }
 );
+text_value!(BucketPlace, "a bucket's URL such as \"s3://images/outport\"", BucketPlace::read, BucketPlace::to_string);
 text_value!(Url, "a URL such as \"https://registry.example.com\"", read_url, Url::to_string);
 
 /// An http or https URL without credentials, query or fragment. The text is not repeated in errors: it may hold a password.

@@ -18,6 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store"]),
+    ("object_store", &["bucket"]),
 ];
 
 /// Words that may stand in one file only.
@@ -262,6 +263,7 @@ fn a_planted_line_is_caught() {
         ("store/x.rs", "use crate::store::*;", "a glob import"),
         ("cache/x.rs", "use redb::Database;", "redb is named in cache"),
         ("cache/x.rs", "fn f(_: &rustls::ClientConfig) {}", "rustls is named in cache"),
+        ("cache/x.rs", "use object_store::path::Path;", "object_store is named in cache"),
         ("http/x.rs", "use hyper_util::server::conn::auto;", "hyper_util::server is named in http"),
         ("store/x.rs", "use hyper;", "hyper is named in store"),
         ("store/x.rs", "fn f() { SystemTime::now(); }", "SystemTime::now belongs to clock.rs"),

@@ -1,0 +1,175 @@
+//! What lies in a region's root, and under which key: the persisted names, each with its round trip.
+//!
+//! Repository and tag names never appear in keys, so that every key has a bounded length and a known alphabet.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ulid::Ulid;
+
+use crate::oci::Digest;
+
+/// An object of a region's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// What the root is: created once, together with it.
+    Format,
+    /// A segment of the region's own events, by its number.
+    Ledger(u64),
+    /// Segments of other regions, by their place in the order of import.
+    Import(u64),
+    /// Content. A key is never used again.
+    Blob(Ulid),
+    /// Inline bytes that trimming the ledger would lose.
+    Pack(Ulid),
+    /// Advisory, overwritten: never a base of any decision.
+    Status,
+    /// Content of an upstream, which may be lost.
+    Proxied(Digest),
+}
+
+/// Why a text is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a key of a region's root")]
+pub struct KeyError;
+
+/// How many parts content is spread over, by the last byte of its key: a listing asks for one of them.
+pub const BLOB_SHARDS: u16 = 256;
+/// Decimal digits of a number in a key: enough for all of `u64`, so that keys sort as their numbers do.
+const NUMBER_DIGITS: usize = 20;
+
+impl Key {
+    /// The folder of one shard of the content.
+    pub(super) fn shard_folder(shard: u8) -> String {
+        format!("blobs/{shard:02x}")
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Format => f.write_str("format.json"),
+            Key::Ledger(seq) => write!(f, "ledger/{seq:0NUMBER_DIGITS$}"),
+            Key::Import(seq) => write!(f, "imports/{seq:0NUMBER_DIGITS$}"),
+            Key::Blob(ulid) => write!(f, "{}/{ulid}", Key::shard_folder(shard_of(*ulid))),
+            Key::Pack(ulid) => write!(f, "packs/{ulid}"),
+            Key::Status => f.write_str("status.json"),
+            Key::Proxied(digest) => write!(f, "proxied/{:02x}/{digest}", digest.as_bytes().first().copied().unwrap_or_default()),
+        }
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Key, KeyError> {
+        let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
+        let key = match folder.split('/').next() {
+            Some("") if name == "format.json" => Key::Format,
+            Some("") if name == "status.json" => Key::Status,
+            Some("ledger") => Key::Ledger(number(name)?),
+            Some("imports") => Key::Import(number(name)?),
+            Some("blobs") => Key::Blob(ulid(name)?),
+            Some("packs") => Key::Pack(ulid(name)?),
+            Some("proxied") => Key::Proxied(name.parse().map_err(|_| KeyError)?),
+            _ => return Err(KeyError),
+        };
+        // One text for one key: other spellings of the number, the letters or the folder are not ours.
+        if key.to_string() == text { Ok(key) } else { Err(KeyError) }
+    }
+}
+
+/// The last byte is of the random part, so that shards fill evenly.
+fn shard_of(ulid: Ulid) -> u8 {
+    ulid.to_bytes()[15]
+}
+
+fn number(text: &str) -> Result<u64, KeyError> {
+    if text.len() == NUMBER_DIGITS { text.parse().map_err(|_| KeyError) } else { Err(KeyError) }
+}
+
+fn ulid(text: &str) -> Result<Ulid, KeyError> {
+    text.parse().map_err(|_| KeyError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> impl Strategy<Value = Key> {
+        let ulid = || any::<u128>().prop_map(|bits| Ulid::from_bytes(bits.to_be_bytes()));
+        prop_oneof![
+            Just(Key::Format),
+            Just(Key::Status),
+            any::<u64>().prop_map(Key::Ledger),
+            any::<u64>().prop_map(Key::Import),
+            ulid().prop_map(Key::Blob),
+            ulid().prop_map(Key::Pack),
+            any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::sha256(&bytes))),
+            any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::of(crate::oci::Algorithm::Sha512, &bytes))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_reads_back(key in key()) {
+            prop_assert_eq!(key.to_string().parse(), Ok(key));
+        }
+
+        #[test]
+        fn a_key_is_a_path_as_it_stands(key in key()) {
+            let text = key.to_string();
+            prop_assert_eq!(object_store::path::Path::from(text.as_str()).to_string(), text);
+        }
+
+        #[test]
+        fn numbered_keys_sort_as_their_numbers(a: u64, b: u64) {
+            prop_assert_eq!(Key::Ledger(a).to_string().cmp(&Key::Ledger(b).to_string()), a.cmp(&b));
+        }
+
+        #[test]
+        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
+            if let Ok(key) = text.parse::<Key>() {
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_as_the_format_has_them() {
+        let ulid = Ulid::from_bytes(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes());
+        for (key, text) in [
+            (Key::Format, "format.json".to_owned()),
+            (Key::Status, "status.json".to_owned()),
+            (Key::Ledger(7), "ledger/00000000000000000007".to_owned()),
+            (Key::Import(u64::MAX), "imports/18446744073709551615".to_owned()),
+            (Key::Blob(ulid), "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
+            (Key::Pack(ulid), "packs/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
+            (Key::Proxied(Digest::sha256(b"")), format!("proxied/e3/{}", Digest::sha256(b""))),
+        ] {
+            assert_eq!(key.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        for text in [
+            "",
+            "/",
+            "format.json/",
+            "/format.json",
+            "ledger/7",
+            "ledger/+0000000000000000007",
+            "ledger/x/00000000000000000007",
+            "ledger/99999999999999999999",
+            "blobs/ee/014D2PF2DBSQQG28T5CY4TQKFF",
+            "blobs/ef/014d2pf2dbsqqg28t5cy4tqkff",
+            "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF#1",
+            "packs/x",
+            "proxied/00/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        ] {
+            assert_eq!(text.parse::<Key>(), Err(KeyError), "{text}");
+        }
+    }
+}
