@@ -14,9 +14,9 @@ use super::identity::{HybridTime, Origin};
 use super::index::{Index, IndexError, Overlay, Rows};
 use super::planted::{Bug, Planted};
 use super::segment::{self, MAX_OBJECT_BYTES, Object, Segment, SegmentError};
-use super::state::LedgerRow;
 #[cfg(test)]
 use super::simulation::Fuse;
+use super::state::LedgerRow;
 use crate::bucket::{Bucket, BucketError, Key};
 use crate::clock::Clock;
 use crate::metrics::Metrics;

@@ -18,9 +18,16 @@ pub const INLINE_BYTES: usize = 32 * 1024;
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// Content is in the region's bucket, or here.
-    Blob { digest: Digest, size_bytes: u64, content: Content },
+    Blob {
+        digest: Digest,
+        size_bytes: u64,
+        content: Content,
+    },
     /// A blob may be read through this repository.
-    Link { repository: RepositoryName, digest: Digest },
+    Link {
+        repository: RepositoryName,
+        digest: Digest,
+    },
     Manifest(Box<ManifestEvent>),
     Tag {
         repository: RepositoryName,
@@ -30,8 +37,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         created: Option<Timestamp>,
     },
-    Untag { repository: RepositoryName, tag: Tag },
-    Delete { repository: RepositoryName, digest: Digest, kind: ContentKind },
+    Untag {
+        repository: RepositoryName,
+        tag: Tag,
+    },
+    Delete {
+        repository: RepositoryName,
+        digest: Digest,
+        kind: ContentKind,
+    },
     /// Refuses changes of a tag, or of all tags where none is named; carries the digest that it saw.
     Lock {
         repository: RepositoryName,
@@ -42,14 +56,30 @@ pub enum Event {
         locked: bool,
     },
     /// A region has a copy of its own.
-    Copy { digest: Digest, size_bytes: u64, place: Place },
-    Condemn { places: Vec<Place> },
-    Dead { places: Vec<Place> },
+    Copy {
+        digest: Digest,
+        size_bytes: u64,
+        place: Place,
+    },
+    Condemn {
+        places: Vec<Place>,
+    },
+    Dead {
+        places: Vec<Place>,
+    },
     /// Uploaded, but no event names it: nothing may name it from here on, and it will be deleted.
-    Abandon { places: Vec<Place> },
-    Member { origin: Origin, standing: Standing },
+    Abandon {
+        places: Vec<Place>,
+    },
+    Member {
+        origin: Origin,
+        standing: Standing,
+    },
     /// Survivors agree that a region ends here.
-    Lost { origin: Origin, cut: u64 },
+    Lost {
+        origin: Origin,
+        cut: u64,
+    },
     Heartbeat {},
     Identity(ControlRecord),
     Role(ControlRecord),
@@ -62,8 +92,24 @@ pub enum Event {
 
 /// Every kind that this program can read.
 const KINDS: &[&str] = &[
-    "blob", "link", "manifest", "tag", "untag", "delete", "lock", "copy", "condemn", "dead", "abandon", "member", "lost", "heartbeat",
-    "identity", "role", "rule", "public_key",
+    "blob",
+    "link",
+    "manifest",
+    "tag",
+    "untag",
+    "delete",
+    "lock",
+    "copy",
+    "condemn",
+    "dead",
+    "abandon",
+    "member",
+    "lost",
+    "heartbeat",
+    "identity",
+    "role",
+    "rule",
+    "public_key",
 ];
 
 /// The bytes of a content, or where they are.

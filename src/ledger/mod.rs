@@ -61,8 +61,8 @@ pub use index::IndexError;
 pub use query::{BlobEntry, ManifestEntry, ReferrersQuery, RepositoryEntry, TagEntry};
 pub use tail::Look;
 
-use append::Appender;
 use self::core::{Core, FoldError, Identity};
+use append::Appender;
 use index::{Index, Memory, Rows};
 use tail::Tail;
 

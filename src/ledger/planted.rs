@@ -23,6 +23,7 @@ pub enum Bug {
     /// One caller's rejected events are committed with the batch.
     RejectedCommitted,
     /// The position is committed before what was folded.
+    #[cfg(test)]
     FoldNotAtomic,
     /// Events may name abandoned places.
     AbandonedAccepted,

@@ -62,13 +62,7 @@ fn digest_of(bytes: &[u8]) -> Result<Digest, IndexError> {
 fn tag_entry(tag: Tag, claims: &Claims<TagClaim>) -> Option<TagEntry> {
     let winner = claims.winner()?;
     let losers = claims.as_slice().iter().map(|claim| claim.value.digest).filter(|digest| *digest != winner.value.digest).collect();
-    Some(TagEntry {
-        tag,
-        digest: winner.value.digest,
-        created_at: winner.value.created,
-        updated_at: winner.clock.timestamp(),
-        losers,
-    })
+    Some(TagEntry { tag, digest: winner.value.digest, created_at: winner.value.created, updated_at: winner.clock.timestamp(), losers })
 }
 
 pub(super) fn tag(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<TagEntry>, IndexError> {

@@ -85,9 +85,9 @@ impl Tail {
                 return Err(why);
             }
             let mut look = self.look();
-            let waited = timeout_at(called + DEADLINE, look.outcome.wait_for(Option::is_some)).await;
-            let outcome = match waited {
-                Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(())),
+            let told = async { look.outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) };
+            let outcome = match timeout_at(called + DEADLINE, told).await {
+                Ok(Ok(outcome)) => outcome.unwrap_or(Ok(())),
                 Ok(Err(_)) => return Err(LedgerError::Unavailable("the node is ending".into())),
                 Err(_) => return Err(LedgerError::Unavailable("the bucket does not answer in time".into())),
             };

@@ -1,9 +1,9 @@
 //! Ledgers over a simulated store, for this room's tests.
 
+use super::Ledger;
 use super::core::{Core, Identity};
 use super::identity::Origin;
 use super::index::{Index, Memory};
-use super::Ledger;
 use crate::bucket::Bucket;
 use crate::bucket::testing::{INCARNATION, SimulatedNode};
 use crate::clock::{Clock, Timestamp};

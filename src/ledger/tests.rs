@@ -9,8 +9,8 @@ use ulid::Ulid;
 use super::index::{Index, Memory};
 use super::segment::{self, Object, Stub};
 use super::{
-    AppendError, Content, ContentKind, ControlRecord, Event, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, ReferrersQuery, Rejected,
-    testing,
+    AppendError, Content, ContentKind, ControlRecord, Event, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, ReferrersQuery,
+    Rejected, testing,
 };
 use crate::bucket::testing::{Fault, Faults, INCARNATION, SimulatedStore, Verb};
 use crate::clock::{Clock, Timestamp};
@@ -180,9 +180,8 @@ async fn lists_are_paged_by_what_they_are_sorted_by() {
     let app = name("app");
     let more = ["a", "c", "B"].map(|text| Event::tag(app.clone(), tag(text), digest("v1")));
     ledger.append(more.into()).await.unwrap();
-    let page = |after, limit| -> Vec<String> {
-        ledger.tags(&app, after, limit).unwrap().iter().map(|entry| entry.tag.to_string()).collect()
-    };
+    let page =
+        |after, limit| -> Vec<String> { ledger.tags(&app, after, limit).unwrap().iter().map(|entry| entry.tag.to_string()).collect() };
     assert_eq!(page(None, 10), ["B", "a", "b", "c"]);
     assert_eq!(page(Some("a"), 1), ["b"]);
     assert_eq!(page(Some("aa"), 10), ["b", "c"]);
@@ -191,8 +190,7 @@ async fn lists_are_paged_by_what_they_are_sorted_by() {
     for other in ["app/x", "apx", "zoo"] {
         push(&ledger, other, other, "t").await;
     }
-    let repositories: Vec<String> =
-        ledger.repositories(Some("app"), 2).unwrap().iter().map(|entry| entry.name.to_string()).collect();
+    let repositories: Vec<String> = ledger.repositories(Some("app"), 2).unwrap().iter().map(|entry| entry.name.to_string()).collect();
     assert_eq!(repositories, ["app/x", "apx"]);
     let mut referrers = Vec::new();
     for number in 0..5 {
@@ -203,9 +201,7 @@ async fn lists_are_paged_by_what_they_are_sorted_by() {
     }
     referrers.sort();
     let query = ReferrersQuery { repository: &app, subject: &digest("v1"), artifact_type: None, after: None, limit: 3 };
-    let found = |query: &ReferrersQuery<'_>| -> Vec<Digest> {
-        ledger.referrers(query).unwrap().iter().map(|entry| entry.digest).collect()
-    };
+    let found = |query: &ReferrersQuery<'_>| -> Vec<Digest> { ledger.referrers(query).unwrap().iter().map(|entry| entry.digest).collect() };
     assert_eq!(found(&query), referrers[..3]);
     assert_eq!(found(&ReferrersQuery { after: Some(&referrers[2]), ..query }), referrers[3..]);
     assert_eq!(found(&ReferrersQuery { artifact_type: Some("sbom"), ..query }), [digest("referrer 0")]);

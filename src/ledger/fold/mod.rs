@@ -56,8 +56,7 @@ pub(super) fn seen(rows: &dyn Rows, own: &Origin) -> Result<Seen, IndexError> {
 pub(super) fn segment(rows: &mut Overlay<'_>, segment: &Segment, hash: Digest, planted: Planted) -> Result<(), IndexError> {
     let header = &segment.header;
     for (index, event) in (0..).zip(&segment.events) {
-        let moment =
-            Moment { origin: &header.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, planted };
+        let moment = Moment { origin: &header.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, planted };
         self::event(rows, &moment, event)?;
     }
     coverage::retire(rows, &header.origin, header.seq)?;

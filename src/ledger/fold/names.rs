@@ -117,12 +117,7 @@ fn derived(repository: &RepositoryName, digest: &Digest, facts: &ManifestFacts) 
     needs.chain(referrer).collect()
 }
 
-pub(super) fn link(
-    rows: &mut Overlay<'_>,
-    moment: &Moment<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<(), IndexError> {
+pub(super) fn link(rows: &mut Overlay<'_>, moment: &Moment<'_>, repository: &RepositoryName, digest: &Digest) -> Result<(), IndexError> {
     let key = key::in_repository(repository, digest);
     let own = subject(Kind::Link, &key);
     let before: Claims<()> = claims(rows, Table::Links, &key)?;

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadOnlyTable, TableDefinition};
+use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
 
-use super::rows::{Changes, Rows, Table, Visit, Walk, first};
 use super::IndexError;
+use super::rows::{Changes, Rows, Table, Visit, Walk, first};
 
 /// Memory for the database's pages.
 const PAGE_CACHE_BYTES: usize = 64 << 20;

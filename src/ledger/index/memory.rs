@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::rows::{Changes, Rows, Table, Visit, Walk, first};
 use super::IndexError;
+use super::rows::{Changes, Rows, Table, Visit, Walk, first};
 
 type Tables = [BTreeMap<Vec<u8>, Vec<u8>>; Table::ALL.len()];
 

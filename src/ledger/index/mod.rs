@@ -216,10 +216,7 @@ mod tests {
     fn both_backends_hold_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let origin = Origin::new("eu", "1");
-        let both = [
-            Index::open(&dir.path().join("ledger.redb"), &origin).unwrap(),
-            Index::in_memory(Memory::default(), &origin).unwrap(),
-        ];
+        let both = [Index::open(&dir.path().join("ledger.redb"), &origin).unwrap(), Index::in_memory(Memory::default(), &origin).unwrap()];
         let [disk, memory] = both.map(|index| {
             for key in ["b", "a", "ab", "c"] {
                 put(&index, key);

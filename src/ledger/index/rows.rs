@@ -103,16 +103,6 @@ pub trait Rows {
     /// Visits in order the rows whose keys begin with `prefix`, those behind `after` only.
     fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), IndexError>;
 
-    /// Whether any key begins with `prefix`.
-    fn has_prefix(&self, table: Table, prefix: &[u8]) -> Result<bool, IndexError> {
-        let mut found = false;
-        self.scan(table, prefix, None, &mut |_, _| {
-            found = true;
-            Ok(Walk::Stop)
-        })?;
-        Ok(found)
-    }
-
     /// The keys that begin with `prefix`, with what follows it.
     fn suffixes(&self, table: Table, prefix: &[u8]) -> Result<Vec<Vec<u8>>, IndexError> {
         let mut found = Vec::new();
@@ -271,7 +261,7 @@ mod tests {
                     found.push((key.to_vec(), value.to_vec()));
                     Ok(if found.len() == limit { Walk::Stop } else { Walk::On })
                 }).unwrap();
-                (found, rows.get(Table::Tags, &prefix).unwrap(), rows.has_prefix(Table::Tags, &prefix).unwrap())
+                (found, rows.get(Table::Tags, &prefix).unwrap())
             };
             let over = read(&overlay);
             memory.commit(overlay.into_changes());

@@ -201,13 +201,7 @@ impl<T: Value> Value for Claim<T> {
     }
 
     fn read(from: &mut Reader<'_>) -> Option<Claim<T>> {
-        Some(Claim {
-            clock: from.time()?,
-            origin: Origin::read(from)?,
-            seq: from.number()?,
-            index: from.small()?,
-            value: T::read(from)?,
-        })
+        Some(Claim { clock: from.time()?, origin: Origin::read(from)?, seq: from.number()?, index: from.small()?, value: T::read(from)? })
     }
 }
 

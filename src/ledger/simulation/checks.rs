@@ -108,8 +108,11 @@ impl History {
     /// Every event held where it stands; and every rejection was right at some moment between call and answer.
     pub fn replay(&self, world: &World) -> Model {
         let record = world.record.lock().unwrap();
-        let mut rejected: Vec<&Append> =
-            record.appends.iter().filter(|append| matches!(append.outcome, Err(AppendError::Rejected(_))) && !self.is_lost(&record, append)).collect();
+        let mut rejected: Vec<&Append> = record
+            .appends
+            .iter()
+            .filter(|append| matches!(append.outcome, Err(AppendError::Rejected(_))) && !self.is_lost(&record, append))
+            .collect();
         let mut model = Model::default();
         let mut wrong = Vec::new();
         rejected.retain(|append| append.from > 0 || model.takes_all(&append.events));
@@ -191,7 +194,8 @@ fn check_servable(world: &World, number: usize, ledger: &Ledger, model: &Model) 
 /// What no caller of a simulation is ever rightly told.
 pub(super) fn check_words(world: &World) {
     let record = world.record.lock().unwrap();
-    let strange = record.appends.iter().find(|append| matches!(append.outcome, Err(AppendError::Rejected(Rejected::Kind | Rejected::TooLarge))));
+    let strange =
+        record.appends.iter().find(|append| matches!(append.outcome, Err(AppendError::Rejected(Rejected::Kind | Rejected::TooLarge))));
     let strange = strange.map(|append| format!("{} was told {:?}", append.marker, append.outcome));
     drop(record);
     strange.into_iter().for_each(|what| world.violation(what));

@@ -89,9 +89,8 @@ impl World {
         let clock = Clock::manual(Timestamp::from_ms(START_MS));
         let store = SimulatedStore::new(seed, clock);
         let metrics = Metrics::new();
-        let nodes = (0..nodes)
-            .map(|number| Mutex::new(Node::new(format!("edge-{number}"), &store, random.fork(), &metrics, planted)))
-            .collect();
+        let nodes =
+            (0..nodes).map(|number| Mutex::new(Node::new(format!("edge-{number}"), &store, random.fork(), &metrics, planted))).collect();
         World { store, nodes, record: Mutex::default(), metrics, planted, started: Instant::now() }
     }
 
