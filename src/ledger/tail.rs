@@ -35,7 +35,8 @@ pub(super) struct Tail {
 
 #[derive(Default)]
 struct Looks {
-    /// Looks begun so far: the number of the last one.
+    /// The number of the last look that was asked for, and of the last one that has begun to read.
+    asked: u64,
     begun: u64,
     /// When the last successful look began.
     confirmed: Option<Instant>,
@@ -119,11 +120,13 @@ impl Tail {
         {
             return look.clone();
         }
-        looks.begun += 1;
-        let (number, begun) = (looks.begun, Instant::now());
+        looks.asked += 1;
+        let (number, begun) = (looks.asked, Instant::now());
         let (tell, outcome) = watch::channel(None);
         let (core, shared) = (self.core.clone(), self.looks.clone());
         let task = self.core.spawn(async move {
+            // Until here, who comes may share it.
+            lock(&shared).begun = number;
             let outcome = core.catch_up().await;
             core.metrics.tail_look(if outcome.is_ok() { "confirmed" } else { "failed" });
             let mut looks = lock(&shared);

@@ -42,8 +42,11 @@ fn digest(random: &mut fastrand::Rng) -> Digest {
     Digest::sha256(&[random.u8(0..3)])
 }
 
-fn place(random: &mut fastrand::Rng) -> Place {
-    Place { origin: origin(random.usize(0..REGIONS)), key: Ulid::from_parts(1, random.u128(0..4)) }
+/// A place and what it holds: a key is never used for another content.
+fn place(random: &mut fastrand::Rng) -> (Place, Digest) {
+    let number = random.u8(0..6);
+    let place = Place { origin: origin(random.usize(0..REGIONS)), key: Ulid::from_parts(1, number.into()) };
+    (place, Digest::sha256(&[number % 3]))
 }
 
 fn event(random: &mut fastrand::Rng) -> Event {
@@ -54,9 +57,15 @@ fn event(random: &mut fastrand::Rng) -> Event {
         5 => Event::delete(repository(), digest, ContentKind::Manifest),
         6 => Event::delete(repository(), digest, ContentKind::Blob),
         7 => Event::link(repository(), digest),
-        8 => Event::blob(digest, 4, Content::Key(place(random))),
-        9 => Event::Abandon { places: vec![place(random)] },
-        10 => Event::Copy { digest, size_bytes: 4, place: place(random) },
+        8 => {
+            let (place, digest) = place(random);
+            Event::blob(digest, 4, Content::Key(place))
+        }
+        9 => Event::Abandon { places: vec![place(random).0] },
+        10 => {
+            let (place, digest) = place(random);
+            Event::Copy { digest, size_bytes: 4, place }
+        }
         _ => {
             let facts = ManifestFacts { subject: Some(digest), blobs: vec![digest], ..ManifestFacts::default() };
             Event::manifest(repository(), digest, Content::Inline(Bytes::from_static(b"{}")), facts)

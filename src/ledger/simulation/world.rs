@@ -103,6 +103,16 @@ impl World {
         self.record.lock().unwrap().violations.push(what);
     }
 
+    /// A caller was told how its append ended.
+    pub fn record(&self, append: Append) {
+        let mut record = self.record.lock().unwrap();
+        if let Ok(position) = &append.outcome {
+            let greatest = record.acknowledged().max(position.seq);
+            record.acknowledged.push((Instant::now(), greatest));
+        }
+        record.appends.push(append);
+    }
+
     pub fn ledger_path(seq: u64) -> String {
         format!("{REGION}.{INCARNATION}/ledger/{seq:020}")
     }
