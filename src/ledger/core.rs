@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use super::LedgerError;
 use super::fold;
 use super::identity::{HybridTime, Origin};
-use super::index::{Index, IndexError, Overlay, Rows};
+use super::index::{Index, IndexError, Mended, Overlay, Rows};
 use super::planted::{Bug, Planted};
 use super::segment::{self, MAX_OBJECT_BYTES, Object, Segment, SegmentError};
 #[cfg(test)]
@@ -112,7 +112,9 @@ impl Core {
 
     /// Folds all that is there: once this returns, everything that was committed before it was called is folded.
     pub async fn catch_up(self: &Arc<Core>) -> Result<(), LedgerError> {
-        self.work(|core| core.index.mend()).await??;
+        if self.work(|core| core.index.mend()).await?? == Mended::Emptied {
+            self.metrics.ledger_rebuilt("damaged");
+        }
         let mut reads = 1;
         loop {
             self.compare().await?;
@@ -163,6 +165,14 @@ impl Core {
     }
 
     fn fold_now(&self, segments: &[(u64, Bytes)]) -> Result<(), FoldError> {
+        let folded = self.fold_read(segments);
+        if let Err(FoldError::Index(why)) = &folded {
+            self.index.suspect(why.clone());
+        }
+        folded
+    }
+
+    fn fold_read(&self, segments: &[(u64, Bytes)]) -> Result<(), FoldError> {
         let started = Instant::now();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.index.snapshot()?;

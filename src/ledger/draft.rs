@@ -43,9 +43,12 @@ struct Lines {
 impl Core {
     /// `lost_races` is how often another's segment took the number since these callers came.
     pub fn draft(&self, callers: &[Arc<Vec<Event>>], lost_races: u32) -> Result<Draft, IndexError> {
+        self.index.read(|rows| self.draft_over(rows, callers, lost_races))
+    }
+
+    fn draft_over(&self, state: &dyn Rows, callers: &[Arc<Vec<Event>>], lost_races: u32) -> Result<Draft, IndexError> {
         let is_checked = lost_races == 0 || !self.planted.is(Bug::NotValidatedAgain);
-        let snapshot = self.index.snapshot()?;
-        let mut rows = Overlay::new(snapshot.as_ref());
+        let mut rows = Overlay::new(state);
         let header = self.next_header(&rows)?;
         let mut lines = Lines { is_checked, ..Lines::default() };
         let mut verdicts = Vec::with_capacity(callers.len());
@@ -62,7 +65,7 @@ impl Core {
         {
             verdicts.fill(rejected);
         }
-        let bytes = segment::encode(&header, &lines.lines).map_err(|why| IndexError::Damaged(why.to_string()))?;
+        let bytes = segment::encode(&header, &lines.lines).map_err(|why| IndexError::Disk(why.to_string()))?;
         Ok(Draft { seq: header.seq, nonce: header.nonce, bytes, verdicts })
     }
 
@@ -106,7 +109,7 @@ impl Core {
                 }
                 Err(Refusal::Index(why)) => return Err(why),
             }
-            own_lines.push(event.to_line().map_err(|why| IndexError::Damaged(why.to_string()))?);
+            own_lines.push(event.to_line().map_err(|why| IndexError::Disk(why.to_string()))?);
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             let moment =
                 Moment { origin: &self.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, planted: self.planted };

@@ -28,7 +28,7 @@ pub struct ManifestEntry {
     pub content: BlobEntry,
 }
 
-/// Where a content's bytes are.
+/// Where a content's bytes are; nowhere, for a manifest all of whose places are gone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlobEntry {
     pub size_bytes: u64,
@@ -97,8 +97,9 @@ pub(super) fn manifest(rows: &dyn Rows, repository: &RepositoryName, digest: &Di
 
 fn manifest_entry(rows: &dyn Rows, digest: &Digest, claims: &Claims<ManifestClaim>) -> Result<Option<ManifestEntry>, IndexError> {
     let Some(winner) = claims.winner() else { return Ok(None) };
-    let content = content(rows, digest)?.ok_or_else(|| IndexError::Damaged("a manifest without content".into()))?;
     let facts = winner.value.facts.clone();
+    let gone = BlobEntry { size_bytes: facts.size_bytes, inline: None, places: Vec::new() };
+    let content = content(rows, digest)?.unwrap_or(gone);
     Ok(Some(ManifestEntry { digest: *digest, facts, created_at: winner.value.created, content }))
 }
 

@@ -13,9 +13,10 @@ use super::planted::Bug;
 
 /// How old a look may be that a positive answer rests on.
 const RECENT: Duration = Duration::from_millis(250);
-/// How long a caller waits for a look.
+/// How long a caller waits for a look; and how long, when the last one failed.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long after a failed look nobody waits for another one. One is made all the same, beside the callers.
+const DEADLINE_IN_OUTAGE: Duration = Duration::from_millis(500);
+/// How long after a failed look nobody waits for another one. One is made all the same, beside the callers, after a pause.
 const FAILURE_MEMORY: Duration = Duration::from_secs(1);
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +54,21 @@ struct UnderWay {
     task: AbortHandle,
 }
 
+impl Looks {
+    /// The look that has no outcome yet.
+    fn pending(&self) -> Option<&UnderWay> {
+        self.under_way.as_ref().filter(|look| look.outcome.borrow().is_none())
+    }
+
+    fn patience(&self) -> Duration {
+        if self.failed.is_some() { DEADLINE_IN_OUTAGE } else { DEADLINE }
+    }
+}
+
+fn too_slow() -> LedgerError {
+    LedgerError::Unavailable("the bucket does not answer in time".into())
+}
+
 fn lock(looks: &Mutex<Looks>) -> MutexGuard<'_, Looks> {
     looks.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -86,11 +102,12 @@ impl Tail {
                 return Err(why);
             }
             let mut look = self.look();
+            let deadline = called + lock(&self.looks).patience();
             let told = async { look.outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) };
-            let outcome = match timeout_at(called + DEADLINE, told).await {
+            let outcome = match timeout_at(deadline, told).await {
                 Ok(Ok(outcome)) => outcome.unwrap_or(Ok(())),
                 Ok(Err(_)) => return Err(LedgerError::Unavailable("the node is ending".into())),
-                Err(_) => return Err(LedgerError::Unavailable("the bucket does not answer in time".into())),
+                Err(_) => return Err(too_slow()),
             };
             // What an earlier look found does not matter to who needs a later one.
             if serves(&look) {
@@ -99,25 +116,30 @@ impl Tail {
         }
     }
 
-    /// Why a look failed a moment ago. Another one is made beside the callers, not too often.
+    /// Why nobody needs to wait: a look failed a moment ago, or one has been under way for longer than anybody waits. Looks go on
+    /// beside the callers, not too often.
     fn known_failure(&self, called: Instant) -> Option<LedgerError> {
-        let (at, why) = lock(&self.looks).failed.clone()?;
-        let age = called.saturating_duration_since(at);
-        if age >= FAILURE_MEMORY {
-            return None;
+        let (failed, is_slow) = {
+            let looks = lock(&self.looks);
+            let age = |since: Instant| called.saturating_duration_since(since);
+            (looks.failed.clone().map(|(at, why)| (age(at), why)), looks.pending().is_some_and(|look| age(look.begun) >= looks.patience()))
+        };
+        match failed {
+            _ if is_slow => Some(too_slow()),
+            Some((age, why)) if age < FAILURE_MEMORY => {
+                if age >= FAILURE_PAUSE {
+                    self.look();
+                }
+                Some(why)
+            }
+            _ => None,
         }
-        if age >= FAILURE_PAUSE {
-            self.look();
-        }
-        Some(why)
     }
 
     /// The look that is under way, or a new one.
     fn look(&self) -> UnderWay {
         let mut looks = lock(&self.looks);
-        if let Some(look) = &looks.under_way
-            && look.outcome.borrow().is_none()
-        {
+        if let Some(look) = looks.pending() {
             return look.clone();
         }
         looks.asked += 1;

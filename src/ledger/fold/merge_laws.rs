@@ -78,7 +78,7 @@ impl History {
     fn random(seed: u64) -> History {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut ledgers: Vec<Vec<Segment>> = vec![Vec::new(); REGIONS];
-        let mut seen = vec![[0_usize; REGIONS]; REGIONS];
+        let mut seen = [[0_usize; REGIONS]; REGIONS];
         for _ in 0..random.usize(3..25) {
             let (own, other) = (random.usize(0..REGIONS), random.usize(0..REGIONS));
             if own != other && random.bool() {

@@ -127,7 +127,10 @@ impl Disk {
     pub fn clear(&self) -> Result<(), IndexError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
-        set_aside(&self.path)?;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(IndexError::Disk(error.to_string())),
+            _ => {}
+        }
         *database = Some(open(&self.path)?);
         Ok(())
     }
@@ -137,11 +140,9 @@ fn closed() -> IndexError {
     IndexError::Disk("it is not open".into())
 }
 
+/// Where somebody may want to look at it.
 fn set_aside(path: &Path) -> Result<(), IndexError> {
-    match fs::rename(path, path.with_extension("damaged")) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(IndexError::Disk(error.to_string())),
-        _ => Ok(()),
-    }
+    fs::rename(path, path.with_extension("damaged")).map_err(|error| IndexError::Disk(error.to_string()))
 }
 
 fn open(path: &Path) -> Result<Database, IndexError> {

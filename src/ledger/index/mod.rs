@@ -31,6 +31,14 @@ pub enum IndexError {
     Disk(String),
 }
 
+/// What mending did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mended {
+    Kept,
+    /// The ledger is to be folded from its beginning.
+    Emptied,
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     rows: Backend,
@@ -111,17 +119,21 @@ impl Index {
 
     /// Makes it usable again after a failure: what is damaged is thrown away, and a file that its disk refused is opened anew.
     /// Blocks.
-    pub fn mend(&self) -> Result<(), IndexError> {
-        let suspect = self.suspect.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let outcome = match (suspect, &self.rows) {
-            (None, _) => return Ok(()),
-            (Some(IndexError::Disk(_)), Backend::Disk(disk)) => disk.reopen(),
+    pub fn mend(&self) -> Result<Mended, IndexError> {
+        let met = self.suspect.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.watched(match (met, &self.rows) {
+            (None, _) => Ok(Mended::Kept),
+            (Some(IndexError::Disk(_)), Backend::Disk(disk)) => disk.reopen().map(|()| Mended::Kept),
             (Some(why), _) => {
                 tracing::warn!(%why, "the ledger's index is thrown away");
-                self.clear()
+                self.clear().map(|()| Mended::Emptied)
             }
-        };
-        self.watched(outcome)
+        })
+    }
+
+    /// Something was met that ends the use of the database as it is.
+    pub fn suspect(&self, why: IndexError) {
+        *self.suspect.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
     /// Whether its work can hold up a thread.
@@ -131,7 +143,7 @@ impl Index {
 
     fn watched<T>(&self, outcome: Result<T, IndexError>) -> Result<T, IndexError> {
         if let Err(why) = &outcome {
-            *self.suspect.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+            self.suspect(why.clone());
         }
         outcome
     }
