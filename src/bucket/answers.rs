@@ -16,8 +16,15 @@ use crate::metrics::Metrics;
 
 const TIMEOUT: Duration = Duration::from_millis(400);
 
-/// A server that answers every request with the same bytes, or with none.
+/// What a server answers to a request's method; nothing at all if it is empty.
+type Answer = Arc<dyn Fn(&str) -> &'static str + Send + Sync>;
+
+/// A server that answers every request with the same bytes.
 async fn server(answer: &'static str) -> (Bucket, Arc<AtomicU32>) {
+    server_by_method(Arc::new(move |_| answer)).await
+}
+
+async fn server_by_method(answer: Answer) -> (Bucket, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(AtomicU32::new(0));
@@ -25,7 +32,7 @@ async fn server(answer: &'static str) -> (Bucket, Arc<AtomicU32>) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             count.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(serve(stream, answer));
+            tokio::spawn(serve(stream, answer.clone()));
         }
     });
     let text = format!("s3://images;endpoint={endpoint};allow_http=true;region=eu;access_key_id=a;secret_access_key=b");
@@ -35,7 +42,7 @@ async fn server(answer: &'static str) -> (Bucket, Arc<AtomicU32>) {
     (Bucket::new(wire, "eu", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), asked)
 }
 
-async fn serve(mut stream: TcpStream, answer: &'static str) {
+async fn serve(mut stream: TcpStream, answer: Answer) {
     let mut head = Vec::new();
     // Every body of these tests is small enough to come with its head or right after it.
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -45,6 +52,7 @@ async fn serve(mut stream: TcpStream, answer: &'static str) {
             _ => return,
         }
     }
+    let answer = answer(std::str::from_utf8(&head).unwrap().split(' ').next().unwrap());
     if answer.is_empty() {
         return std::future::pending().await;
     }
@@ -144,4 +152,31 @@ async fn a_server_that_is_not_there_and_a_wrong_password_are_told_apart() {
     let (bucket, _) = server(answer!("403 Forbidden")).await;
     let error = super::probe::examine(bucket.wire(), "eu").await.unwrap_err();
     assert!(matches!(error, OpenError::Bucket(BucketError::Refused(_))), "{error}");
+}
+
+const PUT_DONE: &str = "HTTP/1.1 200 OK\r\netag: \"x\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_store_that_is_not_safe_is_refused_with_the_reason() {
+    let cases: [(Answer, &str); 3] = [
+        // What is not there is forbidden, as without the permission to list.
+        (Arc::new(|method| if method == "GET" { answer!("403 Forbidden") } else { PUT_DONE }), "s3:ListBucket"),
+        // If-None-Match is ignored.
+        (Arc::new(|method| if method == "GET" { answer!("404 Not Found") } else { PUT_DONE }), "8 of 8 creates of one key succeeded"),
+        // Nobody ever wins.
+        (
+            Arc::new(|method| match method {
+                "GET" => answer!("404 Not Found"),
+                "PUT" => answer!("412 Precondition Failed"),
+                _ => PUT_DONE,
+            }),
+            "none of 8 creates",
+        ),
+    ];
+    for (answer, why) in cases {
+        let (bucket, _) = server_by_method(answer).await;
+        let error = super::probe::examine(bucket.wire(), "eu").await.unwrap_err();
+        assert!(matches!(&error, OpenError::Unsafe(said) if said.contains(why)), "{error}");
+        assert!(error.is_lasting());
+    }
 }

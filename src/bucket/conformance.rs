@@ -5,6 +5,7 @@
 //! `OUTPORT_TEST_BUCKET='s3://test/x;endpoint=http://127.0.0.1:5555;allow_http=true' cargo test --lib bucket::conformance`.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::{BLOB_SHARDS, Bucket, BucketError, Created, Key, ObjectReader};
 use crate::clock::Clock;
@@ -180,8 +181,11 @@ async fn the_named_bucket_conforms() {
     let Ok(named) = std::env::var("OUTPORT_TEST_BUCKET") else { return };
     let settings = settings(&named);
     let region = format!("test-{}", fastrand::u32(..));
-    let bucket = Bucket::open(&settings, &region, Clock::system(), Metrics::new()).await.unwrap();
-    conforms(&bucket, 5 << 20).await;
-    let again = Bucket::open(&settings, &region, Clock::system(), Metrics::new()).await.unwrap();
-    assert_eq!(again.incarnation(), bucket.incarnation());
+    let nodes = (0..RACING_NODES).map(|_| Bucket::open(&settings, &region, Clock::system(), Metrics::new()));
+    let buckets: Vec<Bucket> = join_all(nodes).await.into_iter().map(Result::unwrap).collect();
+    assert!(buckets.iter().all(|bucket| bucket.incarnation() == buckets[0].incarnation()), "{buckets:?}");
+    conforms(&buckets[0], 5 << 20).await;
 }
+
+/// How many nodes open a new region at once.
+const RACING_NODES: usize = 8;

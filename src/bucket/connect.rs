@@ -85,7 +85,8 @@ fn client(settings: &config::Bucket) -> Result<Client, OpenError> {
             built(builder.with_retry(retry).with_container_name(container).build())
         }
         BucketPlace::Google { bucket, .. } => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_client_options(options);
+            // Plain HTTP is the client's own default here: only a base URL of the operator's leads to it.
+            let builder = GoogleCloudStorageBuilder::from_env().with_client_options(options.with_allow_http(true));
             let builder = configure(builder, settings, GoogleCloudStorageBuilder::with_config, |key| {
                 matches!(key, GoogleConfigKey::Bucket | GoogleConfigKey::Client(ClientConfigKey::Timeout))
             })?;
@@ -99,8 +100,8 @@ fn local(folder: &FilePath) -> Result<Client, OpenError> {
     std::fs::create_dir_all(folder).map_err(|error| words(error.to_string()))?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| words(error.to_string()))?.with_fsync(true);
     let root = store.path_to_filesystem(&Path::from("x")).map_err(|error| words(error.to_string()))?;
-    let root = root.parent().unwrap_or(folder).to_owned();
-    Ok((Arc::new(store), Sending::Files(Folder::new(root))))
+    let root = Folder::open(root.parent().unwrap_or(folder).to_owned()).map_err(|error| words(error.to_string()))?;
+    Ok((Arc::new(store), Sending::Files(root)))
 }
 
 fn of_parts<S: ObjectStore + MultipartStore>(store: S) -> Client {

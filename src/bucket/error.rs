@@ -25,7 +25,7 @@ pub enum BucketError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// `[bucket]` makes no client.
-    #[error("[bucket] is not usable: {0}")]
+    #[error("not usable: {0}")]
     Settings(String),
     #[error(transparent)]
     Bucket(#[from] BucketError),

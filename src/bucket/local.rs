@@ -5,15 +5,18 @@
 //! does. A name that ends in `#` and digits is a file on its way in; the client's listings leave such names out.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use super::error::BucketError;
+use super::wire::{Verb, Wire, no_answer};
 use crate::clock::{Clock, Timestamp};
 
 /// What is gathered for one write, and is in memory at most twice for each upload.
@@ -23,16 +26,31 @@ const SYNC_BYTES: u64 = 64 << 20;
 
 /// The bucket's folder.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(Arc<PathBuf>);
+pub(super) struct Folder {
+    root: Arc<PathBuf>,
+    /// Device and number of the folder that was opened.
+    identity: (u64, u64),
+}
 
 impl Folder {
-    /// Absolute and without links, as the client has it.
-    pub(super) fn new(root: PathBuf) -> Folder {
-        Folder(Arc::new(root))
+    /// `root` is absolute and without links, as the client has it.
+    pub(super) fn open(root: PathBuf) -> io::Result<Folder> {
+        let identity = identity(&std::fs::metadata(&root)?);
+        Ok(Folder { root: Arc::new(root), identity })
     }
 
     pub(super) fn file(&self, path: &object_store::path::Path) -> PathBuf {
-        self.0.join(path.as_ref())
+        self.root.join(path.as_ref())
+    }
+
+    /// Fails if the folder is not the one that was opened: its disk was taken away. Writing would begin an empty bucket in its place,
+    /// and reading would find nothing in it.
+    pub(super) async fn is_in_place(&self) -> Result<(), BucketError> {
+        match tokio::fs::metadata(&*self.root).await {
+            Ok(found) if identity(&found) == self.identity => Ok(()),
+            Ok(_) => Err(BucketError::unavailable(format!("{} is another folder than it was", self.root.display()))),
+            Err(error) => Err(BucketError::unavailable(format!("{}: {error}", self.root.display()))),
+        }
     }
 
     /// Removes files on their way in below a folder that nobody has written to for so long. Blocking.
@@ -52,6 +70,10 @@ impl Folder {
         }
         Ok(removed)
     }
+}
+
+fn identity(found: &std::fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
 }
 
 fn read_folder(folder: &Path) -> io::Result<Vec<std::fs::DirEntry>> {
@@ -76,8 +98,8 @@ fn age(path: &Path, clock: &Clock) -> Option<Duration> {
 }
 
 /// Content on its way into a file.
-#[derive(Debug)]
 pub(super) struct FileUpload {
+    wire: Wire,
     staged: Arc<Staged>,
     target: PathBuf,
     pending: Vec<Bytes>,
@@ -103,38 +125,45 @@ impl Drop for Staged {
 }
 
 impl FileUpload {
-    pub(super) async fn begin(target: PathBuf) -> Result<FileUpload, BucketError> {
-        let path = target.clone();
-        let staged = blocking(move || stage(&path)).await?;
-        Ok(FileUpload {
-            staged: Arc::new(staged),
-            target,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            written: 0,
-            synced: 0,
-            writing: None,
-            syncing: None,
-        })
+    pub(super) async fn begin(wire: Wire, folder: &Folder, path: &object_store::path::Path) -> Result<FileUpload, BucketError> {
+        let started = Instant::now();
+        let target = folder.file(path);
+        let staging = target.clone();
+        let outcome = match folder.is_in_place().await {
+            Ok(()) => in_time(&wire, blocking(move || stage(&staging))).await,
+            Err(error) => Err(error),
+        };
+        wire.record(Verb::Begin, &outcome, started);
+        let (staged, pending) = (Arc::new(outcome?), Vec::new());
+        Ok(FileUpload { wire, staged, target, pending, pending_bytes: 0, written: 0, synced: 0, writing: None, syncing: None })
     }
 
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), BucketError> {
         self.pending_bytes += bytes.len();
         self.pending.push(bytes);
         if self.pending_bytes >= WRITE_BYTES {
-            self.flush().await?;
+            let wire = self.wire.clone();
+            in_time(&wire, self.flush()).await?;
         }
         Ok(())
     }
 
     /// Makes the content durable and gives it its name; its size.
     pub(super) async fn finish(mut self) -> Result<u64, BucketError> {
+        let (started, wire) = (Instant::now(), self.wire.clone());
+        let outcome = in_time(&wire, self.publish()).await;
+        wire.record(Verb::Complete, &outcome, started);
+        outcome?;
+        wire.metrics.bucket_bytes("sent", self.written);
+        Ok(self.written)
+    }
+
+    async fn publish(&mut self) -> Result<(), BucketError> {
         self.flush().await?;
         settle(&mut self.writing).await?;
         settle(&mut self.syncing).await?;
         let (staged, target) = (self.staged.clone(), self.target.clone());
-        blocking(move || publish(&staged, &target)).await?;
-        Ok(self.written)
+        blocking(move || publish(&staged, &target)).await
     }
 
     /// Hands what is pending to the disk once it has taken what came before.
@@ -148,7 +177,7 @@ impl FileUpload {
         }
         let (staged, blocks) = (self.staged.clone(), std::mem::take(&mut self.pending));
         self.written += std::mem::take(&mut self.pending_bytes) as u64;
-        self.writing = Some(tokio::task::spawn_blocking(move || blocks.iter().try_for_each(|block| (&staged.file).write_all(block))));
+        self.writing = Some(tokio::task::spawn_blocking(move || write_all(&staged.file, &blocks)));
         Ok(())
     }
 }
@@ -161,6 +190,12 @@ impl Drop for FileUpload {
             runtime.spawn_blocking(move || drop(staged));
         }
     }
+}
+
+/// A disk that hangs is an unavailable bucket. Slow ones take their time for a sync.
+async fn in_time<T>(wire: &Wire, work: impl Future<Output = Result<T, BucketError>>) -> Result<T, BucketError> {
+    let patience = wire.patience(SYNC_BYTES);
+    timeout(patience, work).await.unwrap_or_else(|_| Err(no_answer(patience)))
 }
 
 /// Waits for a task of the disk. When the waiting is given up, the task is still there to be waited for.
@@ -204,6 +239,20 @@ fn stage(target: &Path) -> io::Result<Staged> {
             Err(error) => return Err(error),
         }
     }
+}
+
+fn write_all(mut file: &File, blocks: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = blocks.iter().filter(|block| !block.is_empty()).map(|block| IoSlice::new(block)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut rest, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The name appears only with all bytes on the disk, and never takes another file's place.

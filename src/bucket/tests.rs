@@ -44,6 +44,8 @@ async fn the_last_incarnation_is_in_force() {
     let later = first.fresh_ulid();
     store.plant("eu.incarnations/00000000000000000002", format!(r#"{{"format":1,"region":"eu","incarnation":"{later}","why":"lost"}}"#));
     assert_eq!(Bucket::open_simulated(&store.node(), "eu", clock()).await.unwrap().incarnation(), later.to_string());
+    store.remove("eu.incarnations/00000000000000000002");
+    assert_eq!(Bucket::open_simulated(&store.node(), "eu", clock()).await.unwrap().incarnation(), first.incarnation());
     assert_ne!(Bucket::open_simulated(&store.node(), "us", clock()).await.unwrap().incarnation(), later.to_string());
 }
 
@@ -139,6 +141,35 @@ async fn a_folder_is_opened_again_and_swept() {
 }
 
 #[tokio::test]
+async fn a_folder_that_was_taken_away_is_unavailable_and_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, away) = (folder.path().join("bucket"), folder.path().join("away"));
+    let settings = settings(&format!("file://{}", place.display()));
+    let bucket = Bucket::open(&settings, "eu", Clock::system(), Metrics::new()).await.unwrap();
+    let (key, bytes) = (Key::Ledger(1), Bytes::from_static(b"x"));
+    bucket.create(&key, bytes.clone()).await.unwrap();
+    let mut upload = bucket.upload(&Key::Blob(bucket.fresh_ulid())).await.unwrap();
+    upload.write(bytes.clone()).await.unwrap();
+    std::fs::rename(&place, &away).unwrap();
+    for is_replaced in [false, true] {
+        if is_replaced {
+            // As a mount point shows when its disk is gone.
+            std::fs::create_dir(&place).unwrap();
+        }
+        assert!(matches!(bucket.read(&key, 10).await, Err(BucketError::Unavailable { .. })));
+        assert!(matches!(bucket.create(&Key::Ledger(2), bytes.clone()).await, Err(BucketError::Unavailable { .. })));
+        assert!(matches!(bucket.upload(&Key::Blob(bucket.fresh_ulid())).await.map(drop), Err(BucketError::Unavailable { .. })));
+        assert!(matches!(bucket.delete(&key).await, Err(BucketError::Unavailable { .. })));
+        assert!(matches!(bucket.list_blobs(0, None).await, Err(BucketError::Unavailable { .. })));
+    }
+    assert!(matches!(upload.finish().await, Err(BucketError::Unavailable { .. })));
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    std::fs::remove_dir(&place).unwrap();
+    std::fs::rename(&away, &place).unwrap();
+    assert_eq!(bucket.read(&key, 10).await, Ok(Some(bytes)));
+}
+
+#[tokio::test]
 async fn an_upload_never_takes_the_place_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&format!("file://{}", folder.path().display()));
@@ -177,7 +208,7 @@ async fn requests_are_counted() {
 fn options_are_the_clients_own() {
     for (text, fault) in [
         ("s3://images;region=eu;endpoint=http://127.0.0.1:1;allow_http=true;aws_server_side_encryption=AES256", None),
-        ("az://images;account=x;access_key=AAAA", None),
+        ("az://images;account_name=x;access_key=AAAA", None),
         ("gs://images;base_url=http://127.0.0.1:1;skip_signature=true", None),
         ("s3://images;colour=red", Some("has no option \"colour\"")),
         ("s3://images;bucket=other", Some("is set by url or request_timeout")),

@@ -33,7 +33,7 @@ enum Kind {
 impl ObjectUpload {
     pub(super) async fn begin(wire: &Wire, path: Path) -> Result<ObjectUpload, BucketError> {
         Ok(ObjectUpload(match &wire.sending {
-            Sending::Files(folder) => Kind::File(FileUpload::begin(folder.file(&path)).await?),
+            Sending::Files(folder) => Kind::File(FileUpload::begin(wire.clone(), folder, &path).await?),
             Sending::Parts(store) => Kind::Parts(PartsUpload::new(wire.clone(), store.clone(), path)),
         }))
     }

@@ -3,7 +3,6 @@
 //! The client retries by itself what a server refuses for the moment (`connect.rs` bounds that). What is added here is the answer
 //! that never comes: an attempt is given up after its patience, and made once more. So every call ends within twice its patience.
 
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -108,14 +107,15 @@ impl Wire {
     async fn write(&self, verb: Verb, mode: PutMode, path: &Path, payload: PutPayload) -> Result<(), Failure> {
         let bytes = payload.content_length() as u64;
         let request = || self.store.put_opts(path, payload.clone(), PutOptions::from(mode.clone()));
-        let done = self.call(verb, self.patience(bytes), request).await;
-        match done {
-            Ok(_) => self.metrics.bucket_bytes("sent", bytes),
+        match self.call(verb, self.patience(bytes), request).await {
+            Ok(_) => {
+                self.metrics.bucket_bytes("sent", bytes);
+                Ok(())
+            }
             // A write names no object that could be absent: the bucket itself is.
-            Err(Failure::Absent) => return Err(Failure::Error(Failure::Absent.into_error())),
-            Err(other) => return Err(other),
+            Err(Failure::Absent) => Err(Failure::Error(Failure::Absent.into_error())),
+            Err(other) => Err(other),
         }
-        Ok(())
     }
 
     /// The whole object, if it is not larger than the limit.
@@ -156,21 +156,29 @@ impl Wire {
     /// Calls `found` for each object in a folder whose path is greater than `after`, in no order.
     pub(super) async fn list(&self, folder: &Path, after: Option<&Path>, mut found: impl FnMut(ObjectMeta)) -> Result<(), BucketError> {
         let started = Instant::now();
+        let mut outcome = self.is_in_place().await;
+        if outcome.is_ok() {
+            outcome = self.read_listing(folder, after, &mut found).await;
+        }
+        self.count(Verb::List, &outcome, started);
+        outcome.map_err(Failure::into_error)
+    }
+
+    async fn read_listing(&self, folder: &Path, after: Option<&Path>, found: &mut impl FnMut(ObjectMeta)) -> Result<(), Failure> {
         let mut listing = match after {
             Some(after) => self.store.list_with_offset(Some(folder), after),
             None => self.store.list(Some(folder)),
         };
-        let outcome = loop {
+        loop {
             match self.next(&mut listing).await {
+                // Not every server keeps to what it was asked for.
+                Ok(Some(object)) if after.is_some_and(|after| object.location <= *after) => {}
                 Ok(Some(object)) => found(object),
-                Ok(None) => break Ok(()),
-                // A folder that never was.
-                Err(Failure::Absent) => break Ok(()),
-                Err(other) => break Err(other),
+                // The end, or a folder that never was.
+                Ok(None) | Err(Failure::Absent) => return Ok(()),
+                Err(other) => return Err(other),
             }
-        };
-        self.count(Verb::List, &outcome, started);
-        outcome.map_err(Failure::into_error)
+        }
     }
 
     pub(super) async fn begin(&self, parts: &dyn MultipartStore, path: &Path) -> Result<MultipartId, BucketError> {
@@ -220,15 +228,30 @@ impl Wire {
         F: Future<Output = object_store::Result<T>>,
     {
         let started = Instant::now();
-        let mut outcome = Err(Failure::Error(no_answer(patience)));
-        for _ in 0..ATTEMPTS {
-            if let Ok(answer) = timeout(patience, request()).await {
-                outcome = answer.map_err(|error| judge(&error));
-                break;
-            }
-        }
+        let outcome = match self.is_in_place().await {
+            Ok(()) => attempt(patience, request).await,
+            Err(error) => Err(error),
+        };
+        let outcome = match outcome {
+            // There was no such object, or no such folder any more.
+            Err(Failure::Absent) => Err(self.is_in_place().await.err().unwrap_or(Failure::Absent)),
+            other => other,
+        };
         self.count(verb, &outcome, started);
         outcome
+    }
+
+    async fn is_in_place(&self) -> Result<(), Failure> {
+        match &self.sending {
+            Sending::Parts(_) => Ok(()),
+            Sending::Files(folder) => folder.is_in_place().await.map_err(Failure::Error),
+        }
+    }
+
+    /// Counts what did not go through the client.
+    pub(super) fn record<T>(&self, verb: Verb, outcome: &Result<T, BucketError>, started: Instant) {
+        let word = outcome.as_ref().map_or_else(BucketError::outcome, |_| "done");
+        self.metrics.bucket_request(verb.as_str(), word, started.elapsed());
     }
 
     fn count<T>(&self, verb: Verb, outcome: &Result<T, Failure>, started: Instant) {
@@ -236,7 +259,8 @@ impl Wire {
         self.metrics.bucket_request(verb.as_str(), word, started.elapsed());
     }
 
-    fn patience(&self, bytes: u64) -> Duration {
+    /// How long one attempt may take that moves so many bytes.
+    pub(super) fn patience(&self, bytes: u64) -> Duration {
         self.request_timeout + Duration::from_secs(bytes / LEAST_RATE_BYTES)
     }
 
@@ -246,7 +270,16 @@ impl Wire {
     }
 }
 
-fn no_answer(patience: Duration) -> BucketError {
+async fn attempt<T, F: Future<Output = object_store::Result<T>>>(patience: Duration, request: impl Fn() -> F) -> Result<T, Failure> {
+    for _ in 0..ATTEMPTS {
+        if let Ok(answer) = timeout(patience, request()).await {
+            return answer.map_err(|error| judge(&error));
+        }
+    }
+    Err(Failure::Error(no_answer(patience)))
+}
+
+pub(super) fn no_answer(patience: Duration) -> BucketError {
     BucketError::unavailable(format!("no answer within {} ms", patience.as_millis()))
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{FAILED, USAGE};
+use crate::bucket;
 use crate::config::{Config, ConfigErrors, Environment, Loaded, Problem, process_environment};
 
 /// Checks the configuration that `serve` would use with this `--config`. Text about faults and warnings goes to the error output, the
@@ -31,7 +32,11 @@ struct Verdict {
 
 impl Verdict {
     fn reach(config_path: Option<&Path>, environment: Environment<'_>) -> Verdict {
-        Verdict { outcome: Loaded::load(config_path, environment) }
+        let outcome = Loaded::load(config_path, environment).and_then(|loaded| match bucket::check(&loaded.config.bucket) {
+            Ok(()) => Ok(loaded),
+            Err(error) => Err(loaded.refused("bucket", error.to_string())),
+        });
+        Verdict { outcome }
     }
 
     fn write_text(&self, output: &mut dyn Write, errors: &mut dyn Write) -> io::Result<()> {
@@ -117,6 +122,13 @@ mod tests {
         assert_eq!(errors, "outport.toml:1: region: expected a text, found an integer\noutport.toml:2: colour: unknown key\n");
         assert_eq!(document["good"], false);
         assert_eq!(document["errors"][1], json!({ "line": 2, "key": "colour", "message": "unknown key" }));
+    }
+
+    #[test]
+    fn options_that_the_bucket_does_not_have_are_faults() {
+        let (_, errors, document) = check("[bucket]\nurl = 's3://images'\noptions = { colour = 'red' }\n");
+        assert_eq!(errors, "outport.toml: bucket: not usable: s3://images has no option \"colour\"\n");
+        assert_eq!(document["good"], false);
     }
 
     #[test]

@@ -55,6 +55,12 @@ impl Loaded {
         }
     }
 
+    /// What this becomes when a room finds a key unusable that reads well.
+    pub fn refused(self, key: &str, message: String) -> ConfigErrors {
+        let problems = vec![Problem { line: 0, key: key.to_owned(), message }];
+        ConfigErrors { origin: self.origin, problems, files: self.files }
+    }
+
     /// The warnings, each with the place where it stands.
     pub fn warning_lines(&self) -> impl Iterator<Item = String> {
         self.warnings.iter().map(|warning| located(&self.origin, warning))

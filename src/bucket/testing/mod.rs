@@ -4,14 +4,16 @@
 //! tasks of their own: one whose caller gave up, or "crashed", takes its effect all the same, as packets on their way do.
 
 mod faults;
-mod store;
+mod node;
 mod tests;
+mod world;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) use faults::{Fault, Faults};
-pub(crate) use store::{SimulatedNode, SimulatedStore};
+pub(crate) use node::SimulatedNode;
+pub(crate) use world::SimulatedStore;
 
 pub(crate) use super::wire::Verb;
 use super::wire::{Sending, Wire};

@@ -1,10 +1,9 @@
-//! The shared objects, and one node's client of them.
+//! One node's client of the shared objects, and what goes wrong on its way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,21 +17,8 @@ use object_store::{
 };
 
 use super::faults::between;
-use super::{Fault, Faults, Verb};
-use crate::clock::{Clock, Timestamp};
-
-/// The objects that all nodes see.
-#[derive(Clone)]
-pub(crate) struct SimulatedStore(Arc<Mutex<World>>);
-
-struct World {
-    objects: BTreeMap<String, (Bytes, Timestamp)>,
-    uploads: BTreeMap<String, BTreeMap<usize, Bytes>>,
-    begun: u64,
-    requests: BTreeMap<Verb, u64>,
-    clock: Clock,
-    random: fastrand::Rng,
-}
+use super::world::{World, exists, lock, words};
+use super::{Fault, Faults, SimulatedStore, Verb};
 
 /// One node's client. Clones are the same node.
 #[derive(Clone)]
@@ -57,110 +43,12 @@ struct Fate {
     fails_at_once: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn words(text: &str) -> Error {
-    Error::Generic { store: "Simulated", source: text.into() }
-}
-
-fn exists(path: &str) -> Error {
-    Error::AlreadyExists { path: path.into(), source: "simulated".into() }
-}
-
-fn absent(path: &str) -> Error {
-    Error::NotFound { path: path.into(), source: "simulated".into() }
-}
-
 impl SimulatedStore {
-    /// `clock` is the store's own.
-    pub(crate) fn new(seed: u64, clock: Clock) -> SimulatedStore {
-        SimulatedStore(Arc::new(Mutex::new(World {
-            objects: BTreeMap::new(),
-            uploads: BTreeMap::new(),
-            begun: 0,
-            requests: BTreeMap::new(),
-            clock,
-            random: fastrand::Rng::with_seed(seed),
-        })))
-    }
-
     /// One more node, without faults until it is given some.
     pub(crate) fn node(&self) -> SimulatedNode {
         let random = lock(&self.0).random.fork();
         let state = State { random, faults: Faults::NONE, planned: VecDeque::new(), is_cut_off: false, requests: BTreeMap::new() };
         SimulatedNode { world: self.clone(), state: Arc::new(Mutex::new(state)) }
-    }
-
-    /// How many requests of this kind the nodes have made.
-    pub(crate) fn requests(&self, verb: Verb) -> u64 {
-        lock(&self.0).requests.get(&verb).copied().unwrap_or_default()
-    }
-
-    /// The paths of all objects, with their bytes.
-    pub(crate) fn objects(&self) -> BTreeMap<String, Bytes> {
-        lock(&self.0).objects.iter().map(|(path, (bytes, _))| (path.clone(), bytes.clone())).collect()
-    }
-
-    /// How many uploads in parts were neither completed nor aborted.
-    pub(crate) fn unfinished_uploads(&self) -> usize {
-        lock(&self.0).uploads.len()
-    }
-
-    /// Puts an object there, or another in its place, as no node would.
-    pub(crate) fn plant(&self, path: &str, bytes: impl Into<Bytes>) {
-        lock(&self.0).put(path, bytes.into());
-    }
-
-    pub(crate) fn remove(&self, path: &str) {
-        lock(&self.0).objects.remove(path);
-    }
-}
-
-impl World {
-    fn put(&mut self, path: &str, bytes: Bytes) {
-        let now = self.clock.now();
-        self.objects.insert(path.to_owned(), (bytes, now));
-    }
-
-    fn create(&mut self, path: &str, bytes: Bytes) -> Result<()> {
-        if self.objects.contains_key(path) {
-            return Err(exists(path));
-        }
-        self.put(path, bytes);
-        Ok(())
-    }
-
-    fn meta(&self, path: &str) -> Result<ObjectMeta> {
-        let (bytes, modified) = self.objects.get(path).ok_or_else(|| absent(path))?;
-        let last_modified = (UNIX_EPOCH + Duration::from_millis(modified.as_ms())).into();
-        Ok(ObjectMeta { location: Path::from(path), last_modified, size: bytes.len() as u64, e_tag: None, version: None })
-    }
-
-    fn get(&self, path: &str, options: &GetOptions) -> Result<(ObjectMeta, Range<u64>, Bytes)> {
-        let meta = self.meta(path)?;
-        let range = match &options.range {
-            Some(range) => range.as_range(meta.size).map_err(|error| words(&error.to_string()))?,
-            None => 0..meta.size,
-        };
-        let bytes = self.objects.get(path).map(|(bytes, _)| bytes.slice(range.start as usize..range.end as usize));
-        Ok((meta, range, bytes.unwrap_or_default()))
-    }
-
-    fn upload(&mut self, id: &str) -> Result<&mut BTreeMap<usize, Bytes>> {
-        self.uploads.get_mut(id).ok_or_else(|| absent(id))
-    }
-
-    fn complete(&mut self, path: &str, id: &str, parts: usize) -> Result<()> {
-        let sent = self.upload(id)?;
-        if sent.len() != parts {
-            return Err(words("other parts were sent"));
-        }
-        let whole: Vec<u8> = sent.values().flat_map(|part| part.to_vec()).collect();
-        self.uploads.remove(id);
-        self.put(path, whole.into());
-        Ok(())
     }
 }
 
@@ -307,7 +195,10 @@ impl ObjectStore for SimulatedNode {
         let target = path.clone();
         self.request(verb, &path, move |world| match creates {
             true => world.create(&target, bytes),
-            false => Ok(world.put(&target, bytes)),
+            false => {
+                world.put(&target, bytes);
+                Ok(())
+            }
         })
         .await?;
         Ok(put_result())
@@ -336,7 +227,11 @@ impl ObjectStore for SimulatedNode {
             let (node, path) = (node.clone(), location.to_string());
             async move {
                 let target = path.clone();
-                node.request(Verb::Delete, &path, move |world| Ok(drop(world.objects.remove(&target)))).await?;
+                node.request(Verb::Delete, &path, move |world| {
+                    world.objects.remove(&target);
+                    Ok(())
+                })
+                .await?;
                 Ok(location)
             }
         };
@@ -389,6 +284,10 @@ impl MultipartStore for SimulatedNode {
 
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {
         let id = id.clone();
-        self.request(Verb::Abort, path.as_ref(), move |world| Ok(drop(world.uploads.remove(&id)))).await
+        self.request(Verb::Abort, path.as_ref(), move |world| {
+            world.uploads.remove(&id);
+            Ok(())
+        })
+        .await
     }
 }
