@@ -6,10 +6,11 @@
 //! ```text
 //! cli/        one file for each command                                      main.rs  arguments and exit codes
 //! edge.rs     everything wired together: the only place that knows all rooms
-//!  8 server/    accept loops, connection limits, TLS and its reload, drain
-//!  7 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
-//!  6 registry/  the use cases without HTTP: pull, discover, refresh            identity/  who is asking
-//!  5 cache/     the one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness
+//!  9 server/    accept loops, connection limits, TLS and its reload, drain
+//!  8 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
+//!  7 registry/  the use cases without HTTP: pull, discover, refresh            identity/  who is asking
+//!  6 cache/     the one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness
+//!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
 //!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
 //!    upstream/  origin registries: client, challenge and tokens, health
 //!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
@@ -49,6 +50,7 @@ pub mod edge;
 pub mod http;
 pub mod identity;
 pub mod inflow;
+pub mod ledger;
 pub mod metrics;
 pub mod oci;
 pub mod registry;

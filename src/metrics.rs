@@ -63,6 +63,14 @@ pub struct Families {
     certificate_expiry: IntGaugeVec,
     /// Log lines that were dropped because the sink was full.
     pub log_dropped: IntCounter,
+    ledger_position: IntGauge,
+    ledger_appends: IntCounterVec,
+    ledger_append_seconds: HistogramVec,
+    ledger_attempts: IntCounterVec,
+    ledger_folded: IntCounter,
+    ledger_fold_seconds: HistogramVec,
+    ledger_rebuilds: IntCounterVec,
+    tail_looks: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -199,6 +207,14 @@ impl Metrics {
                 &["certificate"],
             ),
             log_dropped: build.counter("outport_log_dropped_total", "Log lines dropped because the sink was full."),
+            ledger_position: build.gauge("outport_ledger_position", "The last segment of the own ledger that is in the index."),
+            ledger_appends: build.counters("outport_ledger_appends_total", "Requests to append to the ledger.", &["outcome"]),
+            ledger_append_seconds: build.times("outport_ledger_append_seconds", "Time that a caller waited for its append.", &["outcome"]),
+            ledger_attempts: build.counters("outport_ledger_attempts_total", "Tries to create a segment.", &["outcome"]),
+            ledger_folded: build.counter("outport_ledger_folded_segments_total", "Segments folded into the index."),
+            ledger_fold_seconds: build.times("outport_ledger_fold_seconds", "Time to fold and commit what was read at one time.", &[]),
+            ledger_rebuilds: build.counters("outport_ledger_rebuilds_total", "Times that the index was thrown away.", &["reason"]),
+            tail_looks: build.counters("outport_ledger_tail_looks_total", "Looks at the end of the ledger.", &["outcome"]),
             registry,
         }))
     }
@@ -308,6 +324,33 @@ impl Families {
     /// `certificate` is its place in the configuration: `tls`, `tls.also[0]`.
     pub fn certificate_expiry(&self, certificate: &str, unix_s: i64) {
         self.certificate_expiry.with_label_values(&[certificate]).set(unix_s);
+    }
+
+    /// `outcome` is `committed`, `rejected` or `unavailable`.
+    pub fn ledger_append(&self, outcome: &'static str, after: Duration) {
+        self.ledger_appends.with_label_values(&[outcome]).inc();
+        self.ledger_append_seconds.with_label_values(&[outcome]).observe(after.as_secs_f64());
+    }
+
+    /// `outcome` is `created`, `ours` (an answer was lost), `lost` (another's segment has the number) or `unsettled`.
+    pub fn ledger_attempt(&self, outcome: &'static str) {
+        self.ledger_attempts.with_label_values(&[outcome]).inc();
+    }
+
+    pub fn ledger_folded(&self, position: u64, segments: u64, after: Duration) {
+        self.ledger_position.set(i64::try_from(position).unwrap_or(i64::MAX));
+        self.ledger_folded.inc_by(segments);
+        self.ledger_fold_seconds.with_label_values::<&str>(&[]).observe(after.as_secs_f64());
+    }
+
+    /// `reason` is `diverged` or `damaged`.
+    pub fn ledger_rebuilt(&self, reason: &'static str) {
+        self.ledger_rebuilds.with_label_values(&[reason]).inc();
+    }
+
+    /// `outcome` is `confirmed` or `failed`.
+    pub fn tail_look(&self, outcome: &'static str) {
+        self.tail_looks.with_label_values(&[outcome]).inc();
     }
 }
 

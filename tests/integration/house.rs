@@ -17,7 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["dial", "server"]),
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
-    ("redb", &["store"]),
+    ("redb", &["store", "ledger"]),
     ("object_store", &["bucket"]),
 ];
 

@@ -1,0 +1,99 @@
+//! The merge: what a segment does to the index. Pure: rows go in, changed rows come out; no clock, no input or output.
+//!
+//! Each ledger is folded in its own order, and two ledgers in any order against each other: the result is the same (`merge_laws.rs`
+//! holds this). A segment that was folded already changes nothing.
+
+mod contents;
+mod coverage;
+#[cfg(test)]
+mod merge_laws;
+mod names;
+mod repositories;
+
+use super::event::{Event, ManifestEvent};
+use super::identity::{HybridTime, Origin, VersionVector};
+use super::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
+use super::planted::Planted;
+use super::segment::Segment;
+use super::state::{LedgerRow, ManifestClaim, Moment, TagClaim};
+use crate::oci::Digest;
+
+/// A row, if it is there.
+pub(super) fn row<T: Value>(rows: &dyn Rows, table: Table, key: &[u8]) -> Result<Option<T>, IndexError> {
+    rows.get(table, key)?.map(|bytes| T::decode(&bytes)).transpose()
+}
+
+/// Where a ledger was folded to.
+pub(super) fn ledger(rows: &dyn Rows, origin: &Origin) -> Result<Option<LedgerRow>, IndexError> {
+    row(rows, Table::Ledgers, &key::origin(origin))
+}
+
+/// What the index knows of all ledgers together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Seen {
+    /// The greatest clock that was folded.
+    pub clock: HybridTime,
+    /// The last segments of all ledgers but one's own.
+    pub others: VersionVector,
+}
+
+pub(super) fn seen(rows: &dyn Rows, own: &Origin) -> Result<Seen, IndexError> {
+    let mut seen = Seen::default();
+    rows.scan(Table::Ledgers, &[], None, &mut |key, value| {
+        let row = LedgerRow::decode(value)?;
+        seen.clock = seen.clock.max(row.clock);
+        let origin: Option<Origin> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());
+        let origin = origin.ok_or_else(|| IndexError::Damaged("a ledger's name cannot be read".into()))?;
+        if origin != *own {
+            seen.others.raise(origin, row.seq);
+        }
+        Ok(Walk::On)
+    })?;
+    Ok(seen)
+}
+
+/// Folds the next segment of its ledger, `hash` being that of its object. The caller has checked that it is the next.
+pub(super) fn segment(rows: &mut Overlay<'_>, segment: &Segment, hash: Digest, planted: Planted) -> Result<(), IndexError> {
+    let header = &segment.header;
+    for (index, event) in (0..).zip(&segment.events) {
+        let moment = Moment { origin: &header.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, planted };
+        self::event(rows, &moment, event)?;
+    }
+    coverage::retire(rows, &header.origin, header.seq)?;
+    let row = LedgerRow { seq: header.seq, hash, clock: header.clock, imports: header.imports };
+    rows.put(Table::Ledgers, key::origin(&header.origin), row.encode());
+    Ok(())
+}
+
+/// Folds one event. Kinds that only later releases act upon change nothing yet: an index of theirs has another format and is made
+/// anew from the ledger.
+pub(super) fn event(rows: &mut Overlay<'_>, moment: &Moment<'_>, event: &Event) -> Result<(), IndexError> {
+    match event {
+        Event::Blob { digest, size_bytes, content } => contents::add(rows, digest, *size_bytes, content),
+        Event::Copy { digest, size_bytes, place } => contents::add_place(rows, digest, *size_bytes, place),
+        Event::Dead { places } | Event::Abandon { places } => contents::remove_places(rows, places),
+        Event::Link { repository, digest } => names::link(rows, moment, repository, digest),
+        Event::Manifest(manifest) => {
+            let ManifestEvent { repository, digest, content, created, facts } = manifest.as_ref();
+            contents::add(rows, digest, facts.size_bytes, content)?;
+            let created = created.unwrap_or(moment.clock.timestamp());
+            names::manifest(rows, moment, (repository, digest), ManifestClaim { created, facts: facts.clone() })
+        }
+        Event::Tag { repository, tag, digest, created } => {
+            let created = created.unwrap_or(moment.clock.timestamp());
+            names::tag(rows, moment, (repository, tag), TagClaim { digest: *digest, created })
+        }
+        Event::Untag { repository, tag } => names::untag(rows, moment, repository, tag),
+        Event::Delete { repository, digest, kind } => names::delete(rows, moment, (repository, digest), *kind),
+        Event::Lock { .. }
+        | Event::Condemn { .. }
+        | Event::Member { .. }
+        | Event::Lost { .. }
+        | Event::Heartbeat {}
+        | Event::Identity(_)
+        | Event::Role(_)
+        | Event::Rule(_)
+        | Event::PublicKey(_)
+        | Event::Unknown(_) => Ok(()),
+    }
+}

@@ -1,0 +1,208 @@
+//! Answers from the index: each is a look-up or one range of one table.
+
+use bytes::Bytes;
+
+use super::event::ManifestFacts;
+use super::fold::row;
+use super::identity::Place;
+use super::index::{IndexError, Rows, Table, Value, Walk, key};
+use super::state::{Claims, ContentRow, ManifestClaim, RepositoryRow, TagClaim};
+use crate::clock::Timestamp;
+use crate::oci::{Digest, RepositoryName, Tag};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TagEntry {
+    pub tag: Tag,
+    pub digest: Digest,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    /// Other claims on the name that had not seen this one and lost.
+    pub losers: Vec<Digest>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ManifestEntry {
+    pub digest: Digest,
+    pub facts: ManifestFacts,
+    pub created_at: Timestamp,
+    pub content: BlobEntry,
+}
+
+/// Where a content's bytes are; nowhere, for a manifest all of whose places are gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlobEntry {
+    pub size_bytes: u64,
+    pub inline: Option<Bytes>,
+    pub places: Vec<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RepositoryEntry {
+    pub name: RepositoryName,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub tags: u64,
+    pub manifests: u64,
+    pub blobs: u64,
+}
+
+fn unreadable<E>(_: E) -> IndexError {
+    IndexError::Damaged("a key cannot be read".into())
+}
+
+/// A text in a key.
+fn parse<T: std::str::FromStr>(bytes: &[u8]) -> Result<T, IndexError> {
+    std::str::from_utf8(bytes).map_err(unreadable)?.parse().map_err(unreadable)
+}
+
+fn digest_of(bytes: &[u8]) -> Result<Digest, IndexError> {
+    key::split_digest(bytes).map(|(digest, _)| digest).ok_or_else(|| unreadable(()))
+}
+
+fn tag_entry(tag: Tag, claims: &Claims<TagClaim>) -> Option<TagEntry> {
+    let winner = claims.winner()?;
+    let losers = claims.as_slice().iter().map(|claim| claim.value.digest).filter(|digest| *digest != winner.value.digest).collect();
+    Some(TagEntry { tag, digest: winner.value.digest, created_at: winner.value.created, updated_at: winner.clock.timestamp(), losers })
+}
+
+pub(super) fn tag(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<TagEntry>, IndexError> {
+    let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, tag))?;
+    Ok(claims.and_then(|claims| tag_entry(tag.clone(), &claims)))
+}
+
+pub(super) fn tags(rows: &dyn Rows, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagEntry>, IndexError> {
+    let prefix = key::repository(repository);
+    let after = after.map(|after| key::tag_text(repository, after));
+    page(rows, (Table::Tags, &prefix, after.as_deref()), limit, |key, value| {
+        Ok(tag_entry(parse(&key[prefix.len()..])?, &Claims::decode(value)?))
+    })
+}
+
+/// The tags whose winner is this manifest.
+pub(super) fn tags_of(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Vec<Tag>, IndexError> {
+    let mut found = Vec::new();
+    for text in rows.suffixes(Table::TagsOf, &key::in_repository(repository, digest))? {
+        let name: Tag = parse(&text)?;
+        if tag(rows, repository, &name)?.is_some_and(|entry| entry.digest == *digest) {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn manifest(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Option<ManifestEntry>, IndexError> {
+    let claims: Option<Claims<ManifestClaim>> = row(rows, Table::Manifests, &key::in_repository(repository, digest))?;
+    claims.map_or(Ok(None), |claims| manifest_entry(rows, digest, &claims))
+}
+
+fn manifest_entry(rows: &dyn Rows, digest: &Digest, claims: &Claims<ManifestClaim>) -> Result<Option<ManifestEntry>, IndexError> {
+    let Some(winner) = claims.winner() else { return Ok(None) };
+    let facts = winner.value.facts.clone();
+    let gone = BlobEntry { size_bytes: facts.size_bytes, inline: None, places: Vec::new() };
+    let content = content(rows, digest)?.unwrap_or(gone);
+    Ok(Some(ManifestEntry { digest: *digest, facts, created_at: winner.value.created, content }))
+}
+
+pub(super) fn manifests(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    after: Option<&Digest>,
+    limit: usize,
+) -> Result<Vec<ManifestEntry>, IndexError> {
+    let prefix = key::repository(repository);
+    let after = after.map(|after| key::in_repository(repository, after));
+    page(rows, (Table::Manifests, &prefix, after.as_deref()), limit, |key, value| {
+        manifest_entry(rows, &digest_of(&key[prefix.len()..])?, &Claims::decode(value)?)
+    })
+}
+
+/// What a list of referrers is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReferrersQuery<'a> {
+    pub repository: &'a RepositoryName,
+    pub subject: &'a Digest,
+    pub artifact_type: Option<&'a str>,
+    pub after: Option<&'a Digest>,
+    pub limit: usize,
+}
+
+pub(super) fn referrers(rows: &dyn Rows, query: &ReferrersQuery<'_>) -> Result<Vec<ManifestEntry>, IndexError> {
+    let prefix = key::in_repository(query.repository, query.subject);
+    let after = query.after.map(|after| key::two_digests(query.repository, query.subject, after));
+    page(rows, (Table::Referrers, &prefix, after.as_deref()), query.limit, |key, _| {
+        let entry = manifest(rows, query.repository, &digest_of(&key[prefix.len()..])?)?;
+        Ok(entry.filter(|entry| query.artifact_type.is_none_or(|wanted| entry.facts.artifact_type.as_deref() == Some(wanted))))
+    })
+}
+
+/// What is known of a content, whoever may see it; `None` also when all its places are gone.
+pub(super) fn content(rows: &dyn Rows, digest: &Digest) -> Result<Option<BlobEntry>, IndexError> {
+    let key = key::digest(digest);
+    let Some(content) = row::<ContentRow>(rows, Table::Contents, &key)?.filter(ContentRow::is_live) else { return Ok(None) };
+    let inline = if content.inline { rows.get(Table::Inline, &key)?.map(Bytes::from) } else { None };
+    Ok(Some(BlobEntry { size_bytes: content.size_bytes, inline, places: content.places }))
+}
+
+/// A blob, if it may be read through this repository.
+pub(super) fn blob(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobEntry>, IndexError> {
+    match rows.get(Table::Links, &key::in_repository(repository, digest))? {
+        Some(_) => content(rows, digest),
+        None => Ok(None),
+    }
+}
+
+/// Repositories through which a blob may be read.
+pub(super) fn repositories_with(rows: &dyn Rows, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>, IndexError> {
+    let prefix = key::digest(digest);
+    page(rows, (Table::Linked, &prefix, None), limit, |key, _| parse(&key[prefix.len()..]).map(Some))
+}
+
+fn repository_entry(name: RepositoryName, row: RepositoryRow) -> Option<RepositoryEntry> {
+    // Blobs alone are an unfinished push.
+    (row.manifests > 0).then_some(RepositoryEntry {
+        name,
+        created_at: row.created,
+        updated_at: row.updated,
+        tags: row.tags,
+        manifests: row.manifests,
+        blobs: row.links,
+    })
+}
+
+pub(super) fn repository(rows: &dyn Rows, name: &RepositoryName) -> Result<Option<RepositoryEntry>, IndexError> {
+    let found: Option<RepositoryRow> = row(rows, Table::Repositories, name.as_str().as_bytes())?;
+    Ok(found.and_then(|row| repository_entry(name.clone(), row)))
+}
+
+pub(super) fn repositories(rows: &dyn Rows, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryEntry>, IndexError> {
+    page(rows, (Table::Repositories, b"", after.map(str::as_bytes)), limit, |key, value| {
+        Ok(repository_entry(parse(key)?, RepositoryRow::decode(value)?))
+    })
+}
+
+/// Names whose claims had not seen each other, with the winner first.
+pub(super) fn conflicts(rows: &dyn Rows, limit: usize) -> Result<Vec<(RepositoryName, TagEntry)>, IndexError> {
+    page(rows, (Table::Conflicts, b"", None), limit, |key, _| {
+        let (repository, name) = key.split_at(key.iter().position(|byte| *byte == 0).ok_or_else(|| unreadable(()))?);
+        let repository = parse(repository)?;
+        Ok(tag(rows, &repository, &parse(&name[1..])?)?.map(|entry| (repository, entry)))
+    })
+}
+
+/// The first rows of a range that are made into something.
+fn page<T>(
+    rows: &dyn Rows,
+    (table, prefix, after): (Table, &[u8], Option<&[u8]>),
+    limit: usize,
+    mut make: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, IndexError>,
+) -> Result<Vec<T>, IndexError> {
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(found);
+    }
+    rows.scan(table, prefix, after, &mut |key, value| {
+        found.extend(make(key, value)?);
+        Ok(if found.len() >= limit { Walk::Stop } else { Walk::On })
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,380 @@
+//! The ledger as its callers see it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use ulid::Ulid;
+
+use super::index::{Index, Memory};
+use super::segment::{self, Object, Stub};
+use super::{
+    AppendError, Content, ContentKind, ControlRecord, Event, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, ReferrersQuery,
+    Rejected, testing,
+};
+use crate::bucket::testing::{Fault, Faults, INCARNATION, SimulatedStore, Verb};
+use crate::clock::{Clock, Timestamp};
+use crate::oci::{Digest, RepositoryName, Tag};
+
+fn store() -> SimulatedStore {
+    SimulatedStore::new(1, Clock::manual(Timestamp::from_ms(1)))
+}
+
+fn one_node() -> Ledger {
+    testing::ledger(&store().node(), "edge", Memory::default())
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn tag(text: &str) -> Tag {
+    text.parse().unwrap()
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::sha256(text.as_bytes())
+}
+
+fn place(number: u128) -> Place {
+    Place { origin: Origin::new("eu", INCARNATION), key: Ulid::from_parts(1, number) }
+}
+
+fn inline(text: &str) -> Content {
+    Content::Inline(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn image(blobs: &[&str]) -> ManifestFacts {
+    let blobs = blobs.iter().map(|blob| digest(blob)).collect();
+    ManifestFacts { media_type: "image".into(), size_bytes: 2, blobs, ..ManifestFacts::default() }
+}
+
+fn manifest(repository: &str, of: &str, facts: ManifestFacts) -> Event {
+    Event::manifest(name(repository), digest(of), inline("{}"), facts)
+}
+
+/// A blob, its link, a manifest and its tag.
+async fn push(ledger: &Ledger, repository: &str, image_name: &str, as_tag: &str) {
+    let blob = format!("{image_name} blob");
+    let events = vec![Event::blob(digest(&blob), 4, inline("data")), Event::link(name(repository), digest(&blob))];
+    ledger.append(events).await.unwrap();
+    let tag = Event::tag(name(repository), tag(as_tag), digest(image_name));
+    ledger.append(vec![manifest(repository, image_name, image(&[&blob])), tag]).await.unwrap();
+}
+
+async fn rejected(ledger: &Ledger, events: Vec<Event>) -> Rejected {
+    match ledger.append(events).await {
+        Err(AppendError::Rejected(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_appended_is_found_at_every_node() {
+    let store = store();
+    let [one, two] = ["one", "two"].map(|node| testing::ledger(&store.node(), node, Memory::default()));
+    push(&one, "app", "v1", "latest").await;
+    two.confirm(Look::Now).await.unwrap();
+    assert_eq!(two.position().unwrap().to_string(), "eu@2");
+    for ledger in [&one, &two] {
+        let entry = ledger.tag(&name("app"), &tag("latest")).unwrap().unwrap();
+        assert_eq!((entry.digest, entry.losers.len()), (digest("v1"), 0));
+        let manifest = ledger.manifest(&name("app"), &digest("v1")).unwrap().unwrap();
+        assert_eq!(manifest.content.inline.as_deref(), Some(b"{}".as_slice()));
+        assert_eq!(manifest.facts.blobs, [digest("v1 blob")]);
+        assert_eq!(ledger.blob(&name("app"), &digest("v1 blob")).unwrap().unwrap().size_bytes, 4);
+        assert_eq!(ledger.blob(&name("lib"), &digest("v1 blob")).unwrap(), None);
+        assert!(ledger.places(&digest("v1 blob")).unwrap().is_some());
+        assert_eq!(ledger.repositories_with(&digest("v1 blob"), 10).unwrap(), [name("app")]);
+        assert_eq!(ledger.tags_of(&name("app"), &digest("v1")).unwrap(), [tag("latest")]);
+        let repository = ledger.repository(&name("app")).unwrap().unwrap();
+        assert_eq!((repository.tags, repository.manifests, repository.blobs), (1, 1, 1));
+        assert_eq!(ledger.repositories(None, 10).unwrap(), [repository]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_hold_is_rejected_and_nothing_of_it_stays() {
+    let ledger = one_node();
+    push(&ledger, "app", "v1", "latest").await;
+    let (app, lib) = (name("app"), name("lib"));
+    let blob = digest("v1 blob");
+    ledger.append(vec![Event::blob(digest("big"), 9, Content::Key(place(1)))]).await.unwrap();
+    let index = ManifestFacts { manifests: vec![digest("v1")], ..ManifestFacts::default() };
+    for (events, why) in [
+        (vec![Event::link(lib.clone(), digest("none"))], Rejected::BlobUnknown(digest("none"))),
+        (vec![Event::tag(app.clone(), tag("x"), digest("none"))], Rejected::ManifestUnknown(digest("none"))),
+        (vec![Event::tag(lib.clone(), tag("x"), digest("v1"))], Rejected::ManifestUnknown(digest("v1"))),
+        (vec![Event::untag(app.clone(), tag("none"))], Rejected::TagUnknown(tag("none"))),
+        // Linked in another repository only: the same answer as for what does not exist.
+        (vec![manifest("lib", "m", image(&["v1 blob", "none"]))], Rejected::ReferencesUnknown(vec![blob, digest("none")])),
+        (vec![manifest("lib", "m", index.clone())], Rejected::ReferencesUnknown(vec![digest("v1")])),
+        (vec![Event::delete(app.clone(), blob, ContentKind::Blob)], Rejected::InUse(digest("v1"))),
+        (vec![Event::delete(lib.clone(), blob, ContentKind::Blob)], Rejected::BlobUnknown(blob)),
+        (vec![Event::delete(lib.clone(), digest("v1"), ContentKind::Manifest)], Rejected::ManifestUnknown(digest("v1"))),
+        (vec![Event::Abandon { places: vec![place(1)] }], Rejected::Named(place(1).key, digest("big"))),
+        (vec![Event::blob(digest("other"), 9, Content::Key(place(1)))], Rejected::Named(place(1).key, digest("big"))),
+        (vec![Event::blob(digest("wide"), 40_000, inline(&"x".repeat(33_000)))], Rejected::TooLarge),
+        (vec![Event::Unknown("{\"x\":1}".into())], Rejected::Kind),
+        // The first ones would hold.
+        (vec![Event::link(lib.clone(), blob), Event::untag(app.clone(), tag("none"))], Rejected::TagUnknown(tag("none"))),
+    ] {
+        assert_eq!(rejected(&ledger, events.clone()).await, why, "{events:?}");
+    }
+    assert_eq!(ledger.position().unwrap().seq, 3);
+    assert_eq!(ledger.blob(&lib, &blob).unwrap(), None);
+    // Within one segment, later events see earlier ones.
+    let events = vec![Event::link(lib.clone(), blob), manifest("lib", "m", image(&["v1 blob"])), Event::tag(lib, tag("x"), digest("m"))];
+    ledger.append(events).await.unwrap();
+    // A sparse index needs nothing.
+    let sparse = ManifestFacts { sparse: true, manifests: vec![digest("none")], ..index };
+    ledger.append(vec![manifest("app", "sparse", sparse)]).await.unwrap();
+    // A retry names its place again.
+    ledger.append(vec![Event::blob(digest("big"), 9, Content::Key(place(1)))]).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletes_take_what_they_name() {
+    let ledger = one_node();
+    push(&ledger, "app", "v1", "one").await;
+    push(&ledger, "app", "v2", "two").await;
+    let app = name("app");
+    ledger.append(vec![Event::tag(app.clone(), tag("also"), digest("v1"))]).await.unwrap();
+    let index = ManifestFacts { manifests: vec![digest("v1")], ..ManifestFacts::default() };
+    ledger.append(vec![manifest("app", "index", index)]).await.unwrap();
+    let delete = |of: &str| Event::delete(name("app"), digest(of), ContentKind::Manifest);
+    assert_eq!(rejected(&ledger, vec![delete("v1")]).await, Rejected::InUse(digest("index")));
+    ledger.append(vec![delete("index"), delete("v1")]).await.unwrap();
+    let tags: Vec<Tag> = ledger.tags(&app, None, 10).unwrap().into_iter().map(|entry| entry.tag).collect();
+    assert_eq!(tags, [tag("two")]);
+    assert_eq!(ledger.tags_of(&app, &digest("v1")).unwrap(), []);
+    assert_eq!(ledger.manifest(&app, &digest("v1")).unwrap(), None);
+    ledger.append(vec![Event::delete(app.clone(), digest("v1 blob"), ContentKind::Blob)]).await.unwrap();
+    assert_eq!(ledger.blob(&app, &digest("v1 blob")).unwrap(), None);
+    assert!(!ledger.is_linked_anywhere(&digest("v1 blob")).unwrap());
+    // Its bytes are known still, and can be linked again.
+    ledger.append(vec![Event::link(app.clone(), digest("v1 blob"))]).await.unwrap();
+    ledger.append(vec![Event::untag(app.clone(), tag("two"))]).await.unwrap();
+    assert_eq!(ledger.tags(&app, None, 10).unwrap(), []);
+    ledger.append(vec![delete("v2")]).await.unwrap();
+    assert_eq!((ledger.repository(&app).unwrap(), ledger.repositories(None, 10).unwrap().len()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_place_is_never_named_and_a_named_one_never_abandoned() {
+    let ledger = one_node();
+    assert!(!ledger.is_named(place(1).key).unwrap());
+    ledger.append(vec![Event::Abandon { places: vec![place(1)] }]).await.unwrap();
+    let named = vec![Event::blob(digest("late"), 9, Content::Key(place(1)))];
+    assert_eq!(rejected(&ledger, named).await, Rejected::Abandoned(place(1).key));
+    assert!(!ledger.is_named(place(1).key).unwrap());
+    ledger.append(vec![Event::blob(digest("blob"), 9, Content::Key(place(2)))]).await.unwrap();
+    assert!(ledger.is_named(place(2).key).unwrap());
+    assert_eq!(rejected(&ledger, vec![Event::Abandon { places: vec![place(2)] }]).await, Rejected::Named(place(2).key, digest("blob")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_are_paged_by_what_they_are_sorted_by() {
+    let ledger = one_node();
+    push(&ledger, "app", "v1", "b").await;
+    let app = name("app");
+    let more = ["a", "c", "B"].map(|text| Event::tag(app.clone(), tag(text), digest("v1")));
+    ledger.append(more.into()).await.unwrap();
+    let page =
+        |after, limit| -> Vec<String> { ledger.tags(&app, after, limit).unwrap().iter().map(|entry| entry.tag.to_string()).collect() };
+    assert_eq!(page(None, 10), ["B", "a", "b", "c"]);
+    assert_eq!(page(Some("a"), 1), ["b"]);
+    assert_eq!(page(Some("aa"), 10), ["b", "c"]);
+    assert_eq!(page(Some("c"), 10), Vec::<String>::new());
+    assert_eq!(page(None, 0), Vec::<String>::new());
+    for other in ["app/x", "apx", "zoo"] {
+        push(&ledger, other, other, "t").await;
+    }
+    let repositories: Vec<String> = ledger.repositories(Some("app"), 2).unwrap().iter().map(|entry| entry.name.to_string()).collect();
+    assert_eq!(repositories, ["app/x", "apx"]);
+    let mut referrers = Vec::new();
+    for number in 0..5 {
+        let artifact_type = Some(if number == 0 { "sbom" } else { "signature" }.to_owned());
+        let facts = ManifestFacts { subject: Some(digest("v1")), artifact_type, ..image(&[]) };
+        referrers.push(digest(&format!("referrer {number}")));
+        ledger.append(vec![manifest("app", &format!("referrer {number}"), facts)]).await.unwrap();
+    }
+    referrers.sort();
+    let query = ReferrersQuery { repository: &app, subject: &digest("v1"), artifact_type: None, after: None, limit: 3 };
+    let found = |query: &ReferrersQuery<'_>| -> Vec<Digest> { ledger.referrers(query).unwrap().iter().map(|entry| entry.digest).collect() };
+    assert_eq!(found(&query), referrers[..3]);
+    assert_eq!(found(&ReferrersQuery { after: Some(&referrers[2]), ..query }), referrers[3..]);
+    assert_eq!(found(&ReferrersQuery { artifact_type: Some("sbom"), ..query }), [digest("referrer 0")]);
+    assert_eq!(ledger.manifests(&app, None, 100).unwrap().len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_keeps_the_time_when_it_was_made() {
+    let store = store();
+    let node = store.node();
+    let ledger = testing::ledger(&node, "edge", Memory::default());
+    push(&ledger, "app", "v1", "latest").await;
+    let first = ledger.tag(&name("app"), &tag("latest")).unwrap().unwrap();
+    // Another node's clock is far ahead: the times follow the ledger's clock.
+    push(&ledger, "app", "v2", "latest").await;
+    let second = ledger.tag(&name("app"), &tag("latest")).unwrap().unwrap();
+    assert_eq!(first.created_at, second.created_at);
+    ledger.append(vec![Event::untag(name("app"), tag("latest"))]).await.unwrap();
+    assert_eq!(ledger.tag(&name("app"), &tag("latest")).unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_come_together_share_a_segment_and_not_their_rejections() {
+    let store = store();
+    let node = store.node();
+    let ledger = testing::ledger(&node, "edge", Memory::default());
+    push(&ledger, "app", "v1", "latest").await;
+    node.set_faults(Faults { latency: Duration::from_millis(20)..Duration::from_millis(21), ..Faults::NONE });
+    let before = node.requests(Verb::Create);
+    let callers = (0..100).map(|number| {
+        let of = if number % 10 == 0 { digest("none") } else { digest("v1") };
+        ledger.append(vec![Event::tag(name("app"), tag(&format!("t{number}")), of)])
+    });
+    let outcomes = futures_util::future::join_all(callers).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 90);
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Err(AppendError::Rejected(_)))).count(), 10);
+    assert!(node.requests(Verb::Create) - before <= 2);
+    assert_eq!(ledger.tags(&name("app"), None, 1_000).unwrap().len(), 91);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_for_one_segment_takes_several() {
+    let ledger = one_node();
+    let beat = |count| vec![Event::Heartbeat {}; count];
+    let outcomes = futures_util::future::join_all((0..5).map(|_| ledger.append(beat(3_000)))).await;
+    let mut numbers: Vec<u64> = outcomes.into_iter().map(|outcome| outcome.unwrap().seq).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert_eq!(rejected(&ledger, beat(5_000)).await, Rejected::TooLarge);
+    let wide = Event::Rule(ControlRecord { name: "x".repeat(2 << 20), content: None });
+    assert_eq!(rejected(&ledger, vec![wide]).await, Rejected::TooLarge);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_lost_leaves_one_segment() {
+    let store = store();
+    let node = store.node();
+    let ledger = testing::ledger(&node, "edge", Memory::default());
+    for (number, fault) in [
+        Fault::ErrorBefore,
+        Fault::ErrorAfter,
+        Fault::Throttled,
+        Fault::FalseExists,
+        Fault::ExistsAfter,
+        Fault::Lost,
+        Fault::Late(Duration::from_secs(7)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        node.plan(Verb::Create, fault.clone());
+        let position = ledger.append(vec![Event::Heartbeat {}]).await;
+        assert_eq!(position.map(|position| position.seq), Ok(number as u64 + 1), "{fault:?}");
+    }
+    assert_eq!(store.objects().len(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_told_in_time_and_the_attempt_goes_on_to_its_end() {
+    let store = store();
+    let node = store.node();
+    let ledger = testing::ledger(&node, "edge", Memory::default());
+    node.cut_off();
+    let called = Instant::now();
+    let outcome = ledger.append(vec![Event::Heartbeat {}]).await;
+    assert!(matches!(outcome, Err(AppendError::Unavailable { retry_after, .. }) if !retry_after.is_zero()), "{outcome:?}");
+    assert!(called.elapsed() <= Duration::from_secs(10));
+    // While that is known, nobody waits long.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let called = Instant::now();
+    assert!(ledger.append(vec![Event::Heartbeat {}]).await.is_err());
+    assert!(called.elapsed() <= Duration::from_secs(1));
+    node.heal();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // The first one's attempt had begun and lands; the second one's had not, and does not.
+    assert_eq!(store.objects().len(), 1);
+    assert_eq!(ledger.append(vec![Event::Heartbeat {}]).await.unwrap().seq, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_stops_everything_and_is_passed_over_by_nobody() {
+    let store = store();
+    let node = store.node();
+    let ledger = testing::ledger(&node, "edge", Memory::default());
+    let path = |seq: u64| format!("eu.{INCARNATION}/ledger/{seq:020}");
+    ledger.append(vec![Event::Heartbeat {}]).await.unwrap();
+    store.plant(&path(2), "not a segment");
+    assert!(matches!(ledger.append(vec![Event::Heartbeat {}]).await, Err(AppendError::Unavailable { .. })));
+    assert!(matches!(ledger.confirm(Look::Now).await, Err(LedgerError::Broken(_))));
+    store.remove(&path(2));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(ledger.append(vec![Event::Heartbeat {}]).await.unwrap().seq, 3);
+    // Trimmed while we were away: there is no snapshot to begin from yet.
+    let hash = Digest::sha256(b"x");
+    store.plant(&path(4), segment::encode_stub(&Stub { trimmed: 4, hash }).unwrap());
+    assert!(matches!(ledger.append(vec![Event::Heartbeat {}]).await, Err(AppendError::Unavailable { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_does_not_agree_with_its_bucket_is_made_anew() {
+    let store = store();
+    let (node, kept) = (store.node(), Memory::default());
+    let first = testing::ledger(&node, "edge", kept.clone());
+    push(&first, "app", "v1", "latest").await;
+    push(&first, "app", "v2", "latest").await;
+    drop(first);
+    let path = |seq: u64| format!("eu.{INCARNATION}/ledger/{seq:020}");
+    // The bucket is set back, and somebody else goes on from there.
+    store.remove(&path(3));
+    store.remove(&path(4));
+    let other = testing::ledger(&store.node(), "other", Memory::default());
+    push(&other, "app", "v3", "third").await;
+    push(&other, "app", "v4", "fourth").await;
+    push(&other, "app", "v5", "fifth").await;
+    let again = testing::ledger(&node, "edge", kept);
+    assert_eq!(again.tag(&name("app"), &tag("latest")).unwrap().unwrap().digest, digest("v2"));
+    again.confirm(Look::Now).await.unwrap();
+    let tags: Vec<String> = again.tags(&name("app"), None, 10).unwrap().iter().map(|entry| entry.tag.to_string()).collect();
+    assert_eq!(tags, ["fifth", "fourth", "latest", "third"]);
+    assert_eq!(again.tag(&name("app"), &tag("latest")).unwrap().unwrap().digest, digest("v1"));
+    again.append(vec![Event::Heartbeat {}]).await.unwrap();
+    // A stub of what was folded agrees.
+    let objects = store.objects();
+    let last = &objects[&path(9)];
+    let Ok(Object::Segment(segment)) = segment::decode(last) else { panic!() };
+    store.plant(&path(9), segment::encode_stub(&Stub { trimmed: segment.header.seq, hash: segment::hash(last) }).unwrap());
+}
+
+#[tokio::test]
+async fn an_index_on_disk_is_kept_lost_and_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let store = store();
+    let origin = Origin::new("eu", INCARNATION);
+    let open = || testing::over(&store.node(), "edge", Index::open(&path, &origin).unwrap());
+    let ledger = open();
+    push(&ledger, "app", "v1", "latest").await;
+    ledger.close().await.unwrap();
+    push(&ledger, "app", "v2", "latest").await;
+    drop(ledger);
+    // Whatever a kill leaves is an older state, whole: position and rows agree.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let again = open();
+    let expected = if again.position().unwrap().seq == 4 { "v2" } else { "v1" };
+    assert_eq!(again.tag(&name("app"), &tag("latest")).unwrap().unwrap().digest, digest(expected));
+    again.confirm(Look::Now).await.unwrap();
+    assert_eq!(again.tag(&name("app"), &tag("latest")).unwrap().unwrap().digest, digest("v2"));
+    drop(again);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    std::fs::remove_file(&path).unwrap();
+    let anew = open();
+    assert_eq!(anew.position().unwrap().seq, 0);
+    anew.confirm(Look::Now).await.unwrap();
+    assert_eq!(anew.position().unwrap().seq, 4);
+    assert_eq!(anew.tag(&name("app"), &tag("latest")).unwrap().unwrap().digest, digest("v2"));
+}
