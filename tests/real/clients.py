@@ -156,15 +156,21 @@ class Buildah(Client):
 
 def push_from_storage(program: list, registry: Registry, source: str, name: str, image: Image, folder: Path) -> str:
     """How podman and buildah push: out of their image store, an index as what they call a manifest (list)."""
-    environment = os.environ | NO_HOME
-    from_plain = ["--tls-verify=false"] if source.startswith("docker:") else []
+    # An index is pushed from where its images are: an option about certificates would speak of both sides.
+    configuration = folder / "registries.conf"
+    if source.startswith("docker:"):
+        authority = source.removeprefix("docker://").partition("/")[0]
+        configuration.write_text(f'[[registry]]\nlocation = "{authority}"\ninsecure = true\n')
+    else:
+        configuration.write_text("")
+    environment = os.environ | NO_HOME | {"CONTAINERS_REGISTRIES_CONF": str(configuration)}
     pushed = ["--digestfile", folder / "digest", *registry.certificates_option()]
     if image.media_type == INDEX:
         run(*program, "manifest", "create", "listed", env=environment)
-        run(*program, "manifest", "add", *from_plain, "--all", "listed", source, env=environment)
+        run(*program, "manifest", "add", "--all", "listed", source, env=environment)
         run(*program, "manifest", "push", "--quiet", *pushed, "--all", "--format", "oci", "listed", f"docker://{name}", env=environment)
     else:
-        image_id = run(*program, "pull", "--quiet", *from_plain, source, env=environment).strip()
+        image_id = run(*program, "pull", "--quiet", source, env=environment).strip()
         run(*program, "push", "--quiet", *pushed, image_id, f"docker://{name}", env=environment)
         run(*program, "rmi", "--all", "--force", env=environment)
     return (folder / "digest").read_text()

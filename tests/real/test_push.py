@@ -169,7 +169,7 @@ def test_charts_of_helm(registry, region, tmp_path, request):
     client.push(folder, chart)
     assert client.versions(f"{folder}/harbour") == ["0.1.0"]
     assert client.pull(f"{folder}/harbour", "0.1.0") == chart.read_bytes()
-    digest = region.edges[0].get(f"/v2/{folder}/harbour/manifests/0.1.0").headers["Docker-Content-Digest"]
+    digest = region.edges[0].get(f"/v2/{folder}/harbour/manifests/0.1.0", Accept=MANIFEST).headers["Docker-Content-Digest"]
     from_every_edge(region, f"{folder}/harbour", "0.1.0", digest)
 
 
@@ -179,4 +179,5 @@ def test_both_edges_had_their_share_and_none_failed(region):
         shares = spread.shares()
         assert min(shares[edge] for edge in range(len(region.edges))) >= 0.3 * shares.total(), shares
         assert [passed for passed in spread.passed if passed.status >= 500] == []
-    assert [key for key in region.keys() if "team" in key or "v1" in key] == [], "names never appear in keys"
+    # ULIDs have no letter O.
+    assert [key for key in region.keys() if "skopeo" in key or "harbour" in key] == [], "names never appear in keys"

@@ -114,10 +114,14 @@ class Head:
 
 async def read_head(reader: asyncio.StreamReader) -> Head | None:
     """The next head; None if the peer has closed the connection before it."""
+    first = await reader.read(1)
+    if first and not first.isalpha():
+        # A client that tries TLS first waits for its end otherwise.
+        raise Malformed(f"not HTTP: {first!r}")
     try:
-        text = await reader.readuntil(b"\r\n\r\n")
+        text = first + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as end:
-        if end.partial.strip():
+        if first:
             raise Malformed(f"cut in a head: {end.partial!r}") from end
         return None
     except asyncio.LimitOverrunError as end:
