@@ -36,6 +36,17 @@ class Registry:
         return [f"--{prefix}tls-verify=true", f"--{prefix}cert-dir={self.ca_file.parent / 'trusted'}"]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where an image is pushed from: `reference` is `docker://HOST/NAME` of a registry with TLS, or `oci:FOLDER:TAG`."""
+
+    reference: str
+    registry: Registry | None = None
+
+    def certificates_option(self, prefix: str = "") -> list[str]:
+        return self.registry.certificates_option(prefix) if self.registry else []
+
+
 def with_hosts(hosts_file: Path) -> list[str]:
     """A command that runs another one with its own /etc/hosts, so that the machine's stays as it is."""
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts_file)]
@@ -71,15 +82,15 @@ class Client:
     def _pull(self, registry: Registry, name: str, image: Image, folder: Path) -> None:
         raise NotImplementedError
 
-    def push(self, registry: Registry, source: str, name: str, image: Image) -> str:
-        """Pushes `image` from `source`, such as `docker://HOST/NAME` (plain HTTP) or `oci:FOLDER:TAG`, as `name`, a full reference.
+    def push(self, registry: Registry, source: Source, name: str, image: Image) -> str:
+        """Pushes `image` from `source` as `name`, a full reference.
 
         Returns the digest of what was pushed: programs that unpack an image compress it anew, and then it is not the image's.
         """
         with scratch_folder() as folder:
             return self._push(registry, source, name, image, folder)
 
-    def _push(self, registry: Registry, source: str, name: str, image: Image, folder: Path) -> str:
+    def _push(self, registry: Registry, source: Source, name: str, image: Image, folder: Path) -> str:
         raise NotImplementedError
 
 
@@ -95,9 +106,8 @@ class Skopeo(Client):
             assert (folder / "image" / digest.removeprefix("sha256:")).stat().st_size == size
 
     def _push(self, registry, source, name, image, folder):
-        from_plain = ["--src-tls-verify=false"] if source.startswith("docker:") else []
-        run("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", *from_plain,
-            *registry.certificates_option("dest-"), source, f"docker://{name}", env=os.environ | NO_HOME)
+        run("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", *source.certificates_option("src-"),
+            *registry.certificates_option("dest-"), source.reference, f"docker://{name}", env=os.environ | NO_HOME)
         return image.digest
 
 
@@ -154,23 +164,18 @@ class Buildah(Client):
             return digest_file.read_text()
 
 
-def push_from_storage(program: list, registry: Registry, source: str, name: str, image: Image, folder: Path) -> str:
+def push_from_storage(program: list, registry: Registry, source: Source, name: str, image: Image, folder: Path) -> str:
     """How podman and buildah push: out of their image store, an index as what they call a manifest (list)."""
-    # An index is pushed from where its images are: an option about certificates would speak of both sides.
-    configuration = folder / "registries.conf"
-    if source.startswith("docker:"):
-        authority = source.removeprefix("docker://").partition("/")[0]
-        configuration.write_text(f'[[registry]]\nlocation = "{authority}"\ninsecure = true\n')
-    else:
-        configuration.write_text("")
-    environment = os.environ | NO_HOME | {"CONTAINERS_REGISTRIES_CONF": str(configuration)}
+    environment = os.environ | NO_HOME
+    from_source = source.certificates_option()
     pushed = ["--digestfile", folder / "digest", *registry.certificates_option()]
     if image.media_type == INDEX:
         run(*program, "manifest", "create", "listed", env=environment)
-        run(*program, "manifest", "add", "--all", "listed", source, env=environment)
+        run(*program, "manifest", "add", *from_source, "--all", "listed", source.reference, env=environment)
+        # The source is read only now. Where its certificate is not checked, TLS is spoken all the same.
         run(*program, "manifest", "push", "--quiet", *pushed, "--all", "--format", "oci", "listed", f"docker://{name}", env=environment)
     else:
-        image_id = run(*program, "pull", "--quiet", source, env=environment).strip()
+        image_id = run(*program, "pull", "--quiet", *from_source, source.reference, env=environment).strip()
         run(*program, "push", "--quiet", *pushed, image_id, f"docker://{name}", env=environment)
         run(*program, "rmi", "--all", "--force", env=environment)
     return (folder / "digest").read_text()

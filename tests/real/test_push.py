@@ -5,7 +5,7 @@ import json
 import pytest
 
 from api import Api, read_whole
-from clients import Buildah, Helm, Oras, Podman, Registry, Skopeo, package_chart
+from clients import Buildah, Helm, Oras, Podman, Registry, Skopeo, Source, package_chart
 from images import INDEX, MANIFEST, Image
 from origin import Distribution
 from processes import run
@@ -31,27 +31,30 @@ def logs_of_the_edges(region, logs):
 
 
 @pytest.fixture(scope="module")
-def source_origin(images, tmp_path_factory):
-    """A docker-registry that has the images."""
-    started = Distribution(images.store, tmp_path_factory.mktemp("source"))
+def source_origin(images, authority, tmp_path_factory):
+    """A docker-registry with TLS that has the images."""
+    tls = authority.issue("source", "localhost", "127.0.0.1")
+    started = Distribution(images.store, tmp_path_factory.mktemp("source"), tls=tls)
     yield started
     started.stop()
 
 
 @pytest.fixture(scope="module")
-def sources(images, source_origin, tmp_path_factory):
+def sources(source_origin, authority, tmp_path_factory):
     """Where an image can be pushed from: `sources(form, image)`, the form being `docker` or `oci`."""
     layout = tmp_path_factory.mktemp("layout") / "layout"
+    registry = Registry(source_origin.authority, authority.ca_file)
 
-    def source(form: str, image: Image) -> str:
-        at_origin = f"docker://{source_origin.authority}/{image.name}"
+    def source(form: str, image: Image) -> Source:
+        at_origin = Source(f"docker://{registry.authority}/{image.name}", registry)
         if form == "docker":
             return at_origin
         tag = image.repository.replace("/", "-")
-        in_layout = f"oci:{layout}:{tag}"
+        in_layout = Source(f"oci:{layout}:{tag}")
         listed = layout / "index.json"
         if not listed.exists() or tag not in listed.read_text():
-            run("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false", at_origin, in_layout)
+            run("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", *registry.certificates_option("src-"),
+                at_origin.reference, in_layout.reference)
         return in_layout
 
     return source
