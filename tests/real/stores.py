@@ -55,6 +55,10 @@ class Store:
         """The same, as files that hold the values."""
         return {}
 
+    def all_options(self) -> dict[str, str]:
+        """Both, by value."""
+        return self.options() | {name: Path(file).read_text().rstrip("\n") for name, file in self.secrets().items()}
+
     def keys(self, prefix: str) -> dict[str, int]:
         """What lies under a prefix, with sizes. Keys are given without the prefix."""
         raise NotImplementedError

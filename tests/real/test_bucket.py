@@ -8,9 +8,10 @@ import time
 import pytest
 
 from api import Api, Lost, digest_of, expect, local, push_blob, push_manifest, read_whole, with_query
-from edge import Edge, binary
+from edge import REPOSITORY, Edge, binary
 from images import CONFIG, LAYER, MANIFEST
 from mix import Mix
+from processes import run
 from region import ANYBODY, Region
 from stores import KINDS, Gcs
 
@@ -46,6 +47,16 @@ def push_image(api: Api, repository: str, tag: str, sizes: tuple[int, ...]) -> s
         "config": {"mediaType": CONFIG, "digest": push_blob(api, repository, config), "size": len(config)},
         "layers": [{"mediaType": LAYER, "digest": push_blob(api, repository, layer), "size": len(layer)} for layer in layers],
     })
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bucket_rooms_own_suite(kind, stores):
+    """What the crate's tests run over memory and folders, over a real server."""
+    store = stores(kind)
+    named = ";".join([store.url("conformance"), *(f"{name}={value}" for name, value in store.all_options().items())])
+    words = ("cargo", "test", "--locked", "--lib", "bucket::conformance::the_named_bucket_conforms", "--", "--exact")
+    assert "1 passed" in run(*words, cwd=REPOSITORY, env=os.environ | {"OUTPORT_TEST_BUCKET": named})
+    assert store.unfinished("conformance") == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "local"])
