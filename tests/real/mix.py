@@ -13,7 +13,8 @@ from api import Answer, Api, Lost, digest_of, expect, local, read_whole, with_qu
 from images import CONFIG, LAYER, MANIFEST
 
 SIZES = (200, 20_000, 40_000, 300_000, 3_000_000)
-"""Of layers: both sides of what travels inside the ledger, and what goes to the bucket in several parts."""
+"""Of layers: both sides of what travels inside the ledger, and larger ones that take a while."""
+WEIGHTS = (4, 4, 4, 2, 1)
 TAGS = ("latest", "stable")
 PIECE_BYTES = 64 * 1024
 PAUSE_S = 0.2
@@ -46,7 +47,7 @@ class Pusher:
 
     def push_image(self) -> None:
         """Blobs, a manifest, and a tag. It ends with an acknowledgement of each, or with an answer that was lost."""
-        blobs = [self._push_blob(self._random.choice(SIZES)) for _ in range(self._random.randint(1, 3))]
+        blobs = [self._push_blob(size) for size in self._random.choices(SIZES, WEIGHTS, k=self._random.randint(1, 3))]
         if self._random.random() < 0.2:
             blobs += self._mount()
         config = self._push_blob(SIZES[0])

@@ -11,7 +11,7 @@ from api import Api, Lost, digest_of, expect, local, push_blob, push_manifest, r
 from edge import REPOSITORY, Edge, binary
 from images import CONFIG, LAYER, MANIFEST
 from mix import Mix
-from processes import run
+from processes import free_port, run
 from region import ANYBODY, Region
 from stores import KINDS, Gcs
 
@@ -150,7 +150,8 @@ def test_a_store_that_cannot_create_safely_is_refused(start_store, tmp_path):
     """fake-gcs-server as it is cannot be written to through the XML API. The edge says so at once instead of failing at each push."""
     store: Gcs = start_store("gcs", native=True)
     config = tmp_path / "outport.toml"
-    config.write_text(f'data_dir = "{tmp_path}/data"\n[listen]\nregistry = "127.0.0.1:0"\nops = "127.0.0.1:0"\n{ANYBODY}{store.table("r")}')
+    listen = f'[listen]\nregistry = "127.0.0.1:{free_port()}"\nops = "127.0.0.1:{free_port()}"\n'
+    config.write_text(f'data_dir = "{tmp_path}/data"\n{listen}{ANYBODY}{store.table("refused")}')
     done = subprocess.run([binary(), "serve", "--config", config], capture_output=True, text=True, timeout=90)
     assert done.returncode != 0
     assert "bucket" in done.stdout + done.stderr

@@ -65,24 +65,27 @@ def with_nothing_but_the_bucket(region: Region) -> None:
 def leaks_in_the_end(region: Region, mix: Mix) -> list[str]:
     """Keys of the bucket that hold no blob of any repository, once uploads have expired and a sweep had its time."""
     deadline = time.monotonic() + UPLOAD_TTL_S + SWEPT_S
-    while (found := leaks(region, mix)) and time.monotonic() < deadline:
+    named: dict[str, str] = {}
+    while (found := leaks(region, mix, named)) and time.monotonic() < deadline:
         time.sleep(1)
     return found
 
 
-def leaks(region: Region, mix: Mix) -> list[str]:
+def leaks(region: Region, mix: Mix, named: dict[str, str]) -> list[str]:
+    """`named` are digests with the key that holds each, kept from one look to the next."""
     api = Api(region.edges[0].plain)
     owners = {digest: pusher.repository for pusher in mix.pushers for digest in pusher.tried}
-    found, seen = [], set()
+    found = []
+    known = set(named.values())
     for key in region.keys():
-        if "/blobs/" not in f"/{key}":
+        if "/blobs/" not in key or key in known:
             continue
         digest = digest_of(region.store.read(region.prefix, key))
-        owner = owners.get(digest)
         # Each content is pushed once: a second key of it is one too many.
-        named = owner and digest not in seen and api.ask("HEAD", f"/v2/{owner}/blobs/{digest}").status == 200
-        seen.add(digest)
-        if not named:
+        owner = owners.get(digest) if digest not in named else None
+        if owner and api.ask("HEAD", f"/v2/{owner}/blobs/{digest}").status == 200:
+            named[digest] = key
+        else:
             found.append(key)
     api.close()
     # What a killed process has begun at S3 is for a lifecycle rule of the bucket; on a file system nobody else would clear it away.
