@@ -38,11 +38,10 @@ class Store:
 
     def table(self, prefix: str, **keys: str) -> str:
         """The `[bucket]` table for a region's part of the bucket. `keys` are further keys of the table."""
-        text = f"[bucket]\nurl = {json.dumps(self.url(prefix))}\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-        for name, options in (("options", self.options()), ("options_from_files", self.secrets())):
-            if options:
-                text += f"[bucket.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
-        return text
+        tables = {"bucket": {"url": self.url(prefix)} | keys}
+        tables |= {"bucket.options": self.options(), "bucket.options_from_files": self.secrets()}
+        lines = [[f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())] for name, table in tables.items() if table]
+        return "".join(f"{line}\n" for table in lines for line in table)
 
     def url(self, prefix: str) -> str:
         raise NotImplementedError

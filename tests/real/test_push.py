@@ -112,6 +112,14 @@ def test_large_images_and_images_of_many_layers(image_name, region, images, sour
     assert from_every_edge(region, f"large/{image_name}", "v1", image.digest).keys() >= image.blobs.keys()
 
 
+def test_a_push_to_one_edge_is_there_at_the_other_at_once(region, images, sources, authority, hosts_file):
+    """Without the balancer: over TLS these clients speak HTTP/2."""
+    image, client = images.two_platforms, Skopeo(hosts_file)
+    to, other = (Registry(edge.tls, authority.ca_file) for edge in region.edges)
+    client.push(to, sources("docker", image), f"{to.authority}/direct/image:v1", image)
+    client.pull(other, f"{other.authority}/direct/image:v1", image)
+
+
 def test_an_image_that_buildah_has_built(registry, region, hosts_file, tmp_path, request):
     files = tmp_path / "files"
     files.mkdir()
