@@ -118,22 +118,34 @@ def cold_edge(folder: Path, origin_url: str, around: tuple[str, ...]):
         yield edge
     finally:
         edge.stop()
+        forget(folder)
+
+
+def forget(*folders: Path) -> None:
+    """Removes what a run has left, so that the next one finds the disk as this one did."""
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-        os.sync()
+    os.sync()
 
 
-def paired(title: str, runs: int, direct, via_edge) -> tuple[list[dict], list[dict]]:
-    """Alternates the two, and tells medians, the ratio of each pair, and the spread."""
+PULLED = {"seconds": ".3f", "first_byte_ms": ".1f"}
+"""What is told of pulls, and how."""
+
+
+def paired(title: str, runs: int, direct, via_edge, told: dict[str, str] = PULLED, other: str = "direct") -> tuple[list[dict], list[dict]]:
+    """Alternates the two, and tells medians, the ratio of each pair by the first of the figures `told`, and the spread. `other` is what
+    the edge is compared with."""
     pairs = []
     for number in range(runs):
         order = (direct, via_edge) if number % 2 == 0 else (via_edge, direct)
         results = {each: each() for each in order}
         pairs.append((results[direct], results[via_edge]))
-    ratios = [edge["seconds"] / plain["seconds"] for plain, edge in pairs]
+    measure = next(iter(told))
+    ratios = [edge[measure] / plain[measure] for plain, edge in pairs]
     print(f"\n{title}, {runs} pairs, {pairs[0][0]['bytes'] / 1e6:.1f} MB in {pairs[0][0]['blobs']} blobs")
-    for name, results in (("direct", [pair[0] for pair in pairs]), ("edge", [pair[1] for pair in pairs])):
-        print(f"  {name:7} seconds {spread([each['seconds'] for each in results], '.3f')}"
-              f"   first byte ms {spread([each['first_byte_ms'] for each in results], '.1f')}")
+    for name, results in ((other, [pair[0] for pair in pairs]), ("edge", [pair[1] for pair in pairs])):
+        figures = (f"{key.replace('_', ' ')} {spread([each[key] for each in results], form)}" for key, form in told.items())
+        print(f"  {name:7} " + "   ".join(figures))
     print(f"  ratio   {spread(ratios, '.3f')}")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 

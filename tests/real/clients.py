@@ -3,9 +3,13 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+import oras.client
+import oras.oci
 
 from images import INDEX, Image
 from processes import Process, run, scratch_folder
@@ -32,6 +36,17 @@ class Registry:
         return [f"--{prefix}tls-verify=true", f"--{prefix}cert-dir={self.ca_file.parent / 'trusted'}"]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where an image is pushed from: `reference` is `docker://HOST/NAME` of a registry with TLS, or `oci:FOLDER:TAG`."""
+
+    reference: str
+    registry: Registry | None = None
+
+    def certificates_option(self, prefix: str = "") -> list[str]:
+        return self.registry.certificates_option(prefix) if self.registry else []
+
+
 def with_hosts(hosts_file: Path) -> list[str]:
     """A command that runs another one with its own /etc/hosts, so that the machine's stays as it is."""
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts_file)]
@@ -45,6 +60,12 @@ def overlay_works(folder: Path) -> bool:
     options = "lowerdir={},upperdir={},workdir={}".format(*parts)
     mount = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, str(parts[3])]
     return subprocess.run(mount, capture_output=True).returncode == 0
+
+
+def storage(folder: Path) -> list:
+    """The options of podman and buildah for an image store of one's own."""
+    driver = "overlay" if overlay_works(folder / "probe") else "vfs"
+    return ["--root", folder / "root", "--runroot", folder / "run", "--storage-driver", driver]
 
 
 class Client:
@@ -61,6 +82,17 @@ class Client:
     def _pull(self, registry: Registry, name: str, image: Image, folder: Path) -> None:
         raise NotImplementedError
 
+    def push(self, registry: Registry, source: Source, name: str, image: Image) -> str:
+        """Pushes `image` from `source` as `name`, a full reference.
+
+        Returns the digest of what was pushed: programs that unpack an image compress it anew, and then it is not the image's.
+        """
+        with scratch_folder() as folder:
+            return self._push(registry, source, name, image, folder)
+
+    def _push(self, registry: Registry, source: Source, name: str, image: Image, folder: Path) -> str:
+        raise NotImplementedError
+
 
 class Skopeo(Client):
     """Copies every platform's blobs, and checks each against its digest while it does."""
@@ -73,6 +105,11 @@ class Skopeo(Client):
         for digest, size in image.blobs.items():
             assert (folder / "image" / digest.removeprefix("sha256:")).stat().st_size == size
 
+    def _push(self, registry, source, name, image, folder):
+        run("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", *source.certificates_option("src-"),
+            *registry.certificates_option("dest-"), source.reference, f"docker://{name}", env=os.environ | NO_HOME)
+        return image.digest
+
 
 class Podman(Client):
     """Pulls and unpacks the image of this machine's platform. `mirrors` is the content of a registries.conf."""
@@ -84,8 +121,7 @@ class Podman(Client):
     def _pull(self, registry, name, image, folder):
         configuration = folder / "registries.conf"
         configuration.write_text(self.mirrors)
-        driver = "overlay" if overlay_works(folder / "probe") else "vfs"
-        podman = ["podman", "--root", folder / "root", "--runroot", folder / "run", "--storage-driver", driver]
+        podman = ["podman", *storage(folder)]
         environment = os.environ | NO_HOME | {"CONTAINERS_REGISTRIES_CONF": str(configuration)}
         # What a mirror listens on stands in registries.conf; the option would speak of the name that nobody answers under.
         certificates = [] if self.mirrors and registry.ca_file is None else registry.certificates_option()
@@ -94,6 +130,55 @@ class Podman(Client):
         expected = {image.digest} | {digest for platform, digest in image.platforms.items() if platform == "linux/amd64"}
         assert {digest.partition("@")[2] for digest in found["RepoDigests"]} == expected
         run(*podman, "rmi", "--all", "--force", env=environment)
+
+    def _push(self, registry, source, name, image, folder):
+        return push_from_storage(["podman", *storage(folder)], registry, source, name, image, folder)
+
+
+class Buildah(Client):
+    """Unpacks an image as podman does, and builds new ones."""
+
+    def _pull(self, registry, name, image, folder):
+        buildah = ["buildah", *storage(folder)]
+        run(*self.hosts, *buildah, "pull", "--quiet", *registry.certificates_option(), name, env=os.environ | NO_HOME)
+        found = json.loads(run(*buildah, "inspect", "--type", "image", name, env=os.environ | NO_HOME))
+        assert found["FromImageDigest"] in {image.digest, image.platforms.get("linux/amd64")}
+        run(*buildah, "rmi", "--all", "--force", env=os.environ | NO_HOME)
+
+    def _push(self, registry, source, name, image, folder):
+        return push_from_storage(["buildah", *storage(folder)], registry, source, name, image, folder)
+
+    def build(self, registry: Registry, name: str, files: Path) -> str:
+        """Commits an image with a folder's files in it, pushes it, and returns its digest."""
+        with scratch_folder() as folder:
+            buildah = ["buildah", *storage(folder)]
+            environment = os.environ | NO_HOME
+            container = run(*buildah, "from", "scratch", env=environment).strip()
+            run(*buildah, "copy", "--quiet", container, files, "/files", env=environment)
+            run(*buildah, "config", "--cmd", "/files/run", container, env=environment)
+            run(*buildah, "commit", "--quiet", container, "built", env=environment)
+            digest_file = folder / "digest"
+            run(*buildah, "push", "--quiet", "--digestfile", digest_file, *registry.certificates_option(), "built", f"docker://{name}",
+                env=environment)
+            run(*buildah, "rm", "--all", env=environment)
+            return digest_file.read_text()
+
+
+def push_from_storage(program: list, registry: Registry, source: Source, name: str, image: Image, folder: Path) -> str:
+    """How podman and buildah push: out of their image store, an index as what they call a manifest (list)."""
+    environment = os.environ | NO_HOME
+    from_source = source.certificates_option()
+    pushed = ["--digestfile", folder / "digest", *registry.certificates_option()]
+    if image.media_type == INDEX:
+        run(*program, "manifest", "create", "listed", env=environment)
+        run(*program, "manifest", "add", *from_source, "--all", "listed", source.reference, env=environment)
+        # The source is read only now. Where its certificate is not checked, TLS is spoken all the same.
+        run(*program, "manifest", "push", "--quiet", *pushed, "--all", "--format", "oci", "listed", f"docker://{name}", env=environment)
+    else:
+        image_id = run(*program, "pull", "--quiet", *from_source, source.reference, env=environment).strip()
+        run(*program, "push", "--quiet", *pushed, image_id, f"docker://{name}", env=environment)
+        run(*program, "rmi", "--all", "--force", env=environment)
+    return (folder / "digest").read_text()
 
 
 def write_default_host(folder: Path, registry: Registry) -> Path:
@@ -132,3 +217,64 @@ class Containerd(Client):
             assert set(contents) >= {image.digest, *image.blobs, *image.platforms.values()}
         finally:
             daemon.stop()
+
+
+class Oras:
+    """The Python client of ORAS, which pushes files as artifacts."""
+
+    def __init__(self, registry: Registry):
+        self._registry = registry
+        tls_verify = str(registry.ca_file) if registry.ca_file else True
+        self._client = oras.client.OrasClient(insecure=registry.ca_file is None, tls_verify=tls_verify)
+
+    def push(self, name: str, files: list[Path], *, chunk_bytes: int = 0, **annotations: str) -> str:
+        """Pushes files as an artifact, in chunks if asked for, and returns its digest."""
+        chunks = {"do_chunked": True, "chunk_size": chunk_bytes} if chunk_bytes else {}
+        return self._push(name, files, manifest_annotations=annotations, **chunks)
+
+    def attach(self, name: str, files: list[Path], media_type: str, digest: str, size: int, **annotations: str) -> str:
+        """Pushes files as an artifact about the manifest that `digest` names."""
+        subject = oras.oci.Subject(media_type, digest, size)
+        return self._push(name, files, manifest_annotations=annotations, subject=subject)
+
+    def _push(self, name: str, files: list[Path], **options) -> str:
+        paths = [str(file) for file in files]
+        answer = self._client.push(f"{self._registry.authority}/{name}", files=paths, disable_path_validation=True, quiet=True, **options)
+        return answer.headers["Docker-Content-Digest"]
+
+    def pull(self, name: str) -> dict[str, bytes]:
+        """The files of an artifact by name. `name` has a tag or a digest."""
+        with scratch_folder() as folder:
+            self._client.pull(f"{self._registry.authority}/{name}", outdir=str(folder))
+            return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+class Helm:
+    """Helm 4's engine: helm-python-sdk has it as a library."""
+
+    def __init__(self, registry: Registry):
+        self._registry = registry
+
+    def push(self, folder: str, chart: Path) -> None:
+        """Pushes a packaged chart to `folder`/NAME:VERSION."""
+        self._run("push", folder, chart)
+
+    def pull(self, name: str, version: str) -> bytes:
+        """A packaged chart."""
+        with scratch_folder() as folder:
+            self._run("pull", name, version, folder)
+            [chart] = folder.glob("*.tgz")
+            return chart.read_bytes()
+
+    def versions(self, name: str) -> list[str]:
+        return json.loads(self._run("versions", name))
+
+    def _run(self, command: str, name: str, *words) -> str:
+        trust = {"SSL_CERT_FILE": str(self._registry.ca_file)} if self._registry.ca_file else {}
+        words = [command, self._registry.url, name, *words]
+        return run(sys.executable, Path(__file__).with_name("helm.py"), *words, env=os.environ | NO_HOME | trust)
+
+
+def package_chart(folder: Path, name: str) -> Path:
+    """A chart as `helm create` and `helm package` make it; its version is 0.1.0."""
+    return Path(run(sys.executable, Path(__file__).with_name("helm.py"), "package", name, folder, env=os.environ | NO_HOME).strip())

@@ -9,6 +9,8 @@ import images as image_builder
 from certificates import Authority, Certificate
 from edge import HOST, Edge, binary
 from origin import Distribution, TokenServer
+from region import Region
+from stores import KINDS, Store
 
 LOG_LINES = 60
 USERNAME, PASSWORD = "puller", "correct horse battery staple"
@@ -94,6 +96,39 @@ def start_edge(certificate, tmp_path, logs):
     for edge in started:
         edge.stop()
         shutil.rmtree(edge.data, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory):
+    """A store of each kind, started when it is first asked for: `stores(kind)`."""
+    started: dict[str, Store] = {}
+
+    def start(kind: str) -> Store:
+        if kind not in started:
+            started[kind] = KINDS[kind](tmp_path_factory.mktemp(f"store-{kind}"))
+        return started[kind]
+
+    yield start
+    for store in started.values():
+        store.stop()
+
+
+@pytest.fixture
+def start_region(certificate, tmp_path, logs):
+    """Starts regions of two edges: `start_region(store, limits={...})`, as `Region` takes it."""
+    started: list[Region] = []
+
+    def start(store: Store, **options) -> Region:
+        folder = tmp_path / f"region-{len(started)}"
+        logs.extend(folder / f"edge-{number}" / "outport.log" for number in range(options.get("edges", 2)))
+        started.append(Region(folder, store, certificate, **options))
+        return started[-1]
+
+    yield start
+    for region in started:
+        region.stop()
+        for edge in region.edges:
+            shutil.rmtree(edge.data, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPMessage
 from pathlib import Path
@@ -44,8 +45,10 @@ class Answer:
 class Edge:
     """One edge on free ports: plain HTTP, TLS if it has a certificate, and the operators' listener."""
 
-    def __init__(self, folder: Path, tables: str, certificate: Certificate | None = None, around: tuple[str, ...] = ()):
-        """`tables` goes to the end of the configuration. `around` is a command that runs the process, such as `ip netns exec near`."""
+    def __init__(self, folder: Path, tables: "str | Callable[[Edge], str]", certificate: Certificate | None = None,
+                 around: tuple[str, ...] = ()):
+        """`tables` goes to the end of the configuration; a function gets the edge, to name its listeners. `around` is a command that
+        runs the process, such as `ip netns exec near`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._around = folder, around
         self.plain, self.ops = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
@@ -58,7 +61,7 @@ class Edge:
             text += f'[tls]\ncert_file = "{certificate.cert_file}"\nkey_file = "{certificate.key_file}"\n'
         else:
             text += f'registry = "{self.plain}"\n'
-        self.config.write_text(text + tables)
+        self.config.write_text(text + (tables if isinstance(tables, str) else tables(self)))
         self.start()
 
     def start(self) -> None:

@@ -1,6 +1,7 @@
 """Real programs on free ports: started, waited for, stopped, with their output kept."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -87,7 +88,22 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def resident_bytes(self) -> int:
+        return self._memory_bytes("VmRSS")
+
+    def forget_peak(self) -> None:
+        """From now on `peak_bytes` counts anew (proc(5), clear_refs)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        return self._memory_bytes("VmHWM")
+
+    def _memory_bytes(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError(f"{self.name} has no memory: it ended")
+
+    def processor_seconds(self) -> float:
+        """What it has used so far, in user mode and in the kernel."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 client: one connection, bodies discarded in the kernel or read into memory.
+//! A small HTTP/1.1 client: one connection, bodies of answers discarded in the kernel or read into memory, bodies of requests written
+//! as they are made.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -53,6 +54,21 @@ pub struct Answer {
     pub sha256: Option<String>,
 }
 
+/// What a request that is no GET came to.
+pub struct Reply {
+    pub status: u16,
+    head: String,
+    /// From the end of the request to the head of the answer.
+    pub waited: Duration,
+}
+
+impl Reply {
+    /// The value of a header, by its lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+}
+
 /// A connection that is opened when it is needed and kept open after that.
 pub struct Client {
     address: String,
@@ -74,7 +90,11 @@ impl Client {
         };
         let host = &self.host;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {ACCEPT}\r\n\r\n").as_bytes())?;
-        let (size_bytes, mut kept) = read_head(&mut stream)?;
+        let (head, mut kept) = read_head(&mut stream)?;
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(io::Error::other(head));
+        }
+        let size_bytes = body_length(&head)?;
         let mut read_bytes = kept.len() as u64;
         if read_bytes == 0 && size_bytes > 0 {
             // The head came alone. One byte of the body tells that the server has begun with it.
@@ -120,6 +140,35 @@ impl Client {
         self.stream = Some(stream);
         Ok(Answer { first_byte, whole: started.elapsed(), size_bytes, kept, sha256 })
     }
+
+    /// Sends a request with a body of `size_bytes`, which `write` writes, and reads the answer whatever its status. `fields` are further
+    /// lines of the head, each with its end.
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        size_bytes: u64,
+        write: impl FnOnce(&mut TcpStream) -> io::Result<()>,
+    ) -> io::Result<Reply> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(&self.address)?,
+        };
+        let host = &self.host;
+        stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}Content-Length: {size_bytes}\r\n\r\n").as_bytes())?;
+        write(&mut stream)?;
+        let sent = Instant::now();
+        let (head, rest) = read_head(&mut stream)?;
+        let waited = sent.elapsed();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| io::Error::other(head.clone()))?;
+        let left = body_length(&head).unwrap_or(0).saturating_sub(rest.len() as u64);
+        io::copy(&mut (&mut stream).take(left), &mut io::sink())?;
+        if !header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            self.stream = Some(stream);
+        }
+        Ok(Reply { status, head, waited })
+    }
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {
@@ -129,8 +178,8 @@ fn connect(address: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads an answer up to its body. Returns the body's length and what of it came along.
-fn read_head(stream: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
+/// Reads an answer up to its body. Returns its head and what of the body came along.
+fn read_head(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
     let mut read = vec![0; MAX_HEAD_BYTES];
     let mut filled = 0;
     loop {
@@ -140,18 +189,19 @@ fn read_head(stream: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
             count => filled += count,
         }
         if let Some(end) = read[..filled].windows(4).position(|window| window == b"\r\n\r\n") {
-            let size_bytes = body_length(&String::from_utf8_lossy(&read[..end]))?;
-            return Ok((size_bytes, read[end + 4..filled].to_vec()));
+            return Ok((String::from_utf8_lossy(&read[..end]).into_owned(), read[end + 4..filled].to_vec()));
         }
     }
 }
 
 fn body_length(head: &str) -> io::Result<u64> {
-    if !head.starts_with("HTTP/1.1 200") {
-        return Err(io::Error::other(head.to_owned()));
-    }
-    let length = head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    length.and_then(|(_, value)| value.trim().parse().ok()).ok_or_else(|| io::Error::other(format!("no length in {head}")))
+    let length = header(head, "content-length").and_then(|value| value.parse().ok());
+    length.ok_or_else(|| io::Error::other(format!("no length in {head}")))
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
 #[cfg(test)]
@@ -180,6 +230,16 @@ mod tests {
         assert_eq!((discarded.size_bytes, discarded.kept.len()), (5, 0));
         let verified = serve_once(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").get("/", Body::Verify).unwrap();
         assert_eq!(verified.sha256.as_deref(), Some("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"));
+    }
+
+    #[test]
+    fn a_reply_is_read_whatever_its_status() {
+        let mut client = serve_once(b"HTTP/1.1 202 Accepted\r\nLocation: /there?a=b\r\ncontent-length: 5\r\n\r\nhello");
+        let reply = client.send("PATCH", "/", "Content-Type: text/plain\r\n", 4, |body| body.write_all(b"body")).unwrap();
+        assert_eq!((reply.status, reply.header("location"), reply.header("range")), (202, Some("/there?a=b"), None));
+        let mut empty = serve_once(b"HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(empty.send("DELETE", "/", "", 0, |_| Ok(())).unwrap().status, 204);
+        assert!(serve_once(b"HTTP/1.1\r\n\r\n").send("PUT", "/", "", 0, |_| Ok(())).is_err());
     }
 
     #[test]
