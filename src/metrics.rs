@@ -59,6 +59,9 @@ pub struct Families {
     bucket_bytes: IntCounterVec,
     /// How far the bucket's clock is ahead of this edge's, in seconds, as the last opening saw it.
     pub bucket_clock_ahead: IntGauge,
+    /// Upload sessions that are open on this node.
+    pub uploads_open: IntGauge,
+    uploads: IntCounterVec,
     config_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     /// Log lines that were dropped because the sink was full.
@@ -196,6 +199,8 @@ impl Metrics {
                 "outport_bucket_clock_ahead_seconds",
                 "How far the bucket's clock is ahead of this edge's, as the last opening saw it.",
             ),
+            uploads_open: build.gauge("outport_uploads_open", "Upload sessions that are open on this node."),
+            uploads: build.counters("outport_uploads_total", "Upload sessions that ended, by how.", &["outcome"]),
             config_reloads: build.counters(
                 "outport_config_reloads_total",
                 "Reloads of the configuration or a certificate.",
@@ -314,6 +319,11 @@ impl Families {
     /// `direction` is `sent` or `received`.
     pub fn bucket_bytes(&self, direction: &'static str, bytes: u64) {
         self.bucket_bytes.with_label_values(&[direction]).inc_by(bytes);
+    }
+
+    /// `outcome` is `complete`, `failed`, `cancelled` or `expired`.
+    pub fn upload_ended(&self, outcome: &'static str) {
+        self.uploads.with_label_values(&[outcome]).inc();
     }
 
     /// `what` is `config` or `certificate`; `outcome` is `applied`, `rejected` or `unchanged`.
