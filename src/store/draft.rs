@@ -56,8 +56,8 @@ impl Draft {
     }
 
     /// Gives the copy its name, if there is one: it has this very digest.
-    pub async fn keep(self) {
-        if let Some(sink) = self.sink {
+    pub async fn keep(mut self) {
+        if let Some(sink) = self.sink.take() {
             // Only an ending runtime does not run it.
             let _ = tokio::task::spawn_blocking(move || {
                 let digest = sink.digest();
