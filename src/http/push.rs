@@ -19,7 +19,7 @@ use super::service::Http;
 use super::upload::{self, Kept, Progress};
 use crate::access::{Action, Principal};
 use crate::inflow::Inflow;
-use crate::oci::{Algorithm, Digest, RepositoryName, SessionId, SessionRef, SessionState};
+use crate::oci::{Algorithm, RepositoryName, SessionId, SessionRef, SessionState};
 use crate::peers::{PassError, Passed, Seal, Siblings};
 use crate::registry::push::{PushError, Pusher};
 
@@ -27,6 +27,7 @@ use crate::registry::push::{PushError, Pusher};
 const ALONE: &str = "-";
 
 /// Who may own a session, and what seals its locations.
+#[derive(Debug)]
 pub enum Locations {
     /// An edge without siblings: its sessions end with it, and so does the key.
     Alone(Seal),
