@@ -337,7 +337,8 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&path, text).unwrap();
             }
-            let made = Client::new(Settings { ca_file: Some(path.clone()), ..settings() }, resolver.clone(), Proxies::none());
+            let made =
+                Client::<Full<Bytes>>::new(Settings { ca_file: Some(path.clone()), ..settings() }, resolver.clone(), Proxies::none());
             assert!(matches!(made.err(), Some(DialError::CaFile { path: told, .. }) if told == path), "{name}");
         }
     }
