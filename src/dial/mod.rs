@@ -1,7 +1,7 @@
 //! Outgoing connections: resolver, address policy, TLS, proxies, pool.
 //!
-//! One [`Client`] for each upstream, with its own pool, policy and roots; one [`Resolver`] for all. A client follows no redirect,
-//! adds no credential but the proxy's, to the proxy, and never retries a request that the server may have seen.
+//! One [`Client`] for each upstream and one for the siblings, with its own pool, policy and roots; one [`Resolver`] for all. A client
+//! follows no redirect, adds no credential but the proxy's, to the proxy, and never retries a request that the server may have seen.
 
 mod connect;
 mod error;
@@ -11,9 +11,10 @@ mod proxy;
 mod resolve;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tls;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::PROXY_AUTHORIZATION;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -34,14 +36,14 @@ use connect::Connector;
 pub use error::{DialError, Sent, Wait};
 use policy::Policy;
 pub use proxy::Proxies;
-pub use resolve::Resolver;
+pub use resolve::{Freshness, Resolver};
 use target::{Target, Transport};
 
 /// Registries and load balancers close idle connections after 60 s and more; ours go first, so that few requests meet a
 /// connection that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 
-/// How one upstream is dialled.
+/// How one upstream, or the siblings, are dialled.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Certificate authorities beside the system's, in PEM form.
@@ -55,27 +57,37 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// From having a connection to the head of the answer.
     pub read_timeout: Duration,
-    /// Requests that wait for a connection or a head at one time, and idle connections kept for each host, at most.
+    /// Requests that wait for a connection or a head at one time, at most.
     pub max_connections: usize,
+    /// Idle connections kept for each host, at most. With none, each request finds out whether its peer still takes connections.
+    pub max_idle: usize,
 }
 
 /// Sends requests to one upstream and to the hosts that it refers to. Clones share one pool.
 ///
-/// Bodies are not counted against `max_connections`: who reads bodies bounds them, since a reader that holds a slot while it
+/// Bodies of requests are of type `B`; one that streams is never sent again, since a request goes to another connection only where
+/// its body was not touched.
+///
+/// Bodies of answers are not counted against `max_connections`: who reads bodies bounds them, since a reader that holds a slot while it
 /// asks for a token could block itself.
 #[derive(Clone, Debug)]
-pub struct Client {
-    http: legacy::Client<Connector, Full<Bytes>>,
+pub struct Client<B = Full<Bytes>> {
+    http: legacy::Client<Connector, B>,
     proxies: Proxies,
     slots: Arc<Semaphore>,
     connect_timeout: Duration,
     read_timeout: Duration,
 }
 
-impl Client {
+impl<B> Client<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// # Errors
     /// [`DialError::CaFile`]
-    pub fn new(settings: Settings, resolver: Resolver, proxies: Proxies) -> Result<Client, DialError> {
+    pub fn new(settings: Settings, resolver: Resolver, proxies: Proxies) -> Result<Client<B>, DialError> {
         let tls = tls::connector(settings.ca_file.as_deref())?;
         let policy = Policy::new(settings.private_networks, &settings.named_hosts);
         let connector = Connector::new(policy, resolver, proxies.clone(), tls, settings.connect_timeout);
@@ -84,7 +96,7 @@ impl Client {
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(settings.max_connections)
+            .pool_max_idle_per_host(settings.max_idle)
             .build(connector);
         Ok(Client {
             http,
@@ -100,7 +112,7 @@ impl Client {
     ///
     /// # Errors
     /// Any [`DialError`] but `CaFile` and `System`.
-    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, DialError> {
+    pub async fn send(&self, mut request: Request<B>) -> Result<Response<Incoming>, DialError> {
         let target = Target::of(request.uri())?;
         self.authorize_to_proxy(&mut request, &target);
         let slot = timeout(self.connect_timeout, self.slots.acquire()).await;
@@ -120,7 +132,7 @@ impl Client {
 
     /// A proxy reads the head of a plain request itself; of an encrypted one it sees only the tunnel's. The header goes nowhere
     /// else, whoever set it.
-    fn authorize_to_proxy(&self, request: &mut Request<Full<Bytes>>, target: &Target) {
+    fn authorize_to_proxy(&self, request: &mut Request<B>, target: &Target) {
         request.headers_mut().remove(PROXY_AUTHORIZATION);
         if target.transport == Transport::Plain
             && let Some(proxy) = self.proxies.intercept(request.uri())
@@ -138,10 +150,10 @@ mod tests {
     use hickory_resolver::proto::rr::RecordType;
     use http_body_util::BodyExt;
     use rustls::version::{TLS12, TLS13};
-    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
-    use super::testing::{Authority, NameServer, Reply, Script, Server};
+    use super::testing::{Authority, NameServer, Reply, Script, Server, deaf_listener};
     use super::*;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
@@ -157,6 +169,7 @@ mod tests {
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(10),
             max_connections: 4,
+            max_idle: 4,
         }
     }
 
@@ -225,7 +238,7 @@ mod tests {
         // A handshake that never begins: the server takes the connection and says nothing.
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let error = get(&client, &format!("https://{}/", mute.local_addr().unwrap())).await.unwrap_err();
-        assert_eq!((&error, error.certainly_unsent()), (&DialError::Timeout(Wait::Connection), true));
+        assert_eq!((&error, error.certainly_unsent()), (&DialError::Timeout(Wait::Handshake), true));
     }
 
     #[tokio::test]
@@ -281,27 +294,9 @@ mod tests {
         assert_eq!(get(&client, &url).await, Err(DialError::Absent { host: "a.example".to_owned() }));
     }
 
-    /// Fills the queue of a listener that accepts nothing, so that the system drops what comes next: a dead address.
-    async fn deaf_listener() -> (SocketAddr, Vec<TcpStream>) {
-        let socket = TcpSocket::new_v6().unwrap();
-        socket.bind("[::1]:0".parse().unwrap()).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut held = Vec::new();
-        while let Ok(stream) = timeout(Duration::from_millis(50), TcpStream::connect(address)).await {
-            held.push(stream.unwrap());
-        }
-        // The listener must stay open and unread for the rest of the test.
-        tokio::spawn(async move {
-            let _listener = listener;
-            std::future::pending::<()>().await;
-        });
-        (address, held)
-    }
-
     #[tokio::test]
     async fn a_dead_ipv6_is_passed_over() {
-        let (deaf, _held) = deaf_listener().await;
+        let (deaf, _held) = deaf_listener("[::1]").await;
         let listener = TcpListener::bind(("127.0.0.1", deaf.port())).await.unwrap();
         let server = Server::listen(listener, Script::Answer, None);
         let client = client(settings(), Proxies::none());
@@ -342,7 +337,8 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&path, text).unwrap();
             }
-            let made = Client::new(Settings { ca_file: Some(path.clone()), ..settings() }, resolver.clone(), Proxies::none());
+            let refusing = Settings { ca_file: Some(path.clone()), ..settings() };
+            let made: Result<Client, DialError> = Client::new(refusing, resolver.clone(), Proxies::none());
             assert!(matches!(made.err(), Some(DialError::CaFile { path: told, .. }) if told == path), "{name}");
         }
     }
