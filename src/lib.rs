@@ -14,6 +14,7 @@
 //!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
 //!    upstream/  origin registries: client, challenge and tokens, health
 //!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
+//!    peers/     the other edges of this region: who they are, how requests of an upload reach its owner
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
@@ -53,6 +54,7 @@ pub mod inflow;
 pub mod ledger;
 pub mod metrics;
 pub mod oci;
+pub mod peers;
 pub mod registry;
 pub mod server;
 pub mod store;
