@@ -71,6 +71,7 @@ pub struct Families {
     ledger_fold_seconds: HistogramVec,
     ledger_rebuilds: IntCounterVec,
     tail_looks: IntCounterVec,
+    sibling_requests: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -215,6 +216,11 @@ impl Metrics {
             ledger_fold_seconds: build.times("outport_ledger_fold_seconds", "Time to fold and commit what was read at one time.", &[]),
             ledger_rebuilds: build.counters("outport_ledger_rebuilds_total", "Times that the index was thrown away.", &["reason"]),
             tail_looks: build.counters("outport_ledger_tail_looks_total", "Looks at the end of the ledger.", &["outcome"]),
+            sibling_requests: build.counters(
+                "outport_sibling_requests_total",
+                "Requests of uploads that were passed on to the edge that began them.",
+                &["outcome"],
+            ),
             registry,
         }))
     }
@@ -351,6 +357,11 @@ impl Families {
     /// `outcome` is `confirmed` or `failed`.
     pub fn tail_look(&self, outcome: &'static str) {
         self.tail_looks.with_label_values(&[outcome]).inc();
+    }
+
+    /// `outcome` is `answered`, `gone`, `broken` or `left`.
+    pub fn sibling_request(&self, outcome: &'static str) {
+        self.sibling_requests.with_label_values(&[outcome]).inc();
     }
 }
 
