@@ -14,6 +14,7 @@ mod target;
 mod testing;
 mod tls;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::PROXY_AUTHORIZATION;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -61,21 +63,29 @@ pub struct Settings {
 
 /// Sends requests to one upstream and to the hosts that it refers to. Clones share one pool.
 ///
-/// Bodies are not counted against `max_connections`: who reads bodies bounds them, since a reader that holds a slot while it
+/// Bodies of requests are of type `B`; one that streams is never sent again, since a request goes to another connection only where
+/// its body was not touched.
+///
+/// Bodies of answers are not counted against `max_connections`: who reads bodies bounds them, since a reader that holds a slot while it
 /// asks for a token could block itself.
 #[derive(Clone, Debug)]
-pub struct Client {
-    http: legacy::Client<Connector, Full<Bytes>>,
+pub struct Client<B = Full<Bytes>> {
+    http: legacy::Client<Connector, B>,
     proxies: Proxies,
     slots: Arc<Semaphore>,
     connect_timeout: Duration,
     read_timeout: Duration,
 }
 
-impl Client {
+impl<B> Client<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// # Errors
     /// [`DialError::CaFile`]
-    pub fn new(settings: Settings, resolver: Resolver, proxies: Proxies) -> Result<Client, DialError> {
+    pub fn new(settings: Settings, resolver: Resolver, proxies: Proxies) -> Result<Client<B>, DialError> {
         let tls = tls::connector(settings.ca_file.as_deref())?;
         let policy = Policy::new(settings.private_networks, &settings.named_hosts);
         let connector = Connector::new(policy, resolver, proxies.clone(), tls, settings.connect_timeout);
@@ -100,7 +110,16 @@ impl Client {
     ///
     /// # Errors
     /// Any [`DialError`] but `CaFile` and `System`.
-    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, DialError> {
+    pub async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, DialError> {
+        self.send_until(request, sleep(self.read_timeout)).await
+    }
+
+    /// The same, with a patience of the caller's own in place of `read_timeout`: the head is late once `late` returns, which begins when
+    /// there is a connection. For a body that takes its time.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_until(&self, mut request: Request<B>, late: impl Future<Output = ()>) -> Result<Response<Incoming>, DialError> {
         let target = Target::of(request.uri())?;
         self.authorize_to_proxy(&mut request, &target);
         let slot = timeout(self.connect_timeout, self.slots.acquire()).await;
@@ -109,7 +128,7 @@ impl Client {
         let mut connection = capture_connection(&mut request);
         let head_is_late = async {
             drop(connection.wait_for_connection_metadata().await);
-            sleep(self.read_timeout).await;
+            late.await;
         };
         tokio::select! {
             biased;
@@ -120,7 +139,7 @@ impl Client {
 
     /// A proxy reads the head of a plain request itself; of an encrypted one it sees only the tunnel's. The header goes nowhere
     /// else, whoever set it.
-    fn authorize_to_proxy(&self, request: &mut Request<Full<Bytes>>, target: &Target) {
+    fn authorize_to_proxy(&self, request: &mut Request<B>, target: &Target) {
         request.headers_mut().remove(PROXY_AUTHORIZATION);
         if target.transport == Transport::Plain
             && let Some(proxy) = self.proxies.intercept(request.uri())
@@ -342,7 +361,8 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&path, text).unwrap();
             }
-            let made = Client::new(Settings { ca_file: Some(path.clone()), ..settings() }, resolver.clone(), Proxies::none());
+            let made =
+                Client::<Full<Bytes>>::new(Settings { ca_file: Some(path.clone()), ..settings() }, resolver.clone(), Proxies::none());
             assert!(matches!(made.err(), Some(DialError::CaFile { path: told, .. }) if told == path), "{name}");
         }
     }

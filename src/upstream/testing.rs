@@ -1,6 +1,7 @@
-//! A registry for this room's tests: it answers over real sockets of this machine by a script, byte for byte, so that it can lie,
+//! A registry for the tests of this room and of those above: it answers over real sockets of this machine by a script, byte for byte, so that it can lie,
 //! stall and cut.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -74,7 +75,11 @@ pub struct Origin {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    cuts: Cuts,
 }
+
+/// After how many bytes of their bodies the next requests with more are cut off.
+type Cuts = Arc<Mutex<VecDeque<usize>>>;
 
 impl Origin {
     /// Listens on 127.0.0.1 and answers each request as `script` says.
@@ -84,14 +89,15 @@ impl Origin {
 
     pub async fn start_at(address: &str, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind(address).await.unwrap();
-        let origin = Origin { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
-        let (seen, script, connections) = (origin.seen.clone(), Arc::new(script), origin.connections.clone());
+        let origin =
+            Origin { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), cuts: Cuts::default() };
+        let (seen, script, connections, cuts) = (origin.seen.clone(), Arc::new(script), origin.connections.clone(), origin.cuts.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (seen, script) = (seen.clone(), script.clone());
+                let (seen, script, cuts) = (seen.clone(), script.clone(), cuts.clone());
                 // A client that leaves early is part of the tests.
-                tokio::spawn(async move { serve(stream, &seen, script.as_ref()).await });
+                tokio::spawn(async move { serve(stream, &seen, &cuts, script.as_ref()).await });
             }
         });
         origin
@@ -99,6 +105,11 @@ impl Origin {
 
     pub fn url(&self, path: &str) -> Url {
         format!("http://{}{path}", self.address).parse().unwrap()
+    }
+
+    /// Closes the connection of the next request whose body is longer than this, once so much of it has come.
+    pub fn cut_a_body_after(&self, bytes: usize) {
+        self.cuts.lock().unwrap().push_back(bytes);
     }
 
     /// Every request until now, as `METHOD target`.
@@ -116,9 +127,9 @@ impl Origin {
     }
 }
 
-async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, script: &(impl Fn(&Seen) -> Reply + Sync)) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, cuts: &Cuts, script: &(impl Fn(&Seen) -> Reply + Sync)) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(request) = read(&mut stream).await? {
+    while let Some(request) = read(&mut stream, cuts).await? {
         seen.lock().unwrap().push(request.clone());
         let reply = script(&request);
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
@@ -145,7 +156,7 @@ async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, script: &(impl Fn(&Se
     Ok(())
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>> {
+async fn read(stream: &mut BufReader<TcpStream>, cuts: &Cuts) -> std::io::Result<Option<Seen>> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -162,7 +173,11 @@ async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>
     let header = |line: &String| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
     let headers: Vec<_> = lines[1..].iter().filter_map(header).collect();
     let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
-    let mut body = vec![0; length];
+    let cut = cuts.lock().unwrap().pop_front_if(|after| *after < length);
+    let mut body = vec![0; cut.unwrap_or(length)];
     stream.read_exact(&mut body).await?;
+    if cut.is_some() {
+        return Ok(None);
+    }
     Ok(Some(Seen { method, target, headers, body: String::from_utf8(body).unwrap() }))
 }

@@ -18,7 +18,7 @@ use crate::oci::{INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES};
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const MANIFEST: &[u8] = br#"{"schemaVersion":2,"layers":[]}"#;
 
-fn config(url: Url) -> config::Upstream {
+pub(super) fn config(url: Url) -> config::Upstream {
     config::Upstream {
         name: "up.test".to_owned(),
         hosts: Vec::new(),
@@ -39,15 +39,15 @@ fn config(url: Url) -> config::Upstream {
     }
 }
 
-fn with_credentials(url: Url) -> config::Upstream {
+pub(super) fn with_credentials(url: Url) -> config::Upstream {
     config::Upstream { username: Some("robot".to_owned()), password: Some(Secret::new("pass word&".to_owned())), ..config(url) }
 }
 
-fn basic() -> String {
+pub(super) fn basic() -> String {
     format!("Basic {}", STANDARD.encode("robot:pass word&"))
 }
 
-fn upstream(config: &config::Upstream) -> Upstream {
+pub(super) fn upstream(config: &config::Upstream) -> Upstream {
     upstream_at(config, Clock::system(), Metrics::new())
 }
 
@@ -57,11 +57,11 @@ fn upstream_at(config: &config::Upstream, clock: Clock, metrics: Metrics) -> Ups
     Upstream::new(config, resolver, dial::Proxies::none(), clock, metrics).unwrap()
 }
 
-fn name(text: &str) -> RepositoryName {
+pub(super) fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
-fn tag(text: &str) -> Reference {
+pub(super) fn tag(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
@@ -69,7 +69,7 @@ fn manifest() -> Reply {
     reply(200, MANIFEST).with("content-type", IMAGE)
 }
 
-fn is_wrong<T: std::fmt::Debug>(result: Result<T, UpstreamError>) -> bool {
+pub(super) fn is_wrong<T: std::fmt::Debug>(result: Result<T, UpstreamError>) -> bool {
     matches!(result, Err(UpstreamError::WrongAnswer(_)))
 }
 
@@ -93,7 +93,7 @@ async fn token_registry(
     .await
 }
 
-fn issued(token: &str) -> Reply {
+pub(super) fn issued(token: &str) -> Reply {
     reply(200, format!(r#"{{"token":"{token}","expires_in":300}}"#))
 }
 
