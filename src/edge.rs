@@ -1,20 +1,28 @@
 //! An edge: everything wired together. The only place that knows all rooms.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ulid::Ulid;
+
 use crate::access::{Grants, Policy};
+use crate::bucket::{Bucket, OpenError};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
-use crate::http::{Http, Site};
+use crate::http::{Http, Locations, Site};
 use crate::identity::Identity;
+use crate::ledger::{self, IndexPlace, Ledger};
 use crate::metrics::Metrics;
+use crate::peers::{Seal, Siblings};
+use crate::region::Region;
 use crate::registry::{Names, Registry};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
+use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
 
 /// How long the ops listener may take to end, after the registry listeners have.
@@ -32,6 +40,7 @@ pub struct Edge {
     metrics: Metrics,
     store: Store,
     cache: Cache,
+    region: Region,
     registry: Registry,
     http: Http,
     certificates: Option<Certificates>,
@@ -39,13 +48,19 @@ pub struct Edge {
     ops: Server,
 }
 
-/// Why an edge cannot start. An upstream that is down is no reason.
+/// How long a start waits for the bucket. After that the edge serves what needs no bucket, and opening goes on.
+const BUCKET_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why an edge cannot start. An upstream or an object store that is down is no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error("the cache cannot be opened: {0}")]
     Store(#[from] StoreError),
+    /// It answers, and cannot be used.
+    #[error("the bucket cannot be used: {0}")]
+    Bucket(#[from] OpenError),
     #[error(transparent)]
     Dial(#[from] DialError),
 }
@@ -62,10 +77,19 @@ impl Edge {
         let store = Store::open(store_settings(&config), clock.clone(), metrics.clone()).await?;
         let resolver = Resolver::new(clock.clone(), metrics.clone())?;
         let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
-        let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<_, _>>()?;
+        let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<Vec<_>, _>>()?;
         let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
-        let registry = Registry::new(cache.clone(), store.clone(), upstreams);
-        let http = Http::new(registry.clone(), site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
+        let region = Region::default();
+        open_region(&config, region.clone(), clock.clone(), metrics.clone()).await?;
+        let uploads = Uploads::start(region.clone(), store.clone(), upload_settings(&config), clock.clone(), metrics.clone());
+        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads);
+        registry.set_upstreams(upstreams);
+        registry.set_hosted(&config.hosted);
+        let locations = match &config.siblings {
+            Some(siblings) => Locations::Region(outside.siblings(siblings, config.limits.request_timeout)?),
+            None => Locations::Alone(Seal::random()),
+        };
+        let http = Http::new(registry.clone(), locations, site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -90,7 +114,7 @@ impl Edge {
             }
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
-        Ok(Edge { config: Mutex::new(config), outside, metrics, store, cache, registry, http, certificates, listeners, ops })
+        Ok(Edge { config: Mutex::new(config), outside, metrics, store, cache, region, registry, http, certificates, listeners, ops })
     }
 
     /// The address of the first registry listener.
@@ -129,6 +153,7 @@ impl Edge {
             return self.reject(&error);
         }
         self.registry.set_upstreams(upstreams);
+        self.registry.set_hosted(&new.hosted);
         self.http.reload(site(&new));
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
@@ -155,6 +180,11 @@ impl Edge {
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
         let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
+        if let Ok(open) = self.region.get()
+            && let Err(error) = open.ledger.close().await
+        {
+            tracing::debug!(%error, "the ledger's index was not written down: the next start folds more");
+        }
         self.store.close().await;
     }
 }
@@ -169,9 +199,73 @@ struct Outside {
 }
 
 impl Outside {
+    fn siblings(&self, siblings: &config::Siblings, answer_timeout: Duration) -> Result<Siblings, DialError> {
+        Siblings::new(siblings, answer_timeout, self.resolver.clone(), self.clock.clone(), self.metrics.clone())
+    }
+
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
         let Outside { resolver, proxies, clock, metrics } = self.clone();
         Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
+    }
+}
+
+fn upload_settings(config: &Config) -> uploads::Settings {
+    uploads::Settings { max_blob_bytes: config.limits.max_blob.0, most_sessions: config.limits.uploads, ttl: config.limits.upload_ttl }
+}
+
+/// Opens the region. One that cannot be reached goes on being opened in the background.
+///
+/// # Errors
+/// The bucket answers, and what it answers will not change by waiting.
+async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Result<(), OpenError> {
+    let (settings, name, ledger_dir) = (config.bucket.clone(), config.region.clone(), config.data_dir.join("ledger"));
+    let opening = Bucket::open(&settings, &name, clock.clone(), metrics.clone());
+    let why = match tokio::time::timeout(BUCKET_PATIENCE, opening).await {
+        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), ledger_dir.clone(), clock.clone(), metrics.clone()).await {
+            Some(ledger) => {
+                region.open(bucket, ledger);
+                return Ok(());
+            }
+            None => "its ledger cannot be opened".to_owned(),
+        },
+        Ok(Err(error)) if error.is_lasting() => return Err(error),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer yet".to_owned(),
+    };
+    tracing::warn!(%why, "the bucket cannot be opened yet: pushes and hosted repositories wait for it");
+    region.failed(why);
+    tokio::spawn(async move {
+        let failed = |error: &OpenError| region.failed(error.to_string());
+        match Bucket::open_patiently(&settings, &name, clock.clone(), metrics.clone(), failed).await {
+            Err(error) => tracing::error!(%error, "the bucket cannot be used: pushes and hosted repositories stay unavailable"),
+            Ok(bucket) => {
+                if let Some(ledger) = open_ledger(bucket.clone(), ledger_dir, clock, metrics).await {
+                    region.open(bucket, ledger);
+                    tracing::info!("the bucket is open");
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// On a disk that does not take the index it is kept in memory, and made anew at each start.
+async fn open_ledger(bucket: Bucket, dir: PathBuf, clock: Clock, metrics: Metrics) -> Option<Ledger> {
+    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string() };
+    let on_disk = match tokio::fs::create_dir_all(&dir).await {
+        Ok(()) => {
+            let place = IndexPlace::File(dir.join("index"));
+            Ledger::open(bucket.clone(), settings(place), clock.clone(), metrics.clone()).await.map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    match on_disk {
+        Ok(ledger) => Some(ledger),
+        Err(why) => {
+            tracing::warn!(%why, "the ledger's index cannot be kept on the disk: it is kept in memory");
+            let in_memory = Ledger::open(bucket, settings(IndexPlace::Memory), clock, metrics).await;
+            in_memory.inspect_err(|error| tracing::error!(%error, "the ledger cannot be opened")).ok()
+        }
     }
 }
 

@@ -67,6 +67,11 @@ impl Inflow {
         Inflow { most_bytes: self.most_bytes.min(most_bytes), ..self }
     }
 
+    /// From now on at most so many bytes more are taken.
+    pub fn limit(&mut self, more_bytes: u64) {
+        self.most_bytes = self.most_bytes.min(self.received_bytes.saturating_sub(self.rest.len() as u64).saturating_add(more_bytes));
+    }
+
     /// With another patience than [`MAX_SILENCE`].
     pub fn with_patience(self, silence: Duration) -> Inflow {
         Inflow { silence, ..self }

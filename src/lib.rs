@@ -6,14 +6,17 @@
 //! ```text
 //! cli/        one file for each command                                      main.rs  arguments and exit codes
 //! edge.rs     everything wired together: the only place that knows all rooms
-//!  9 server/    accept loops, connection limits, TLS and its reload, drain
-//!  8 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
-//!  7 registry/  the use cases without HTTP: pull, discover, refresh            identity/  who is asking
-//!  6 cache/     the one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness
+//! 10 server/    accept loops, connection limits, TLS and its reload, drain
+//!  9 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
+//!  8 registry/  the use cases without HTTP: pull, push, discover, delete       identity/  who is asking
+//!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
+//!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
+//!  6 region.rs  the own region's bucket and ledger, once they are open
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
 //!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
 //!    upstream/  origin registries: client, challenge and tokens, health
 //!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
+//!    peers/     the other edges of this region: who they are, how requests of an upload reach its owner
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
@@ -22,16 +25,17 @@
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
 //!
 //! # Invariants (each stands in one place, and a test holds it)
-//! 1. Only `store/ingest` writes a blob file: temporary file, hash while writing, fsync, rename, fsync of the folder. No unverified
-//!    byte is ever stored under a digest, and no client completes a blob that did not verify.
+//! 1. Only `store/ingest` writes a cached blob's file (for a draft, too): temporary file, hash while writing, fsync, rename, fsync of the
+//!    folder. No unverified byte is ever stored under a digest, and no client completes a blob that did not verify.
 //! 2. Authorization is a value: use cases take an [`access::Access`] that only the authorizer can make. Repository first, digest second.
 //! 3. One upstream transfer for a blob at a time in an edge, whoever waits; no client owns it.
 //! 4. A body that cannot be completed is cut, never ended.
 //! 5. 404 is confirmed absence; "cannot tell" is 503 within the deadline.
-//! 6. Every queue, body, cache, retry and wait has a bound from the configuration or a named constant. moka bounds size only:
+//! 6. An acknowledged push is durable in the region's bucket, bytes first, ledger last; `ledger/` has a list of its own.
+//! 7. Every queue, body, cache, retry and wait has a bound from the configuration or a named constant. moka bounds size only:
 //!    every expiry is a stored time judged by [`clock::Clock`].
-//! 7. The disk cache is disposable: deleting it loses nothing but speed.
-//! 8. A secret has a type that does not print.
+//! 8. The disk cache is disposable: deleting it loses nothing but speed. A bucket on the local file system is not cache.
+//! 9. A secret has a type that does not print.
 //!
 //! `unsafe` stands in one module, `store/resident`, which asks the kernel whether a part of a file is in memory.
 //!
@@ -53,9 +57,12 @@ pub mod inflow;
 pub mod ledger;
 pub mod metrics;
 pub mod oci;
+pub mod region;
+pub mod peers;
 pub mod registry;
 pub mod server;
 pub mod store;
+pub mod uploads;
 pub mod upstream;
 
 pub use edge::Edge;

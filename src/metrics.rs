@@ -59,6 +59,9 @@ pub struct Families {
     bucket_bytes: IntCounterVec,
     /// How far the bucket's clock is ahead of this edge's, in seconds, as the last opening saw it.
     pub bucket_clock_ahead: IntGauge,
+    /// Upload sessions that are open on this node.
+    pub uploads_open: IntGauge,
+    uploads: IntCounterVec,
     config_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     /// Log lines that were dropped because the sink was full.
@@ -71,6 +74,7 @@ pub struct Families {
     ledger_fold_seconds: HistogramVec,
     ledger_rebuilds: IntCounterVec,
     tail_looks: IntCounterVec,
+    sibling_requests: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -196,6 +200,8 @@ impl Metrics {
                 "outport_bucket_clock_ahead_seconds",
                 "How far the bucket's clock is ahead of this edge's, as the last opening saw it.",
             ),
+            uploads_open: build.gauge("outport_uploads_open", "Upload sessions that are open on this node."),
+            uploads: build.counters("outport_uploads_total", "Upload sessions that ended, by how.", &["outcome"]),
             config_reloads: build.counters(
                 "outport_config_reloads_total",
                 "Reloads of the configuration or a certificate.",
@@ -215,6 +221,11 @@ impl Metrics {
             ledger_fold_seconds: build.times("outport_ledger_fold_seconds", "Time to fold and commit what was read at one time.", &[]),
             ledger_rebuilds: build.counters("outport_ledger_rebuilds_total", "Times that the index was thrown away.", &["reason"]),
             tail_looks: build.counters("outport_ledger_tail_looks_total", "Looks at the end of the ledger.", &["outcome"]),
+            sibling_requests: build.counters(
+                "outport_sibling_requests_total",
+                "Requests of uploads that were passed on to the edge that began them.",
+                &["outcome"],
+            ),
             registry,
         }))
     }
@@ -316,6 +327,11 @@ impl Families {
         self.bucket_bytes.with_label_values(&[direction]).inc_by(bytes);
     }
 
+    /// `outcome` is `complete`, `failed`, `cancelled` or `expired`.
+    pub fn upload_ended(&self, outcome: &'static str) {
+        self.uploads.with_label_values(&[outcome]).inc();
+    }
+
     /// `what` is `config` or `certificate`; `outcome` is `applied`, `rejected` or `unchanged`.
     pub fn reload(&self, what: &'static str, outcome: &'static str) {
         self.config_reloads.with_label_values(&[what, outcome]).inc();
@@ -351,6 +367,11 @@ impl Families {
     /// `outcome` is `confirmed` or `failed`.
     pub fn tail_look(&self, outcome: &'static str) {
         self.tail_looks.with_label_values(&[outcome]).inc();
+    }
+
+    /// `outcome` is `answered`, `gone`, `broken` or `left`.
+    pub fn sibling_request(&self, outcome: &'static str) {
+        self.sibling_requests.with_label_values(&[outcome]).inc();
     }
 }
 

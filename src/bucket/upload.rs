@@ -25,6 +25,12 @@ const GROWTH: &[(usize, usize)] = &[(5_000, 1), (7_500, 4), (10_000, 16)];
 /// An upload to one key. Dropping it before [`finish`](Self::finish) gives it up in the background.
 pub struct ObjectUpload(Kind);
 
+impl std::fmt::Debug for ObjectUpload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ObjectUpload").finish_non_exhaustive()
+    }
+}
+
 enum Kind {
     Parts(PartsUpload),
     File(FileUpload),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 pub enum Source {
     Memory,
     Disk,
+    /// The own region's object store.
+    Bucket,
     /// The upstream of this name.
     Upstream(Arc<str>),
 }

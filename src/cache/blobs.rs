@@ -98,12 +98,17 @@ impl Cache {
             return Some((Content::from_memory(bytes), Source::Memory));
         }
         let content = self.inner.store.blob(digest).await?;
+        Some((self.remembered(digest, content).await?, Source::Disk))
+    }
+
+    /// A small content is taken into memory; `None` when its file is bad.
+    pub(super) async fn remembered(&self, digest: &Digest, content: Content) -> Option<Content> {
         match content.size_bytes().filter(|size| *size <= SMALL_BLOB_BYTES) {
-            None => Some((content, Source::Disk)),
+            None => Some(content),
             Some(size) => {
                 let bytes = read_small(&content, size).await?;
                 self.inner.memory.put_bytes(*digest, bytes.clone());
-                Some((Content::from_memory(bytes), Source::Disk))
+                Some(Content::from_memory(bytes))
             }
         }
     }

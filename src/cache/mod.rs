@@ -1,4 +1,4 @@
-//! The one look-up order (memory, disk, upstream), single-flight fill, prefetch, freshness.
+//! The one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness.
 //!
 //! What is cached is kept by digest; what may be served is kept by repository. A *link* says that an upstream showed a digest in a
 //! repository, and when. Without a link a digest that lies on the disk is not there for that repository: the upstream is asked. And
@@ -12,6 +12,7 @@ mod answer;
 mod blobs;
 mod fill;
 mod flight;
+mod hosted;
 mod lists;
 mod manifests;
 mod memory;
@@ -109,6 +110,8 @@ struct Inner {
     admissions: Flights<(RepositoryName, Digest), Result<Answer<Content>, CacheError>>,
     /// Blobs on their way, by upstream: one transfer, whoever waits.
     transfers: Flights<(Arc<str>, Digest), Asked>,
+    /// Content of the own region on its way from the bucket.
+    hosted: Flights<Digest, Result<Content, CacheError>>,
     tags: Flights<Key, Result<Arc<TagsRecord>, CacheError>>,
     referrers: Flights<Key, Result<Arc<ReferrersRecord>, CacheError>>,
     prefetches: Prefetches,
@@ -129,6 +132,7 @@ impl Cache {
             confirmations: Flights::default(),
             admissions: Flights::default(),
             transfers: Flights::default(),
+            hosted: Flights::default(),
             tags: Flights::default(),
             referrers: Flights::default(),
             slow: Mutex::default(),
@@ -139,6 +143,7 @@ impl Cache {
     /// Waits until no transfer is under way: what clients have been given whole may still be on its way to the disk.
     pub async fn idle(&self) {
         self.inner.transfers.idle().await;
+        self.inner.hosted.idle().await;
     }
 
     /// Brings the gauges up to date, before they are read.

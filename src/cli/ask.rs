@@ -87,6 +87,7 @@ impl Edge {
             connect_timeout: Duration::from_secs(10),
             read_timeout: ANSWER_TIME,
             max_connections: 1,
+            max_idle: 1,
         };
         let unavailable = |error: dial::DialError| AskError::Unavailable(error.to_string());
         let resolver = dial::Resolver::new(Clock::system(), Metrics::new()).map_err(unavailable)?;

@@ -15,7 +15,7 @@ use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
@@ -63,28 +63,31 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let inner = self.0.clone();
         Box::pin(async move {
-            let connected = timeout(inner.connect_timeout, inner.connect(uri)).await;
-            connected.unwrap_or(Err(DialError::Timeout(Wait::Connection)))
+            let deadline = Instant::now() + inner.connect_timeout;
+            within(deadline, Wait::Connection, inner.connect(uri, deadline)).await
         })
     }
 }
 
 impl Inner {
-    async fn connect(&self, uri: Uri) -> Result<TokioIo<Link>, DialError> {
+    async fn connect(&self, uri: Uri, deadline: Instant) -> Result<TokioIo<Link>, DialError> {
         let target = Target::of(&uri)?;
         match self.proxies.intercept(&uri) {
             Some(proxy) => self.through(&proxy, uri, &target).await,
-            None => self.directly(&target).await,
+            None => self.directly(&target, deadline).await,
         }
     }
 
-    async fn directly(&self, target: &Target) -> Result<TokioIo<Link>, DialError> {
+    async fn directly(&self, target: &Target, deadline: Instant) -> Result<TokioIo<Link>, DialError> {
         let addresses = self.addresses(&target.host).await?;
         let addresses = self.policy.admitted(&target.host, &addresses)?;
         let wire = reach(target, addresses).await?;
         let link = match target.transport {
             Transport::Plain => Link::new(wire, Route::Direct),
-            Transport::Tls => Link::new(tls::handshake(&self.tls, &target.host, wire).await?, Route::Direct),
+            Transport::Tls => {
+                let handshake = tls::handshake(&self.tls, &target.host, wire);
+                Link::new(within(deadline, Wait::Handshake, handshake).await?, Route::Direct)
+            }
         };
         Ok(TokioIo::new(link))
     }
@@ -120,11 +123,20 @@ impl Inner {
     }
 }
 
+/// What is given up last is what was waited for: an inner wait with the same deadline is asked first.
+async fn within<T>(deadline: Instant, wait: Wait, work: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    timeout_at(deadline, work).await.unwrap_or(Err(DialError::Timeout(wait)))
+}
+
 /// A TCP connection to the first of the addresses that takes one.
 async fn reach(target: &Target, addresses: Vec<IpAddr>) -> Result<TcpStream, DialError> {
     let sockets = addresses.into_iter().map(|address| SocketAddr::new(address, target.port));
     let raced = race(sockets, open).await;
-    raced.map_err(|error| DialError::Connect { host: target.host.to_string(), why: error.to_string() })
+    raced.map_err(|error| DialError::Connect {
+        host: target.host.to_string(),
+        kind: error.kind(),
+        why: error.to_string(),
+    })
 }
 
 /// Happy eyeballs (RFC 8305, 5): an attempt begins when the one before has failed or is `ATTEMPT_DELAY` old; the first to
@@ -164,7 +176,7 @@ mod tests {
     use std::future::{pending, ready};
     use std::sync::Mutex;
 
-    use tokio::time::Instant;
+    use tokio::time::timeout;
 
     use super::*;
 

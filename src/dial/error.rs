@@ -1,6 +1,7 @@
 //! What can go wrong before the head of an answer is here.
 
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -23,7 +24,7 @@ pub enum DialError {
     Refused { host: String, address: IpAddr, why: &'static str },
     /// No address of the host took a TCP connection.
     #[error("connecting to {host} failed: {why}")]
-    Connect { host: String, why: String },
+    Connect { host: String, kind: io::ErrorKind, why: String },
     /// The TLS handshake failed: certificate not trusted, for another name, or no common version.
     #[error("TLS with {host} failed: {why}")]
     Tls { host: String, why: String },
@@ -48,8 +49,10 @@ pub enum DialError {
 pub enum Wait {
     /// One of the upstream's `max_connections` to become free.
     Slot,
-    /// A connection: resolution, TCP, proxy and TLS together.
+    /// A connection: resolution and TCP, with a proxy all that there is to it.
     Connection,
+    /// TLS with a server that took the connection.
+    Handshake,
     /// The head of the answer.
     Head,
 }
@@ -59,6 +62,7 @@ impl std::fmt::Display for Wait {
         f.write_str(match self {
             Wait::Slot => "a free connection",
             Wait::Connection => "a connection",
+            Wait::Handshake => "the end of the TLS handshake",
             Wait::Head => "the head of the answer",
         })
     }
@@ -75,6 +79,20 @@ impl DialError {
     /// True when the server cannot have seen the request: sending it again repeats nothing.
     pub fn certainly_unsent(&self) -> bool {
         !matches!(self, DialError::Timeout(Wait::Head) | DialError::Broken { sent: Sent::Perhaps, .. })
+    }
+
+    /// True when it is known that nobody takes connections where the host is. False for what may be a fault of this machine, of DNS or of
+    /// a configuration, and where somebody took the connection.
+    pub fn nobody_is_there(&self) -> bool {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+        match self {
+            DialError::Connect { kind, .. } => matches!(
+                kind,
+                ConnectionAborted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut
+            ),
+            DialError::Absent { .. } | DialError::Timeout(Wait::Connection) => true,
+            _ => false,
+        }
     }
 
     /// A fixed word for the metrics: `dns`, `refused`, `connect`, `tls`, `timeout` or `broken`.

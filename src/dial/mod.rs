@@ -1,7 +1,7 @@
 //! Outgoing connections: resolver, address policy, TLS, proxies, pool.
 //!
-//! One [`Client`] for each upstream, with its own pool, policy and roots; one [`Resolver`] for all. A client follows no redirect,
-//! adds no credential but the proxy's, to the proxy, and never retries a request that the server may have seen.
+//! One [`Client`] for each upstream and one for the siblings, with its own pool, policy and roots; one [`Resolver`] for all. A client
+//! follows no redirect, adds no credential but the proxy's, to the proxy, and never retries a request that the server may have seen.
 
 mod connect;
 mod error;
@@ -11,7 +11,7 @@ mod proxy;
 mod resolve;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tls;
 
 use std::error::Error;
@@ -36,14 +36,14 @@ use connect::Connector;
 pub use error::{DialError, Sent, Wait};
 use policy::Policy;
 pub use proxy::Proxies;
-pub use resolve::Resolver;
+pub use resolve::{Freshness, Resolver};
 use target::{Target, Transport};
 
 /// Registries and load balancers close idle connections after 60 s and more; ours go first, so that few requests meet a
 /// connection that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 
-/// How one upstream is dialled.
+/// How one upstream, or the siblings, are dialled.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Certificate authorities beside the system's, in PEM form.
@@ -57,8 +57,10 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// From having a connection to the head of the answer.
     pub read_timeout: Duration,
-    /// Requests that wait for a connection or a head at one time, and idle connections kept for each host, at most.
+    /// Requests that wait for a connection or a head at one time, at most.
     pub max_connections: usize,
+    /// Idle connections kept for each host, at most. With none, each request finds out whether its peer still takes connections.
+    pub max_idle: usize,
 }
 
 /// Sends requests to one upstream and to the hosts that it refers to. Clones share one pool.
@@ -94,7 +96,7 @@ where
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(settings.max_connections)
+            .pool_max_idle_per_host(settings.max_idle)
             .build(connector);
         Ok(Client {
             http,
@@ -157,10 +159,10 @@ mod tests {
     use hickory_resolver::proto::rr::RecordType;
     use http_body_util::BodyExt;
     use rustls::version::{TLS12, TLS13};
-    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
-    use super::testing::{Authority, NameServer, Reply, Script, Server};
+    use super::testing::{Authority, NameServer, Reply, Script, Server, deaf_listener};
     use super::*;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
@@ -176,6 +178,7 @@ mod tests {
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(10),
             max_connections: 4,
+            max_idle: 4,
         }
     }
 
@@ -244,7 +247,7 @@ mod tests {
         // A handshake that never begins: the server takes the connection and says nothing.
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let error = get(&client, &format!("https://{}/", mute.local_addr().unwrap())).await.unwrap_err();
-        assert_eq!((&error, error.certainly_unsent()), (&DialError::Timeout(Wait::Connection), true));
+        assert_eq!((&error, error.certainly_unsent()), (&DialError::Timeout(Wait::Handshake), true));
     }
 
     #[tokio::test]
@@ -300,27 +303,9 @@ mod tests {
         assert_eq!(get(&client, &url).await, Err(DialError::Absent { host: "a.example".to_owned() }));
     }
 
-    /// Fills the queue of a listener that accepts nothing, so that the system drops what comes next: a dead address.
-    async fn deaf_listener() -> (SocketAddr, Vec<TcpStream>) {
-        let socket = TcpSocket::new_v6().unwrap();
-        socket.bind("[::1]:0".parse().unwrap()).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut held = Vec::new();
-        while let Ok(stream) = timeout(Duration::from_millis(50), TcpStream::connect(address)).await {
-            held.push(stream.unwrap());
-        }
-        // The listener must stay open and unread for the rest of the test.
-        tokio::spawn(async move {
-            let _listener = listener;
-            std::future::pending::<()>().await;
-        });
-        (address, held)
-    }
-
     #[tokio::test]
     async fn a_dead_ipv6_is_passed_over() {
-        let (deaf, _held) = deaf_listener().await;
+        let (deaf, _held) = deaf_listener("[::1]").await;
         let listener = TcpListener::bind(("127.0.0.1", deaf.port())).await.unwrap();
         let server = Server::listen(listener, Script::Answer, None);
         let client = client(settings(), Proxies::none());

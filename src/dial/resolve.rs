@@ -65,6 +65,15 @@ impl Remembered {
     }
 }
 
+/// How old an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// As old as its time to live.
+    TimeToLive,
+    /// DNS is asked, whatever is remembered.
+    Now,
+}
+
 /// What DNS says about a name, of one family or of both.
 enum Verdict {
     Found {
@@ -123,6 +132,21 @@ impl Resolver {
         Ok(Resolver(Arc::new(Inner { dns, hosts, search, ndots, last_good, clock, metrics })))
     }
 
+    /// All addresses of a host as a URL writes it, IPv4-mapped ones as IPv4: to be compared with others, not to be dialled, since no
+    /// policy has judged them.
+    ///
+    /// # Errors
+    /// [`DialError::Target`] for what is no host; [`DialError::Absent`]; [`DialError::Resolve`] after at most `patience`.
+    pub async fn addresses(&self, host: &str, freshness: Freshness, patience: Duration) -> Result<Vec<IpAddr>, DialError> {
+        match Host::parse(host).map_err(|why| DialError::Target { target: host.to_owned(), why })? {
+            Host::Name(name) => {
+                let found = self.0.resolve(&name, freshness, patience).await?;
+                Ok(found.iter().map(IpAddr::to_canonical).collect())
+            }
+            literal => Ok(self.resolve(&literal, patience).await?.iter().map(IpAddr::to_canonical).collect()),
+        }
+    }
+
     /// The addresses to try, IPv6 first and the families in turn; at least one.
     ///
     /// # Errors
@@ -131,15 +155,16 @@ impl Resolver {
         match host {
             Host::Address(address) => Ok(vec![*address]),
             Host::Local(_) => Ok(vec![IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]), IpAddr::from([127, 0, 0, 1])]),
-            Host::Name(name) => self.0.resolve(name, patience).await.map(|addresses| in_turn(&addresses)),
+            Host::Name(name) => self.0.resolve(name, Freshness::TimeToLive, patience).await.map(|addresses| in_turn(&addresses)),
         }
     }
 }
 
 impl Inner {
-    async fn resolve(&self, name: &str, patience: Duration) -> Result<Arc<[IpAddr]>, DialError> {
+    async fn resolve(&self, name: &str, freshness: Freshness, patience: Duration) -> Result<Arc<[IpAddr]>, DialError> {
         let last = self.last_good.get(name);
-        if let Some(last) = &last
+        if freshness == Freshness::TimeToLive
+            && let Some(last) = &last
             && last.is_fresh(self.clock.now())
         {
             self.metrics.dns_lookup(last.outcome);
@@ -330,6 +355,24 @@ mod tests {
         world.server.set("a.example.", RecordType::AAAA, Reply::NoName);
         assert_eq!(world.resolve("a.example").await.unwrap_or_default(), ["192.0.2.9"]);
         assert_eq!(world.server.queries(), 4);
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_host_are_told_and_again_on_demand() {
+        let many: &[&str] = &[
+            "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.0.10",
+            "10.0.0.11", "10.0.0.12", "10.0.0.13", "10.0.0.14", "10.0.0.15", "10.0.0.16", "10.0.0.17", "10.0.0.18",
+        ];
+        let world = world("").await;
+        world.server.set("a.example.", RecordType::A, Reply::Addresses(&many[..17], 60));
+        let count = async |freshness| world.resolver.addresses("A.example", freshness, PATIENCE).await.map(|found| found.len());
+        assert_eq!(count(Freshness::TimeToLive).await, Ok(17));
+        world.server.set("a.example.", RecordType::A, Reply::Addresses(many, 60));
+        assert_eq!((count(Freshness::TimeToLive).await, count(Freshness::Now).await), (Ok(17), Ok(18)));
+        assert_eq!(count(Freshness::TimeToLive).await, Ok(18));
+        let literal = world.resolver.addresses("[::ffff:10.0.0.1]", Freshness::Now, PATIENCE).await;
+        assert_eq!(literal, Ok(vec![IpAddr::from([10, 0, 0, 1])]));
+        assert!(matches!(world.resolver.addresses("127.1", Freshness::Now, PATIENCE).await, Err(DialError::Target { .. })));
     }
 
     #[tokio::test]

@@ -1,16 +1,18 @@
-//! Peers for this room's tests, on real sockets of this machine: a name server, a registry, proxies.
+//! Peers for the tests of this room and of those above, on real sockets of this machine: a name server, a registry, proxies.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::link::Wire;
@@ -185,6 +187,25 @@ async fn read_head(stream: &mut impl Wire) -> Option<String> {
         head.push(stream.read_u8().await.ok()?);
     }
     String::from_utf8(head).ok().map(|head| head.to_ascii_lowercase())
+}
+
+/// Fills the queue of a listener on `host` that accepts nothing, so that the system drops what comes next: a dead address. It stays so
+/// for the rest of the test.
+pub async fn deaf_listener(host: &str) -> (SocketAddr, Vec<TcpStream>) {
+    let address: SocketAddr = format!("{host}:0").parse().unwrap();
+    let socket = if address.is_ipv6() { TcpSocket::new_v6().unwrap() } else { TcpSocket::new_v4().unwrap() };
+    socket.bind(address).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(50), TcpStream::connect(address)).await {
+        held.push(stream.unwrap());
+    }
+    tokio::spawn(async move {
+        let _listener = listener;
+        std::future::pending::<()>().await;
+    });
+    (address, held)
 }
 
 /// A certificate authority of the tests' own.

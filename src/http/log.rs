@@ -228,6 +228,7 @@ impl Record {
         match self.source {
             Some(Source::Memory) => "memory",
             Some(Source::Disk) => "disk",
+            Some(Source::Bucket) => "bucket",
             Some(Source::Upstream(_)) => "upstream",
             None => "none",
         }

@@ -114,14 +114,29 @@ fn link_next(headers: &mut HeaderMap, path: &str, last: Option<&&str>, listing: 
     insert_text(headers, header::LINK, &format!("<{path}?n={}&last={last}{ns}>; rel=\"next\"", listing.page.limit));
 }
 
-/// Referrers: always an index, with those of one type where that was asked.
-pub fn referrers(answer: Answer<Vec<Descriptor>>, artifact_type: Option<&str>) -> Response<Payload> {
-    let fits = |entry: &Descriptor| artifact_type.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted));
-    let answer = answer.map(|entries| entries.into_iter().filter(fits).collect::<Vec<_>>());
-    let mut response = Response::new(Payload::Bytes(referrers_index(&answer.value).into()));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(INDEX_MEDIA_TYPE));
-    if artifact_type.is_some() {
-        response.headers_mut().insert(OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+/// How referrers were asked for: what a link to their next page repeats.
+#[derive(Clone, Copy, Debug)]
+pub struct ReferrersListing<'a> {
+    pub name: &'a RepositoryName,
+    pub ns: Option<&'a str>,
+    pub subject: &'a Digest,
+    pub artifact_type: Option<&'a str>,
+}
+
+/// Referrers: always an index, of those of one type where that was asked.
+pub fn referrers(answer: Answer<Listed<Descriptor>>, listing: ReferrersListing<'_>) -> Response<Payload> {
+    let Listed { names: entries, more } = &answer.value;
+    let mut response = Response::new(Payload::Bytes(referrers_index(entries).into()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(INDEX_MEDIA_TYPE));
+    if listing.artifact_type.is_some() {
+        headers.insert(OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+    }
+    if let Some(last) = entries.last().filter(|_| *more) {
+        let encoded = |key: &str, text: Option<&str>| text.map(|text| format!("&{key}={}", utf8_percent_encode(text, IN_QUERY)));
+        let rest = [encoded("artifactType", listing.artifact_type), encoded("ns", listing.ns)].into_iter().flatten().collect::<String>();
+        let path = format!("/v2/{}/referrers/{}?last={}{rest}", listing.name, listing.subject, last.digest);
+        insert_text(headers, header::LINK, &format!("<{path}>; rel=\"next\""));
     }
     provenance(response.headers_mut(), &answer);
     response
@@ -170,6 +185,7 @@ fn provenance<T>(headers: &mut HeaderMap, answer: &Answer<T>) {
     match &answer.source {
         Source::Memory => insert_text(headers, OUTPORT_SOURCE, "memory"),
         Source::Disk => insert_text(headers, OUTPORT_SOURCE, "disk"),
+        Source::Bucket => insert_text(headers, OUTPORT_SOURCE, "bucket"),
         Source::Upstream(name) => insert_text(headers, OUTPORT_SOURCE, &format!("upstream={name}")),
     }
     headers.insert(OUTPORT_FRESHNESS, HeaderValue::from_static(freshness_text(answer.freshness)));
@@ -297,21 +313,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn referrers_are_filtered_by_type() {
+    async fn referrers_are_an_index_with_a_link_to_what_follows() {
         let entry = |kind: &str| -> Descriptor {
             let digest = Digest::sha256(kind.as_bytes());
             serde_json::from_value(serde_json::json!({ "mediaType": "m", "digest": digest, "size": 1, "artifactType": kind })).unwrap()
         };
-        let entries = || answer(vec![entry("sbom"), entry("signature")]);
-        let response = referrers(entries(), Some("sbom"));
+        let listed = |more| answer(Listed { names: vec![entry("sbom"), entry("signature")], more });
+        let (name, subject) = ("a/b".parse().unwrap(), Digest::sha256(b"subject"));
+        let listing = ReferrersListing { name: &name, ns: Some("x.io"), subject: &subject, artifact_type: Some("sbom") };
+        let response = referrers(listed(true), listing);
         assert_eq!(response.headers()["oci-filters-applied"], "artifactType");
         assert_eq!(response.headers()["content-type"], INDEX_MEDIA_TYPE);
+        let last = Digest::sha256(b"signature");
+        let link = format!("</v2/a/b/referrers/{subject}?last={last}&artifactType=sbom&ns=x.io>; rel=\"next\"");
+        assert_eq!(response.headers()["link"], link);
         let text = String::from_utf8(bytes(response).await.to_vec()).unwrap();
-        assert!(text.contains("sbom") && !text.contains("signature"), "{text}");
-        let response = referrers(entries(), None);
-        assert!(!response.headers().contains_key("oci-filters-applied"));
-        assert!(String::from_utf8_lossy(&bytes(response).await).contains("signature"));
-        let response = referrers(answer(Vec::new()), None);
+        assert!(text.contains("sbom") && text.contains("signature"), "{text}");
+        let listing = ReferrersListing { artifact_type: None, ns: None, ..listing };
+        let response = referrers(listed(false), listing);
+        assert!(!response.headers().contains_key("oci-filters-applied") && !response.headers().contains_key("link"));
+        let response = referrers(answer(Listed { names: Vec::new(), more: false }), listing);
         assert_eq!(response.status(), StatusCode::OK);
     }
 }

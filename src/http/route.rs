@@ -55,7 +55,12 @@ pub enum Wanted {
     Manifest(Reference),
     Blob(Digest),
     Tags(Page),
-    Referrers { subject: Digest, artifact_type: Option<String> },
+    Referrers {
+        subject: Digest,
+        artifact_type: Option<String>,
+        /// Those behind this one.
+        last: Option<Digest>,
+    },
 }
 
 /// What is to be done to a repository.
@@ -155,7 +160,8 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         Word::Tags => reading(method).and_then(|()| page(query)).map(|page| Doing::Read(Wanted::Tags(page)))?,
         Word::Referrers => {
             reading(method)?;
-            Doing::Read(Wanted::Referrers { subject: rest.parse()?, artifact_type: parameter(query, "artifactType") })
+            let last = parameter(query, "last").map(|last| last.parse()).transpose()?;
+            Doing::Read(Wanted::Referrers { subject: rest.parse()?, artifact_type: parameter(query, "artifactType"), last })
         }
     };
     let name = repository_name(&endpoint.name)?;
@@ -446,7 +452,7 @@ mod tests {
         assert_eq!(get("/v2/a/b/tags/list"), read("a/b", Wanted::Tags(all(MAX_PAGE))));
         assert_eq!(
             get(&format!("/v2/a/referrers/sha256:{HEX}?artifactType=application/vnd.x%2Bjson")),
-            read("a", Wanted::Referrers { subject: digest(), artifact_type: Some("application/vnd.x+json".into()) })
+            read("a", Wanted::Referrers { subject: digest(), artifact_type: Some("application/vnd.x+json".into()), last: None })
         );
         for command in [("/outport/v1/refresh", Command::Refresh), ("/outport/v1/prefetch", Command::Prefetch)] {
             assert_eq!(route(&Method::POST, command.0.as_bytes(), ""), Ok(Action::Command(command.1)));

@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::admit::{Call, Read, Site, Write};
+use super::admit::{Call, Read, Site};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
@@ -19,15 +19,15 @@ use super::error::{Failure, Subject};
 use super::log::Record;
 use super::ops::{self, OpsAction};
 use super::request_id::{RequestIds, X_REQUEST_ID};
-use super::respond::{self, Listing};
+use super::push::Locations;
+use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
 use crate::clock::Clock;
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
-use crate::registry::push::PushError;
-use crate::registry::{Check, Readiness, Registry};
+use crate::registry::{Check, Readiness, ReferrersPage, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -42,6 +42,7 @@ pub struct Http(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
+    locations: Locations,
     site: RwLock<Arc<Site>>,
     request_timeout: Duration,
     metrics: Metrics,
@@ -59,9 +60,10 @@ enum Reuse {
 }
 
 impl Http {
-    pub fn new(registry: Registry, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new(registry: Registry, locations: Locations, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
         Http(Arc::new(Inner {
             registry,
+            locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
             metrics,
@@ -69,6 +71,14 @@ impl Http {
             ids: RequestIds::new(),
             draining: AtomicBool::new(false),
         }))
+    }
+
+    pub(super) fn registry_ref(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(super) fn locations(&self) -> &Locations {
+        &self.0.locations
     }
 
     /// Replaces names, identity and policy for the requests that begin from now on.
@@ -95,7 +105,7 @@ impl Http {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
-                let reply = within(self.0.request_timeout, self.write(write, &head, &mut inflow, &mut record)).await;
+                let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
                 (reply, drain_rest(&head, inflow).await)
             }
             Ok(call) => {
@@ -108,7 +118,9 @@ impl Http {
             record.cause = failure.cause.take();
             failure.into_response()
         });
-        finish(reply, &head, reuse, &connection, record)
+        let mut answer = finish(reply, &head, reuse, &connection, record);
+        self.0.locations.vouch(&head.headers, answer.headers_mut());
+        answer
     }
 
     /// A request on the operators' listener. It is in no log: probes and scrapes would fill it.
@@ -162,11 +174,6 @@ impl Http {
         }
     }
 
-    /// Nothing is hosted yet: an access that may push is for a repository that takes none.
-    async fn write(&self, _: Write, _: &Parts, _: &mut Inflow, _: &mut Record) -> Result<Response<Payload>, Failure> {
-        Err(PushError::Proxied.into())
-    }
-
     async fn read(&self, read: &Read, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
         let (registry, access) = (&self.0.registry, &read.access);
         let refused = |error| Failure::from_cache(error, read.wanted.subject());
@@ -178,10 +185,12 @@ impl Http {
                 record.found(&answer);
                 respond::tags(answer, &read.name, Listing { page, ns: read.ns.as_deref() })
             }
-            Wanted::Referrers { subject, artifact_type } => {
-                let answer = registry.referrers(access, subject).await.map_err(refused)?;
+            Wanted::Referrers { subject, artifact_type, last } => {
+                let artifact_type = artifact_type.as_deref();
+                let page = ReferrersPage { subject, artifact_type, after: last.as_ref() };
+                let answer = registry.referrers(access, page).await.map_err(refused)?;
                 record.found(&answer);
-                respond::referrers(answer, artifact_type.as_deref())
+                respond::referrers(answer, ReferrersListing { name: &read.name, ns: read.ns.as_deref(), subject, artifact_type })
             }
         };
         if let Some(upstream) = read.ns.as_ref().and(record.upstream.as_deref())

@@ -1,7 +1,5 @@
 //! What pushes say in their heads, and what their answers say (distribution-spec, "Push"): pure.
 
-#![allow(dead_code, reason = "the registry's use cases of pushing call it")]
-
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 

@@ -1,7 +1,8 @@
-//! The use cases without HTTP: pull, discover, refresh.
+//! The use cases without HTTP: pull, push, discover, delete, refresh.
 //!
 //! Each takes an [`Access`], the proof that its caller may do this to this repository. Only then is a digest looked at.
 
+mod hosted;
 mod names;
 pub mod push;
 
@@ -9,14 +10,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+pub use hosted::ReferrersPage;
 pub use names::{Addressing, Names, Target, UnknownNamespace};
 
 use crate::access::Access;
 pub use crate::cache::Prefetched;
 use crate::cache::{Answer, Cache, CacheError, Origin, StoredManifest};
-use crate::config::path_prefix;
+use crate::config::{self, path_prefix};
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
+use crate::region::{NotOpen, Open, Region};
 use crate::store::{Content, Store};
+use crate::uploads::Uploads;
 use crate::upstream::Upstream;
 
 /// How many names the catalogue reads at a time while it looks for those that a caller may see.
@@ -37,8 +41,19 @@ pub struct Registry {
 struct Inner {
     cache: Cache,
     store: Store,
+    region: Region,
+    uploads: Uploads,
+    /// The policies of hosted repositories; the first that matches counts.
+    hosted: RwLock<Arc<[config::Hosted]>>,
     /// By the path component that a full repository name begins with.
     upstreams: RwLock<Arc<HashMap<String, Arc<Upstream>>>>,
+}
+
+/// Whose a repository is.
+enum Home<'a> {
+    Proxied(Origin),
+    /// This region's own.
+    Hosted(&'a RepositoryName),
 }
 
 /// Which part of a sorted list is wanted: at most `limit` names that come after `last`.
@@ -80,10 +95,23 @@ pub struct Readiness {
 }
 
 impl Registry {
-    pub fn new(cache: Cache, store: Store, upstreams: Vec<Arc<Upstream>>) -> Registry {
-        let registry = Registry { inner: Arc::new(Inner { cache, store, upstreams: RwLock::default() }) };
-        registry.set_upstreams(upstreams);
-        registry
+    pub fn new(cache: Cache, store: Store, region: Region, uploads: Uploads) -> Registry {
+        let hosted = RwLock::new(Arc::default());
+        Registry { inner: Arc::new(Inner { cache, store, region, uploads, hosted, upstreams: RwLock::default() }) }
+    }
+
+    /// Replaces the policies of hosted repositories.
+    pub fn set_hosted(&self, hosted: &[config::Hosted]) {
+        *self.inner.hosted.write().unwrap_or_else(PoisonError::into_inner) = hosted.into();
+    }
+
+    fn allows_sparse(&self, repository: &RepositoryName) -> bool {
+        let policies = self.inner.hosted.read().unwrap_or_else(PoisonError::into_inner).clone();
+        policies.iter().find(|policy| policy.pattern.matches(repository)).is_some_and(|policy| policy.sparse_indexes)
+    }
+
+    fn region(&self) -> Result<&Open, NotOpen> {
+        self.inner.region.get()
     }
 
     /// Replaces the upstreams; requests under way keep theirs.
@@ -101,51 +129,78 @@ impl Registry {
         self.upstreams().get(&path_prefix(name)).cloned()
     }
 
-    /// The upstream's repository that an access is for. Nothing is hosted here yet, so any other name is absent.
-    fn origin(&self, access: &Access) -> Result<Origin, CacheError> {
+    /// Whether a repository is pushed here: whatever does not lie below an upstream's name. No upstream is ever asked about it.
+    fn is_hosted(&self, repository: &RepositoryName) -> bool {
+        !self.upstreams().contains_key(repository.as_str().split('/').next().unwrap_or_default())
+    }
+
+    /// Whose the repository is that an access is for.
+    fn home<'a>(&self, access: &'a Access) -> Result<Home<'a>, CacheError> {
         let repository = access.repository();
         let prefix = repository.as_str().split('/').next().unwrap_or_default();
         let upstreams = self.upstreams();
-        let (upstream, remote) = upstreams.get(prefix).zip(repository.without_components(1)).ok_or(CacheError::Absent)?;
-        if !upstream.allows(&remote) {
-            return Err(CacheError::Absent);
+        let Some(upstream) = upstreams.get(prefix) else { return Ok(Home::Hosted(repository)) };
+        let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
+        Ok(Home::Proxied(Origin { upstream: upstream.clone(), repository: repository.clone(), remote }))
+    }
+
+    /// For what makes sense with an upstream only.
+    fn origin(&self, access: &Access) -> Result<Origin, CacheError> {
+        match self.home(access)? {
+            Home::Proxied(origin) => Ok(origin),
+            Home::Hosted(_) => Err(CacheError::Absent),
         }
-        Ok(Origin { upstream: upstream.clone(), repository: repository.clone(), remote })
     }
 
     /// The manifest itself. Fetching one from an upstream starts fetching its blobs.
     pub async fn manifest(&self, access: &Access, reference: &Reference) -> Result<Answer<StoredManifest>, CacheError> {
-        self.inner.cache.manifest(&self.origin(access)?, reference).await
+        match self.home(access)? {
+            Home::Proxied(origin) => self.inner.cache.manifest(&origin, reference).await,
+            Home::Hosted(repository) => self.hosted_manifest(repository, reference).await,
+        }
     }
 
     /// A blob: complete, or still arriving. Small blobs are complete and verified when this returns, others have their first byte.
     pub async fn blob(&self, access: &Access, digest: &Digest) -> Result<Answer<Content>, CacheError> {
-        self.inner.cache.blob(&self.origin(access)?, digest).await
+        match self.home(access)? {
+            Home::Proxied(origin) => self.inner.cache.blob(&origin, digest).await,
+            Home::Hosted(repository) => self.hosted_blob(repository, digest).await,
+        }
     }
 
     /// A blob's size, without fetching it.
     pub async fn blob_head(&self, access: &Access, digest: &Digest) -> Result<Answer<BlobHead>, CacheError> {
-        let size = self.inner.cache.blob_size(&self.origin(access)?, digest).await?;
-        Ok(size.map(|size_bytes| BlobHead { size_bytes }))
+        match self.home(access)? {
+            Home::Proxied(origin) => Ok(self.inner.cache.blob_size(&origin, digest).await?.map(|size_bytes| BlobHead { size_bytes })),
+            Home::Hosted(repository) => self.hosted_blob_head(repository, digest).await,
+        }
     }
 
     /// Tags in lexical order.
     pub async fn tags(&self, access: &Access, page: &Page) -> Result<Answer<Listed<Tag>>, CacheError> {
-        let tags = self.inner.cache.tags(&self.origin(access)?).await?;
-        Ok(tags.map(|list| page.of(&list.items, Tag::as_str)))
+        match self.home(access)? {
+            Home::Proxied(origin) => Ok(self.inner.cache.tags(&origin).await?.map(|list| page.of(&list.items, Tag::as_str))),
+            Home::Hosted(repository) => self.hosted_tags(repository, page).await,
+        }
     }
 
-    /// Manifests whose subject is `digest`, all of them; an empty list when there are none.
-    pub async fn referrers(&self, access: &Access, digest: &Digest) -> Result<Answer<Vec<Descriptor>>, CacheError> {
-        let referrers = self.inner.cache.referrers(&self.origin(access)?, digest).await?;
-        Ok(referrers.map(|list| list.items.clone()))
+    /// Manifests with this subject; an empty list when there are none. An upstream's come in one page.
+    pub async fn referrers(&self, access: &Access, page: ReferrersPage<'_>) -> Result<Answer<Listed<Descriptor>>, CacheError> {
+        match self.home(access)? {
+            Home::Hosted(repository) => self.hosted_referrers(repository, page).await,
+            Home::Proxied(origin) => {
+                let fits = |entry: &&Descriptor| page.artifact_type.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted));
+                let referrers = self.inner.cache.referrers(&origin, page.subject).await?;
+                Ok(referrers.map(|list| Listed { names: list.items.iter().filter(fits).cloned().collect(), more: false }))
+            }
+        }
     }
 
-    /// Repositories of which this edge holds something and that the caller may read, in lexical order.
+    /// Repositories that are hosted, or of which this edge holds something, and that the caller may read, in lexical order.
     pub async fn catalog(&self, readable: impl Fn(&RepositoryName) -> bool, page: &Page) -> Listed<RepositoryName> {
         let (mut names, mut last, mut seen) = (Vec::new(), page.last.clone(), 0);
         while page.limit > 0 && seen < MAX_CATALOG_SCAN {
-            let batch = self.inner.cache.repositories(last.as_deref(), CATALOG_BATCH).await;
+            let batch = self.repositories(last.as_deref(), CATALOG_BATCH).await;
             let Some(end) = batch.last() else { return Listed { names, more: false } };
             last = Some(end.to_string());
             seen += batch.len();
@@ -172,6 +227,7 @@ impl Registry {
     /// Whether this edge can serve.
     pub async fn ready(&self, check: Check) -> Readiness {
         let mut readiness = Readiness::default();
+        readiness.impaired.extend(self.region_impaired(check).await);
         if check == Check::Shallow {
             return readiness;
         }

@@ -21,8 +21,27 @@
 
 use std::time::Duration;
 
-use crate::inflow::InflowError;
-use crate::oci::{Digest, InvalidManifest};
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+
+use super::Registry;
+use crate::access::{Access, Principal};
+use crate::bucket::{BucketError, Key};
+use crate::cache::CacheError;
+use crate::inflow::{Inflow, InflowError};
+use crate::ledger::{
+    AppendError, Content, ContentKind, Event, INLINE_BYTES, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, Position, Rejected,
+};
+use crate::oci::{
+    Algorithm, Chunk, Descriptor, Digest, InvalidManifest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, SessionId, Tag,
+};
+use crate::region::NotOpen;
+use crate::store::ContentError;
+use crate::uploads::{Offset, Owner, UploadError, Uploaded};
+
+/// Repositories that a mount without `from` looks through for one that the caller may read.
+const MAX_MOUNT_SOURCES: usize = 64;
 
 /// Why something is not pushed or deleted. The http room has the one table from these to what clients are told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,4 +93,346 @@ pub enum PushError {
     /// It is not known whether it was done, or it cannot be done now. Trying again is safe.
     #[error("{why}")]
     Unavailable { why: String, retry_after: Option<Duration> },
+}
+
+/// Who pushes where.
+#[derive(Clone, Copy, Debug)]
+pub struct Pusher<'a> {
+    /// For pushing to this repository.
+    pub access: &'a Access,
+    pub principal: &'a Principal,
+}
+
+impl Pusher<'_> {
+    fn owner(&self) -> Owner {
+        Owner { principal: self.principal.clone(), repository: self.access.repository().clone() }
+    }
+}
+
+/// What a manifest's push made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushedTo {
+    pub digest: Digest,
+    pub subject: Option<Digest>,
+    pub position: Position,
+}
+
+impl Registry {
+    /// A repository of an upstream takes no pushes.
+    fn hosted<'a>(&self, pusher: &Pusher<'a>) -> Result<&'a RepositoryName, PushError> {
+        let repository = pusher.access.repository();
+        if self.is_hosted(repository) { Ok(repository) } else { Err(PushError::Proxied) }
+    }
+
+    pub fn begin_upload(&self, pusher: Pusher<'_>, algorithm: Algorithm) -> Result<SessionId, PushError> {
+        self.hosted(&pusher)?;
+        Ok(self.inner.uploads.begin(pusher.owner(), algorithm)?)
+    }
+
+    /// How many bytes are here.
+    pub fn upload_status(&self, pusher: Pusher<'_>, id: &SessionId) -> Result<u64, PushError> {
+        self.hosted(&pusher)?;
+        Ok(self.inner.uploads.received_bytes(&pusher.owner(), id)?)
+    }
+
+    /// How many bytes are here then.
+    pub async fn append_chunk(
+        &self,
+        pusher: Pusher<'_>,
+        id: &SessionId,
+        part: (Chunk, Offset),
+        inflow: &mut Inflow,
+    ) -> Result<u64, PushError> {
+        self.hosted(&pusher)?;
+        Ok(self.inner.uploads.append(&pusher.owner(), id, part, inflow).await?)
+    }
+
+    pub async fn finish_upload(
+        &self,
+        pusher: Pusher<'_>,
+        id: &SessionId,
+        (part, digest): ((Chunk, Offset), &Digest),
+        inflow: &mut Inflow,
+    ) -> Result<Position, PushError> {
+        let repository = self.hosted(&pusher)?;
+        let uploaded = self.inner.uploads.finish(&pusher.owner(), id, part, digest, inflow).await?;
+        self.commit(repository, uploaded).await
+    }
+
+    /// The body is the whole blob.
+    pub async fn push_blob(&self, pusher: Pusher<'_>, digest: &Digest, inflow: &mut Inflow) -> Result<Position, PushError> {
+        let repository = self.hosted(&pusher)?;
+        let uploaded = self.inner.uploads.whole(pusher.owner(), digest, inflow).await?;
+        self.commit(repository, uploaded).await
+    }
+
+    pub fn cancel_upload(&self, pusher: Pusher<'_>, id: &SessionId) -> Result<(), PushError> {
+        self.hosted(&pusher)?;
+        Ok(self.inner.uploads.cancel(&pusher.owner(), id)?)
+    }
+
+    /// Makes a blob readable through a repository without its bytes being sent. `None` if that cannot be done: then it is uploaded.
+    /// `source` is for pulling from the repository that the client named; without one, any that `readable` allows will do.
+    pub async fn mount(
+        &self,
+        pusher: Pusher<'_>,
+        digest: &Digest,
+        source: Option<&Access>,
+        readable: impl Fn(&RepositoryName) -> bool,
+    ) -> Result<Option<Position>, PushError> {
+        let repository = self.hosted(&pusher)?;
+        let ledger = &self.region()?.ledger;
+        let here = match source {
+            Some(source) if !self.is_hosted(source.repository()) => return Ok(self.mount_proxied(pusher, digest, source).await),
+            Some(source) => self.find(|ledger| ledger.blob(source.repository(), digest)).await.is_ok_and(|found| found.is_some()),
+            None => {
+                // What cannot be told is not mounted.
+                let _ = ledger.confirm(Look::Recent).await;
+                ledger.repositories_with(digest, MAX_MOUNT_SOURCES).is_ok_and(|found| found.iter().any(readable))
+            }
+        };
+        if !here {
+            return Ok(None);
+        }
+        match ledger.append(vec![Event::link(repository.clone(), *digest)]).await {
+            Ok(position) => Ok(Some(position)),
+            Err(AppendError::Rejected(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Content of an upstream's becomes this region's own: durable before it is answered for.
+    async fn mount_proxied(&self, pusher: Pusher<'_>, digest: &Digest, source: &Access) -> Option<Position> {
+        let brought = async {
+            let content = self.blob(source, digest).await?.value;
+            let pieces = stream::unfold(content.whole(), async |mut region| match region.next(crate::inflow::MAX_BLOCK_BYTES).await {
+                Ok(None) => None,
+                Ok(Some(block)) => Some((Ok::<_, ContentError>(Frame::data(block)), region)),
+                Err(error) => Some((Err(error), region)),
+            });
+            let mut inflow = Inflow::new(StreamBody::new(Box::pin(pieces)), u64::MAX);
+            self.push_blob(pusher, digest, &mut inflow).await
+        };
+        let brought: Result<Position, PushError> = brought.await;
+        brought.inspect_err(|error| tracing::debug!(%digest, %error, "a blob could not be mounted from an upstream")).ok()
+    }
+
+    /// Names an uploaded blob in the ledger. Goes on when the request is dropped.
+    async fn commit(&self, repository: &RepositoryName, uploaded: Uploaded) -> Result<Position, PushError> {
+        let (registry, repository) = (self.clone(), repository.clone());
+        let committing = tokio::spawn(async move { registry.commit_now(&repository, uploaded).await });
+        committing.await.unwrap_or_else(|_| Err(PushError::Unavailable { why: "the process is ending".to_owned(), retry_after: None }))
+    }
+
+    async fn commit_now(&self, repository: &RepositoryName, uploaded: Uploaded) -> Result<Position, PushError> {
+        let open = self.region()?;
+        let link = Event::link(repository.clone(), uploaded.digest);
+        if self.has_own_copy(&open.ledger, &uploaded.digest) {
+            match open.ledger.append(vec![link.clone()]).await {
+                Ok(position) => {
+                    uploaded.discard(&open.bucket).await;
+                    return Ok(position);
+                }
+                // Its place went meanwhile: then this one is needed.
+                Err(AppendError::Rejected(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let blob = Event::blob(uploaded.digest, uploaded.size_bytes, uploaded.content.clone());
+        let position = open.ledger.append(vec![blob, link]).await?;
+        let (bucket, store) = (open.bucket.clone(), self.inner.store.clone());
+        // Whoever pulls it first does not wait for this.
+        tokio::spawn(async move { uploaded.keep(&bucket, &store).await });
+        Ok(position)
+    }
+
+    fn has_own_copy(&self, ledger: &Ledger, digest: &Digest) -> bool {
+        ledger.places(digest).is_ok_and(|found| found.is_some_and(|entry| entry.inline.is_some() || !entry.places.is_empty()))
+    }
+
+    /// Keeps a manifest, with the tag that it is pushed under and those besides.
+    pub async fn push_manifest(
+        &self,
+        pusher: Pusher<'_>,
+        (reference, tags): (&Reference, &[Tag]),
+        content_type: Option<&str>,
+        inflow: Inflow,
+    ) -> Result<PushedTo, PushError> {
+        let repository = self.hosted(&pusher)?;
+        let bytes = match inflow.limited(MAX_MANIFEST_BYTES as u64).collect().await {
+            Err(InflowError::TooLong { .. }) => return Err(InvalidManifest::TooLarge.into()),
+            collected => collected?,
+        };
+        let manifest = PushedManifest::parse(&bytes, content_type)?;
+        let digest = match reference {
+            Reference::Digest(named) => Digest::of(named.algorithm(), &bytes),
+            Reference::Tag(_) => Digest::sha256(&bytes),
+        };
+        if let Reference::Digest(named) = reference
+            && digest != *named
+        {
+            return Err(PushError::DigestMismatch { found: digest });
+        }
+        let sparse = self.allows_sparse(repository);
+        self.check_references(repository, &manifest, sparse).await?;
+        let facts = self.facts(repository, &manifest, sparse)?;
+        let subject = facts.subject;
+        let content = self.place_manifest(bytes).await?;
+        let mut events = vec![Event::manifest(repository.clone(), digest, content, facts)];
+        let named = match reference {
+            Reference::Tag(tag) => std::slice::from_ref(tag),
+            Reference::Digest(_) => tags,
+        };
+        events.extend(named.iter().map(|tag| Event::tag(repository.clone(), tag.clone(), digest)));
+        let position = self.region()?.ledger.append(events).await?;
+        Ok(PushedTo { digest, subject, position })
+    }
+
+    /// Each reference is in the repository and has the size that the manifest says. What seems absent is looked for once more, after
+    /// a fresh look: it may have been pushed through another node.
+    async fn check_references(&self, repository: &RepositoryName, manifest: &PushedManifest, sparse: bool) -> Result<(), PushError> {
+        let ledger = &self.region()?.ledger;
+        let _ = ledger.confirm(Look::Recent).await;
+        let mut absent = self.absent(repository, manifest, sparse)?;
+        if !absent.is_empty() {
+            ledger.confirm(Look::Now).await?;
+            absent = self.absent(repository, manifest, sparse)?;
+        }
+        if absent.is_empty() { Ok(()) } else { Err(PushError::ReferencesUnknown(absent)) }
+    }
+
+    fn absent(&self, repository: &RepositoryName, manifest: &PushedManifest, sparse: bool) -> Result<Vec<Digest>, PushError> {
+        let ledger = &self.region()?.ledger;
+        let mut absent = Vec::new();
+        let mut check = |wanted: &Descriptor, found: Option<u64>| match found {
+            Some(size_bytes) if size_bytes != wanted.size => Err(PushError::ReferenceSize { digest: wanted.digest, size_bytes }),
+            Some(_) => Ok(()),
+            None => {
+                absent.push(wanted.digest);
+                Ok(())
+            }
+        };
+        for blob in &manifest.blobs {
+            check(blob, ledger.blob(repository, &blob.digest)?.map(|entry| entry.size_bytes))?;
+        }
+        for child in &manifest.manifests {
+            let found = ledger.manifest(repository, &child.digest)?.map(|entry| entry.facts.size_bytes);
+            if found.is_some() || !sparse {
+                check(child, found)?;
+            }
+        }
+        Ok(absent)
+    }
+
+    fn facts(&self, repository: &RepositoryName, manifest: &PushedManifest, sparse: bool) -> Result<ManifestFacts, PushError> {
+        let ledger = &self.region()?.ledger;
+        let mut blobs: Vec<Digest> = manifest.blobs.iter().map(|blob| blob.digest).collect();
+        // A foreign layer that was pushed all the same is kept like any other.
+        for foreign in &manifest.foreign {
+            if ledger.blob(repository, &foreign.digest)?.is_some() {
+                blobs.push(foreign.digest);
+            }
+        }
+        Ok(ManifestFacts {
+            media_type: manifest.media_type.to_owned(),
+            size_bytes: manifest.size_bytes,
+            blobs,
+            manifests: manifest.manifests.iter().map(|child| child.digest).collect(),
+            sparse,
+            subject: manifest.subject.as_ref().map(|subject| subject.digest),
+            artifact_type: manifest.artifact_type.clone(),
+            annotations: (!manifest.annotations.is_empty()).then(|| manifest.annotations.clone()),
+        })
+    }
+
+    /// A manifest that the ledger cannot carry gets a key of its own.
+    async fn place_manifest(&self, bytes: bytes::Bytes) -> Result<Content, PushError> {
+        if bytes.len() <= INLINE_BYTES {
+            return Ok(Content::Inline(bytes));
+        }
+        let bucket = &self.region()?.bucket;
+        let key = bucket.fresh_ulid();
+        let mut object = bucket.upload(&Key::Blob(key)).await?;
+        object.write(bytes).await?;
+        object.finish().await?;
+        Ok(Content::Key(Place { origin: Origin::new(bucket.region(), bucket.incarnation()), key }))
+    }
+
+    /// A tag goes alone; a manifest goes with its tags.
+    pub async fn delete_manifest(&self, pusher: Pusher<'_>, reference: &Reference) -> Result<Position, PushError> {
+        let repository = self.hosted(&pusher)?;
+        let event = match reference {
+            Reference::Tag(tag) => Event::untag(repository.clone(), tag.clone()),
+            Reference::Digest(digest) => Event::delete(repository.clone(), *digest, ContentKind::Manifest),
+        };
+        self.region()?.ledger.append(vec![event]).await.map_err(|error| match error {
+            AppendError::Rejected(Rejected::TagUnknown(_) | Rejected::ManifestUnknown(_)) => PushError::ManifestUnknown,
+            error => error.into(),
+        })
+    }
+
+    pub async fn delete_blob(&self, pusher: Pusher<'_>, digest: &Digest) -> Result<Position, PushError> {
+        let repository = self.hosted(&pusher)?;
+        let event = Event::delete(repository.clone(), *digest, ContentKind::Blob);
+        self.region()?.ledger.append(vec![event]).await.map_err(|error| match error {
+            AppendError::Rejected(Rejected::BlobUnknown(_)) => PushError::BlobUnknown,
+            error => error.into(),
+        })
+    }
+}
+
+impl From<UploadError> for PushError {
+    fn from(error: UploadError) -> PushError {
+        match error {
+            UploadError::Unknown => PushError::SessionUnknown,
+            UploadError::OutOfOrder { received_bytes } => PushError::OutOfOrder { received_bytes },
+            UploadError::Length => PushError::Length,
+            UploadError::TooLarge { most_bytes } => PushError::TooLarge { most_bytes },
+            UploadError::TooMany { retry_after } => PushError::TooManySessions { retry_after },
+            UploadError::Inflow(error) => PushError::Inflow(error),
+            UploadError::Mismatch { found } => PushError::DigestMismatch { found },
+            UploadError::Unavailable { why, retry_after } => PushError::Unavailable { why, retry_after },
+        }
+    }
+}
+
+impl From<AppendError> for PushError {
+    fn from(error: AppendError) -> PushError {
+        match error {
+            AppendError::Unavailable { why, retry_after } => PushError::Unavailable { why, retry_after: Some(retry_after) },
+            AppendError::Rejected(Rejected::ReferencesUnknown(digests)) => PushError::ReferencesUnknown(digests),
+            AppendError::Rejected(Rejected::InUse(_)) => PushError::Referenced,
+            AppendError::Rejected(Rejected::TooLarge) => InvalidManifest::TooLarge.into(),
+            // A place was swept or a blob collected between the upload's end and its event: trying again is safe.
+            AppendError::Rejected(why) => PushError::Unavailable { why: why.to_string(), retry_after: None },
+        }
+    }
+}
+
+impl From<LedgerError> for PushError {
+    fn from(error: LedgerError) -> PushError {
+        PushError::Unavailable { why: error.to_string(), retry_after: None }
+    }
+}
+
+impl From<NotOpen> for PushError {
+    fn from(error: NotOpen) -> PushError {
+        PushError::Unavailable { why: error.to_string(), retry_after: None }
+    }
+}
+
+impl From<BucketError> for PushError {
+    fn from(error: BucketError) -> PushError {
+        UploadError::from(error).into()
+    }
+}
+
+impl From<CacheError> for PushError {
+    fn from(error: CacheError) -> PushError {
+        match error {
+            CacheError::Absent => PushError::BlobUnknown,
+            CacheError::Unavailable { why, retry_after } => PushError::Unavailable { why, retry_after },
+            CacheError::WrongAnswer(why) => PushError::Unavailable { why, retry_after: None },
+        }
+    }
 }

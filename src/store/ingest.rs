@@ -18,7 +18,7 @@ use super::content::{Content, ContentError};
 use super::files::Stamp;
 use super::growing::{Growing, Room, Slowest};
 use super::{Shared, lock};
-use crate::oci::{Digest, Digester};
+use crate::oci::{Algorithm, Digest, Digester};
 
 /// What may wait while a batch is being written.
 const BATCH_BYTES: usize = 1 << 20;
@@ -71,14 +71,14 @@ struct Queue {
 }
 
 /// Where the bytes go.
-struct Sink {
+pub(super) struct Sink {
     shared: Arc<Shared>,
     digester: Digester,
     target: Target,
     written: u64,
 }
 
-enum Target {
+pub(super) enum Target {
     /// Nothing has been written yet.
     Unopened,
     File(Partial),
@@ -87,7 +87,7 @@ enum Target {
 }
 
 /// A temporary file. Dropping it deletes it.
-struct Partial {
+pub(super) struct Partial {
     shared: Arc<Shared>,
     file: Arc<File>,
     path: PathBuf,
@@ -103,7 +103,7 @@ impl std::fmt::Debug for Sink {
 impl Ingest {
     pub(super) fn new(shared: Arc<Shared>, digest: Digest, size_bytes: Option<u64>) -> Ingest {
         let growing = Arc::new(Growing::of_transfer(size_bytes, shared.metrics.clone()));
-        let sink = Sink { shared, digester: Digester::new(digest.algorithm()), target: Target::Unopened, written: 0 };
+        let sink = Sink::new(shared, digest.algorithm(), Target::Unopened);
         let queue = Mutex::new(Queue { blocks: Vec::new(), bytes: 0, sink: Some(sink) });
         Ingest { pipe: Arc::new(Pipe { growing, queue, taken: Notify::new() }), digest, size_bytes, accepted: 0 }
     }
@@ -247,7 +247,7 @@ impl Drop for Ingest {
 }
 
 /// Deletes the temporary file, which is work for the blocking pool; without a runtime the process is ending.
-fn discard(sink: Sink) {
+pub(super) fn discard(sink: Sink) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn_blocking(move || drop(sink));
     }
@@ -307,6 +307,38 @@ impl Drop for Work {
 }
 
 impl Sink {
+    pub(super) fn new(shared: Arc<Shared>, algorithm: Algorithm, target: Target) -> Sink {
+        Sink { shared, digester: Digester::new(algorithm), target, written: 0 }
+    }
+
+    /// The digest of what came so far.
+    pub(super) fn digest(&self) -> Digest {
+        self.digester.clone().finish()
+    }
+
+    /// Hashes and writes what nobody reads yet. A disk that does not take it is left alone from there on.
+    pub(super) fn absorb(&mut self, mut blocks: Vec<Bytes>) {
+        for block in &blocks {
+            self.digester.update(block);
+        }
+        self.written += blocks.iter().map(|block| block.len() as u64).sum::<u64>();
+        if let Target::Unopened = self.target {
+            self.target = Partial::create(&self.shared, None).map_or(Target::Passing, Target::File);
+        }
+        if self.written > self.shared.max_bytes {
+            self.target = Target::Passing;
+        }
+        if let Target::File(partial) = &mut self.target {
+            match partial.write(&mut blocks).1 {
+                Ok(()) => self.shared.disk.took(),
+                Err(error) => {
+                    self.shared.disk.refused("writing an upload's copy", &error);
+                    self.target = Target::Passing;
+                }
+            }
+        }
+    }
+
     /// Hashes and writes a batch, then shows it to readers.
     fn write(&mut self, mut blocks: Vec<Bytes>, growing: &Growing) {
         for block in &blocks {
@@ -350,7 +382,7 @@ impl Sink {
     }
 
     /// Makes a verified content durable and known; `None` when the disk does not take it, which costs its readers nothing.
-    fn keep(mut self, digest: Digest) -> Option<Content> {
+    pub(super) fn keep(mut self, digest: Digest) -> Option<Content> {
         if let Target::Unopened = self.target {
             // An empty content has met no file yet.
             self.target = Partial::create(&self.shared, Some(0)).map_or(Target::Passing, Target::File);

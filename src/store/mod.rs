@@ -4,6 +4,7 @@
 
 mod content;
 mod disk;
+mod draft;
 mod files;
 mod growing;
 mod index;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 
 pub use content::{Content, ContentError, FilePart, Piece, Region};
 use disk::Disk;
+pub use draft::{Draft, GivenUp, Keeping};
 use files::{Lookup, OpenFiles};
 use index::{Index, IndexError};
 pub use ingest::{Ingest, IngestError};
@@ -34,7 +36,7 @@ pub use verify::VerifyReport;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::oci::Digest;
+use crate::oci::{Algorithm, Digest};
 
 /// Where the blobs are, and how much they may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +151,35 @@ impl Store {
     /// Begins to take a blob in: `size_bytes` is its length where that is known. Never fails for want of a disk.
     pub fn ingest(&self, digest: Digest, size_bytes: Option<u64>) -> Ingest {
         Ingest::new(self.0.shared.clone(), digest, size_bytes)
+    }
+
+    /// Begins to take in a content whose digest its end will tell.
+    pub fn draft(&self, algorithm: Algorithm, keeping: Keeping) -> Draft {
+        Draft::new(self.0.shared.clone(), algorithm, keeping)
+    }
+
+    /// A blob that lies in a file of the bucket's on this machine: served from there under the rules for cached files (verified when this
+    /// process first opens it), but never evicted, moved or deleted.
+    pub async fn bucket_file(&self, digest: &Digest, path: PathBuf) -> Option<Content> {
+        if let Lookup::Found(content) = self.0.shared.files.get(digest) {
+            return Some(content);
+        }
+        let (shared, digest) = (self.0.shared.clone(), *digest);
+        tokio::task::spawn_blocking(move || verify::open_of_bucket(&shared, digest, &path)).await.ok().flatten()
+    }
+
+    /// Takes a file of the bucket's for verified: its bytes have just been hashed on their way in, and are these.
+    pub async fn adopt(&self, digest: &Digest, path: PathBuf) {
+        let (shared, digest) = (self.0.shared.clone(), *digest);
+        let adopted = tokio::task::spawn_blocking(move || {
+            let file = std::fs::File::open(path)?;
+            let (stamp, _) = files::Stamp::of(&file)?;
+            shared.files.insert(digest, Arc::new(file), stamp);
+            Ok::<_, io::Error>(())
+        });
+        if let Ok(Err(error)) = adopted.await {
+            tracing::warn!(%digest, %error, "opening a blob that has just come");
+        }
     }
 
     /// Notes a use that a tier above answered, so that eviction does not take the most used for unused.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,14 +41,32 @@ enum Verdict {
     Stopped,
 }
 
+/// Whose a file is, which decides what becomes of a bad one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The cache's: quarantined.
+    Cache,
+    /// The bucket's: told, and left to whoever can repair it.
+    Bucket,
+}
+
 /// Looks a blob up on the disk and has it verified. Blocks; within a runtime.
 pub(super) fn open(shared: &Arc<Shared>, digest: Digest) -> Option<Content> {
-    let file = match File::open(shared.layout.blob(&digest)) {
+    open_file(shared, digest, &shared.layout.blob(&digest), Owner::Cache)
+}
+
+/// The same for a file of the bucket's.
+pub(super) fn open_of_bucket(shared: &Arc<Shared>, digest: Digest, path: &Path) -> Option<Content> {
+    open_file(shared, digest, path, Owner::Bucket)
+}
+
+fn open_file(shared: &Arc<Shared>, digest: Digest, path: &Path, owner: Owner) -> Option<Content> {
+    let file = match File::open(path) {
         Ok(file) => Arc::new(file),
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(%digest, %error, "opening a cached blob");
-            } else if shared.index.knows(&digest) {
+                tracing::warn!(%digest, %error, "opening a blob");
+            } else if owner == Owner::Cache && shared.index.knows(&digest) {
                 shared.index.blob_gone(digest);
             }
             return None;
@@ -57,7 +76,7 @@ pub(super) fn open(shared: &Arc<Shared>, digest: Digest) -> Option<Content> {
     if stamp.size_bytes > SMALL_FILE_BYTES {
         let (content, to_verify) = shared.files.insert_unverified(digest, file.clone(), stamp);
         if let Some(growing) = to_verify {
-            tokio::runtime::Handle::current().spawn(verify_growing(shared.clone(), digest, file, stamp, growing));
+            tokio::runtime::Handle::current().spawn(verify_growing(shared.clone(), digest, file, (stamp, owner), growing));
         }
         return Some(content);
     }
@@ -67,7 +86,7 @@ pub(super) fn open(shared: &Arc<Shared>, digest: Digest) -> Option<Content> {
             Some(Content::from_file(file, stamp))
         }
         Verdict::Bad(why) => {
-            condemn(shared, &digest, stamp, &why);
+            condemn(shared, &digest, (stamp, owner), &why);
             None
         }
         Verdict::Stopped => None,
@@ -75,7 +94,7 @@ pub(super) fn open(shared: &Arc<Shared>, digest: Digest) -> Option<Content> {
 }
 
 /// Verifies a file that readers may already follow.
-async fn verify_growing(shared: Arc<Shared>, digest: Digest, file: Arc<File>, stamp: Stamp, growing: Arc<Growing>) {
+async fn verify_growing(shared: Arc<Shared>, digest: Digest, file: Arc<File>, (stamp, owner): (Stamp, Owner), growing: Arc<Growing>) {
     let Ok(permit) = shared.verifications.acquire().await else { return };
     let work = {
         let (shared, growing) = (shared.clone(), growing.clone());
@@ -85,7 +104,7 @@ async fn verify_growing(shared: Arc<Shared>, digest: Digest, file: Arc<File>, st
                 growing.verified();
             }
             Verdict::Bad(why) => {
-                condemn(&shared, &digest, stamp, &why);
+                condemn(&shared, &digest, (stamp, owner), &why);
                 growing.fail(why);
             }
             Verdict::Stopped => {
@@ -121,15 +140,20 @@ fn verify(shared: &Shared, digest: &Digest, file: &File, stamp: Stamp) -> Verdic
     if unchanged && digester.finish() == *digest { Verdict::Good } else { Verdict::Bad(ContentError::Mismatch) }
 }
 
-/// Takes a bad file out of the way and out of all tables.
-fn condemn(shared: &Shared, digest: &Digest, stamp: Stamp, why: &ContentError) {
-    tracing::warn!(%digest, %why, "a cached blob is bad: quarantined");
+/// Takes a bad file out of all tables, and, if it is the cache's, out of the way.
+fn condemn(shared: &Shared, digest: &Digest, (stamp, owner): (Stamp, Owner), why: &ContentError) {
     shared.metrics.cache_corrupt();
     shared.files.remove_exactly(digest, stamp);
-    if let Err(error) = shared.layout.quarantine(digest, stamp) {
-        tracing::warn!(%digest, %error, "moving a bad blob out of the way");
+    match owner {
+        Owner::Bucket => tracing::error!(%digest, %why, "a blob of the bucket is bad: it is not served, and stays where it is"),
+        Owner::Cache => {
+            tracing::warn!(%digest, %why, "a cached blob is bad: quarantined");
+            if let Err(error) = shared.layout.quarantine(digest, stamp) {
+                tracing::warn!(%digest, %error, "moving a bad blob out of the way");
+            }
+            shared.index.blob_gone(*digest);
+        }
     }
-    shared.index.blob_gone(*digest);
 }
 
 /// Hashes every blob. Blocks for long.
@@ -154,7 +178,7 @@ pub(super) fn verify_all(shared: &Shared) -> VerifyReport {
                     report.size_bytes += stamp.size_bytes;
                 }
                 Verdict::Bad(why) => {
-                    condemn(shared, &digest, stamp, &why);
+                    condemn(shared, &digest, (stamp, Owner::Cache), &why);
                     report.quarantined.push(digest);
                 }
                 Verdict::Stopped => return VerifyReport { stopped: true, ..report },

@@ -116,6 +116,7 @@ impl Upstream {
             connect_timeout: config.connect_timeout,
             read_timeout: config.read_timeout,
             max_connections: config.max_connections,
+            max_idle: config.max_connections,
         };
         let wire = Arc::new(Wire {
             name: config.name.as_str().into(),

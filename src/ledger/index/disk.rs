@@ -17,8 +17,10 @@ use super::rows::{Changes, Rows, Table, Visit, Walk, first};
 
 /// Memory for the database's pages.
 const PAGE_CACHE_BYTES: usize = 64 << 20;
-/// A commit is forced to the disk after so many that were not, or so long after the last one that was.
+/// A commit is forced to the disk after so many that were not, with so many rows, or so long after the last one that was: until then
+/// the file grows, since nothing in it is used again.
 const UNFORCED_COMMITS: u32 = 64;
+const UNFORCED_ROWS: usize = 100_000;
 const UNFORCED_TIME: Duration = Duration::from_secs(5);
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -38,7 +40,14 @@ pub struct Disk {
 #[derive(Debug)]
 struct Unforced {
     commits: u32,
+    rows: usize,
     since: Instant,
+}
+
+impl Unforced {
+    fn none() -> Unforced {
+        Unforced { commits: 0, rows: 0, since: Instant::now() }
+    }
 }
 
 /// How a commit is written.
@@ -59,7 +68,7 @@ impl Disk {
             }
             opened => opened?,
         };
-        let unforced = Mutex::new(Unforced { commits: 0, since: Instant::now() });
+        let unforced = Mutex::new(Unforced::none());
         Ok(Disk { path: path.to_owned(), database: RwLock::new(Some(database)), unforced })
     }
 
@@ -83,7 +92,7 @@ impl Disk {
     fn write(&self, changes: Changes, force: Force) -> Result<(), IndexError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(closed)?;
-        let is_forced = self.is_forced(force);
+        let is_forced = self.is_forced(force, changes.len());
         guarded(|| {
             let mut transaction = database.begin_write()?;
             if is_forced {
@@ -105,12 +114,14 @@ impl Disk {
         })
     }
 
-    fn is_forced(&self, force: Force) -> bool {
+    fn is_forced(&self, force: Force, rows: usize) -> bool {
         let mut unforced = self.unforced.lock().unwrap_or_else(PoisonError::into_inner);
         unforced.commits += 1;
-        let is_forced = force == Force::Now || unforced.commits > UNFORCED_COMMITS || unforced.since.elapsed() > UNFORCED_TIME;
+        unforced.rows += rows;
+        let is_due = unforced.commits > UNFORCED_COMMITS || unforced.rows > UNFORCED_ROWS || unforced.since.elapsed() > UNFORCED_TIME;
+        let is_forced = force == Force::Now || is_due;
         if is_forced {
-            *unforced = Unforced { commits: 0, since: Instant::now() };
+            *unforced = Unforced::none();
         }
         is_forced
     }

@@ -152,6 +152,10 @@ impl Changes {
         (out, self)
     }
 
+    pub fn len(&self) -> usize {
+        self.0.iter().map(BTreeMap::len).sum()
+    }
+
     pub fn tables(self) -> impl Iterator<Item = (Table, BTreeMap<Vec<u8>, Change>)> {
         Table::ALL.into_iter().zip(self.0)
     }

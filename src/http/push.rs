@@ -1,0 +1,235 @@
+//! Pushes: from an admitted write to its use case, and from there to the answer.
+//!
+//! A session's location carries, sealed, the edge that has it and the bytes that were there. A request that reaches another edge of the
+//! region is passed on to that one; if it is gone, so is the session, and the client starts again at once.
+
+use bytes::Bytes;
+use http::header;
+use http::request::Parts;
+use http::{HeaderMap, Response};
+use url::Url;
+
+use super::admit::{Site, Write};
+use super::body::Payload;
+use super::error::Failure;
+use super::log::Record;
+
+use super::route::{Begin, Push};
+use super::service::Http;
+use super::upload::{self, Kept, Progress};
+use crate::access::{Action, Principal};
+use crate::inflow::Inflow;
+use crate::oci::{Algorithm, RepositoryName, SessionId, SessionRef, SessionState};
+use crate::peers::{PassError, Passed, Seal, Siblings};
+use crate::registry::push::{PushError, Pusher};
+
+/// What stands in a location for an edge that has no siblings.
+const ALONE: &str = "-";
+
+/// Who may own a session, and what seals its locations.
+#[derive(Debug)]
+pub enum Locations {
+    /// An edge without siblings: its sessions end with it, and so does the key.
+    Alone(Seal),
+    Region(Siblings),
+}
+
+/// What a location says. It is true: only an edge of this region can have sealed it.
+#[derive(Debug, PartialEq, Eq)]
+struct Location {
+    owner: String,
+    offset: u64,
+}
+
+impl Locations {
+    fn own(&self) -> &str {
+        match self {
+            Locations::Alone(_) => ALONE,
+            Locations::Region(siblings) => siblings.own().as_str(),
+        }
+    }
+
+    /// Marks an answer as this edge's for a sibling that passed the request on.
+    pub(super) fn vouch(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
+        if let Locations::Region(siblings) = self {
+            siblings.vouch(asked, answer);
+        }
+    }
+
+    fn state(&self, id: &SessionId, offset: u64) -> Result<SessionState, PushError> {
+        let text = format!("{id} {offset} {}", self.own());
+        let sealed = match self {
+            Locations::Alone(seal) => seal.seal(&text),
+            Locations::Region(siblings) => siblings.seal(&text),
+        };
+        sealed.parse().map_err(|_| PushError::SessionUnknown)
+    }
+
+    /// Of a session without a state nothing is known but that it may be here.
+    fn read(&self, session: &SessionRef) -> Result<Option<Location>, PushError> {
+        let Some(state) = &session.state else { return Ok(None) };
+        let text = match self {
+            Locations::Alone(seal) => seal.open(state.as_str()),
+            Locations::Region(siblings) => siblings.open(state.as_str()),
+        };
+        let location = text.as_deref().and_then(|text| {
+            let (id, rest) = text.split_once(' ')?;
+            let (offset, owner) = rest.split_once(' ')?;
+            (id == session.id.as_str()).then_some(Location { owner: owner.to_owned(), offset: offset.parse().ok()? })
+        });
+        location.map(Some).ok_or(PushError::SessionUnknown)
+    }
+}
+
+/// A write with what it came with.
+struct Given<'a> {
+    pusher: Pusher<'a>,
+    name: &'a RepositoryName,
+    headers: &'a HeaderMap,
+}
+
+impl Http {
+    pub(super) async fn write(
+        &self,
+        write: &Write,
+        (site, head): (&Site, &Parts),
+        inflow: &mut Inflow,
+        record: &Record,
+    ) -> Result<Response<Payload>, Failure> {
+        let principal: &Principal = record.principal();
+        let given = Given { pusher: Pusher { access: &write.access, principal }, name: &write.name, headers: &head.headers };
+        if let Some(session) = write.wanted.session() {
+            let location = self.locations().read(session)?;
+            return match location {
+                Some(location) if location.owner != self.locations().own() => self.pass(&location, head, inflow, record).await,
+                location => self.in_session(&given, (&write.wanted, session), location, inflow).await,
+            };
+        }
+        let registry = self.registry_ref();
+        match &write.wanted {
+            Push::Begin(Begin::Session(algorithm)) => self.begin(&given, *algorithm),
+            Push::Begin(Begin::Whole(digest)) => {
+                let position = registry.push_blob(given.pusher, digest, inflow).await?;
+                Ok(upload::blob_created(given.name, digest, &position.to_string()))
+            }
+            Push::Begin(Begin::Mount { digest, from }) => {
+                let readable = |repository: &_| site.policy.authorize(principal, repository, Action::Pull).is_ok();
+                // One that is named and may not be read is one that has nothing (row 50).
+                let mounted = match (from, &write.source) {
+                    (Some(_), None) => None,
+                    (_, source) => registry.mount(given.pusher, digest, source.as_ref(), readable).await?,
+                };
+                match mounted {
+                    Some(position) => Ok(upload::blob_created(given.name, digest, &position.to_string())),
+                    None => self.begin(&given, digest.algorithm()),
+                }
+            }
+            Push::Manifest { reference, tags } => {
+                let content_type = head.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+                let body = std::mem::replace(inflow, Inflow::whole(Bytes::new()));
+                let pushed = registry.push_manifest(given.pusher, (reference, tags), content_type, body).await?;
+                Ok(upload::manifest_created(Kept {
+                    name: given.name,
+                    reference,
+                    digest: &pushed.digest,
+                    tags,
+                    subject: pushed.subject.as_ref(),
+                    position: &pushed.position.to_string(),
+                }))
+            }
+            Push::DeleteManifest(reference) => {
+                Ok(upload::deleted(&registry.delete_manifest(given.pusher, reference).await?.to_string()))
+            }
+            Push::DeleteBlob(digest) => Ok(upload::deleted(&registry.delete_blob(given.pusher, digest).await?.to_string())),
+            // They have sessions.
+            Push::Status(_) | Push::Chunk(_) | Push::Finish { .. } | Push::Cancel(_) => Err(PushError::SessionUnknown.into()),
+        }
+    }
+
+    fn begin(&self, given: &Given<'_>, algorithm: Algorithm) -> Result<Response<Payload>, Failure> {
+        let id = self.registry_ref().begin_upload(given.pusher, algorithm)?;
+        let state = self.locations().state(&id, 0)?;
+        Ok(upload::accepted(Progress { name: given.name, id: &id, state: &state, received_bytes: 0 }))
+    }
+
+    async fn in_session(
+        &self,
+        given: &Given<'_>,
+        (wanted, session): (&Push, &SessionRef),
+        location: Option<Location>,
+        inflow: &mut Inflow,
+    ) -> Result<Response<Payload>, Failure> {
+        let (registry, pusher, id) = (self.registry_ref(), given.pusher, &session.id);
+        let offset = location.map(|location| location.offset);
+        match wanted {
+            Push::Status(_) => {
+                let received_bytes = registry.upload_status(pusher, id)?;
+                let state = self.locations().state(id, received_bytes)?;
+                Ok(upload::status(Progress { name: given.name, id, state: &state, received_bytes }))
+            }
+            Push::Chunk(_) => {
+                let part = (upload::chunk(given.headers)?, offset);
+                let received_bytes = registry.append_chunk(pusher, id, part, inflow).await?;
+                let state = self.locations().state(id, received_bytes)?;
+                Ok(upload::accepted(Progress { name: given.name, id, state: &state, received_bytes }))
+            }
+            Push::Finish { digest, .. } => {
+                let part = (upload::chunk(given.headers)?, offset);
+                let position = registry.finish_upload(pusher, id, (part, digest), inflow).await?;
+                Ok(upload::blob_created(given.name, digest, &position.to_string()))
+            }
+            _ => {
+                registry.cancel_upload(pusher, id)?;
+                Ok(upload::cancelled())
+            }
+        }
+    }
+
+    /// To the edge that has the session. What has been passed on once is not passed on again.
+    async fn pass(&self, location: &Location, head: &Parts, inflow: &mut Inflow, record: &Record) -> Result<Response<Payload>, Failure> {
+        let Locations::Region(siblings) = self.locations() else { return Err(PushError::SessionUnknown.into()) };
+        if siblings.knows(&head.headers) {
+            return Err(PushError::SessionUnknown.into());
+        }
+        let owner = Url::parse(&location.owner).map_err(|_| PushError::SessionUnknown)?;
+        let passed = Passed { method: &head.method, uri: &head.uri, headers: &head.headers, request_id: record.request_id() };
+        match siblings.pass(&owner, passed, inflow).await {
+            Ok(answer) => Ok(answer.map(Payload::Bytes)),
+            Err(PassError::Gone) => Err(PushError::SessionUnknown.into()),
+            Err(PassError::Broken(why)) => Err(PushError::Unavailable { why, retry_after: None }.into()),
+            Err(PassError::Inflow(error)) => Err(PushError::Inflow(error).into()),
+        }
+    }
+}
+
+impl Push {
+    fn session(&self) -> Option<&SessionRef> {
+        match self {
+            Push::Status(session) | Push::Chunk(session) | Push::Finish { session, .. } | Push::Cancel(session) => Some(session),
+            Push::Begin(_) | Push::Manifest { .. } | Push::DeleteManifest(_) | Push::DeleteBlob(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_42_a_location_that_was_changed_is_none() {
+        let locations = Locations::Alone(Seal::random());
+        let id: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let state = locations.state(&id, 77).unwrap();
+        let session = |id: &str, state: Option<&str>| SessionRef { id: id.parse().unwrap(), state: state.map(|text| text.parse().unwrap()) };
+        let own = Location { owner: ALONE.to_owned(), offset: 77 };
+        assert_eq!(locations.read(&session(id.as_str(), Some(state.as_str()))), Ok(Some(own)));
+        assert_eq!(locations.read(&session(id.as_str(), None)), Ok(None));
+        let mut changed = state.to_string();
+        let last = if changed.ends_with('A') { "B" } else { "A" };
+        changed.replace_range(changed.len() - 1.., last);
+        let foreign = Locations::Alone(Seal::random()).state(&id, 77).unwrap();
+        for (id, state) in [(id.as_str(), changed.as_str()), ("other", state.as_str()), (id.as_str(), "x"), (id.as_str(), foreign.as_str())] {
+            assert_eq!(locations.read(&session(id, Some(state))), Err(PushError::SessionUnknown), "{id} {state}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Reading what was pushed to this region. The ledger says what there is, the cache has the bytes.
+//!
+//! A positive answer rests on a look at the ledger's tail at most 250 ms old, a negative one on a look begun after the request came
+//! (replication.md, "Read"). While the bucket is away, what this node knows is served as stale, and what it does not know is 503.
+
+use std::collections::BTreeMap;
+
+use super::{BlobHead, Check, Listed, Page, Registry};
+use crate::cache::{Answer, CacheError, Freshness, Source, StoredManifest};
+use crate::ledger::{BlobEntry, Ledger, LedgerError, Look, ManifestEntry, ReferrersQuery};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Reference, RepositoryName, Tag};
+use crate::region::Open;
+use crate::store::Content;
+
+/// Referrers of one page, at most: their descriptors must fit 4 MiB of JSON as well.
+const MAX_REFERRERS: usize = 1_000;
+/// What a descriptor has besides its texts.
+const DESCRIPTOR_BYTES: usize = 256;
+
+/// Which referrers are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct ReferrersPage<'a> {
+    pub subject: &'a Digest,
+    pub artifact_type: Option<&'a str>,
+    pub after: Option<&'a Digest>,
+}
+
+impl Registry {
+    /// Asks the ledger, and once more after a fresh look when the answer is no.
+    pub(super) async fn find<T>(
+        &self,
+        ask: impl Fn(&Ledger) -> Result<Option<T>, LedgerError>,
+    ) -> Result<Option<(T, Freshness)>, CacheError> {
+        let ledger = &self.region()?.ledger;
+        let confirmed = ledger.confirm(Look::Recent).await;
+        if let Some(found) = ask(ledger)? {
+            return Ok(Some((found, if confirmed.is_ok() { Freshness::Fresh } else { Freshness::Stale })));
+        }
+        ledger.confirm(Look::Now).await?;
+        Ok(ask(ledger)?.map(|found| (found, Freshness::Fresh)))
+    }
+
+    pub(super) async fn hosted_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Answer<StoredManifest>, CacheError> {
+        let ask = |ledger: &Ledger| match reference {
+            Reference::Digest(digest) => ledger.manifest(repository, digest),
+            Reference::Tag(tag) => match ledger.tag(repository, tag)? {
+                Some(entry) => ledger.manifest(repository, &entry.digest),
+                None => Ok(None),
+            },
+        };
+        let (entry, freshness) = self.find(ask).await?.ok_or(CacheError::Absent)?;
+        let (content, source) = self.inner.cache.hosted(&self.region()?.bucket, &entry.digest, &entry.content).await?;
+        let (mut bytes, mut region) = (bytes::BytesMut::new(), content.whole());
+        while let Some(block) = region.next(MAX_MANIFEST_BYTES).await? {
+            bytes.extend_from_slice(&block);
+        }
+        let freshness = if matches!(reference, Reference::Digest(_)) { Freshness::Immutable } else { freshness };
+        let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes: bytes.freeze() };
+        Ok(Answer { value, source, freshness })
+    }
+
+    async fn hosted_entry(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobEntry, CacheError> {
+        // A manifest may be asked for where blobs are.
+        let ask = |ledger: &Ledger| match ledger.blob(repository, digest)? {
+            Some(entry) => Ok(Some(entry)),
+            None => Ok(ledger.manifest(repository, digest)?.map(|manifest| manifest.content)),
+        };
+        Ok(self.find(ask).await?.ok_or(CacheError::Absent)?.0)
+    }
+
+    pub(super) async fn hosted_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+        let entry = self.hosted_entry(repository, digest).await?;
+        let (value, source) = self.inner.cache.hosted(&self.region()?.bucket, digest, &entry).await?;
+        Ok(Answer { value, source, freshness: Freshness::Immutable })
+    }
+
+    pub(super) async fn hosted_blob_head(&self, repository: &RepositoryName, digest: &Digest) -> Result<Answer<BlobHead>, CacheError> {
+        let size_bytes = self.hosted_entry(repository, digest).await?.size_bytes;
+        Ok(Answer { value: BlobHead { size_bytes }, source: Source::Memory, freshness: Freshness::Immutable })
+    }
+
+    pub(super) async fn hosted_tags(&self, repository: &RepositoryName, page: &Page) -> Result<Answer<Listed<Tag>>, CacheError> {
+        let wanted = page.limit.saturating_add(1);
+        let ask = |ledger: &Ledger| match ledger.repository(repository)? {
+            Some(_) => ledger.tags(repository, page.last.as_deref(), wanted).map(Some),
+            None => Ok(None),
+        };
+        let (entries, freshness) = self.find(ask).await?.ok_or(CacheError::Absent)?;
+        let more = page.limit > 0 && entries.len() > page.limit;
+        let names = entries.into_iter().take(page.limit).map(|entry| entry.tag).collect();
+        Ok(Answer { value: Listed { names, more }, source: Source::Memory, freshness })
+    }
+
+    /// A page of at most 4 MiB.
+    pub(super) async fn hosted_referrers(
+        &self,
+        repository: &RepositoryName,
+        page: ReferrersPage<'_>,
+    ) -> Result<Answer<Listed<Descriptor>>, CacheError> {
+        let query = ReferrersQuery {
+            repository,
+            subject: page.subject,
+            artifact_type: page.artifact_type,
+            after: page.after,
+            limit: MAX_REFERRERS + 1,
+        };
+        // None is an answer, not an absence: but a fresh one.
+        let ask = |ledger: &Ledger| ledger.referrers(&query).map(|found| (!found.is_empty()).then_some(found));
+        let (entries, freshness) = self.find(ask).await?.unwrap_or((Vec::new(), Freshness::Fresh));
+        let (mut names, mut size_bytes, count) = (Vec::new(), 0, entries.len());
+        for entry in entries.into_iter().take(MAX_REFERRERS) {
+            let descriptor = descriptor(entry);
+            size_bytes += size_of_descriptor(&descriptor);
+            if size_bytes > MAX_MANIFEST_BYTES - DESCRIPTOR_BYTES && !names.is_empty() {
+                break;
+            }
+            names.push(descriptor);
+        }
+        let more = names.len() < count;
+        Ok(Answer { value: Listed { names, more }, source: Source::Memory, freshness })
+    }
+
+    /// Names of hosted repositories that come after `last`, with those of this edge's cache, in order.
+    pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Vec<RepositoryName> {
+        let cached = self.inner.cache.repositories(last, limit).await;
+        let hosted = match self.region() {
+            Ok(Open { ledger, .. }) => {
+                // What is known is listed while the bucket is away.
+                let _ = ledger.confirm(Look::Recent).await;
+                ledger.repositories(last, limit).unwrap_or_default()
+            }
+            Err(_) => Vec::new(),
+        };
+        let all = cached.into_iter().chain(hosted.into_iter().map(|entry| entry.name)).map(|name| (name.to_string(), name));
+        all.collect::<BTreeMap<_, _>>().into_values().take(limit).collect()
+    }
+
+    /// What does not work of the region, as far as `check` looks.
+    pub(super) async fn region_impaired(&self, check: Check) -> Option<String> {
+        match (self.region(), check) {
+            (Err(why), _) => Some(format!("bucket: {why}")),
+            (Ok(_), Check::Shallow) => None,
+            (Ok(open), Check::Deep) => open.bucket.probe().await.err().map(|why| format!("bucket: {why}")),
+        }
+    }
+}
+
+/// A manifest as lists of referrers show it (distribution-spec, "Listing Referrers").
+fn descriptor(entry: ManifestEntry) -> Descriptor {
+    Descriptor {
+        media_type: entry.facts.media_type,
+        digest: entry.digest,
+        size: entry.facts.size_bytes,
+        urls: Vec::new(),
+        platform: None,
+        artifact_type: entry.facts.artifact_type,
+        annotations: entry.facts.annotations,
+    }
+}
+
+fn size_of_descriptor(descriptor: &Descriptor) -> usize {
+    serde_json::to_vec(descriptor).map_or(DESCRIPTOR_BYTES, |json| json.len() + 1)
+}
