@@ -263,6 +263,16 @@ impl Ledger {
         self.read(|rows| query::forwarded(rows, repository, reference, upstream))
     }
 
+    /// The name, if it stands here and an upstream was not given it since its last push.
+    pub fn unforwarded_name(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        upstream: &str,
+    ) -> Result<Option<UnforwardedEntry>, LedgerError> {
+        self.read(|rows| query::unforwarded_name(rows, repository, reference, upstream))
+    }
+
     /// What was pushed to a repository since it was last passed on to an upstream. Walks the whole repository where nothing was.
     pub fn unforwarded(&self, query: &UnforwardedQuery<'_>) -> Result<Vec<UnforwardedEntry>, LedgerError> {
         self.read(|rows| query::unforwarded(rows, query))

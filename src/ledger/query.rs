@@ -237,6 +237,28 @@ impl UnforwardedQuery<'_> {
     }
 }
 
+/// The name, if it stands here and an upstream was not given it since its last push.
+pub(super) fn unforwarded_name(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    reference: &Reference,
+    upstream: &str,
+) -> Result<Option<UnforwardedEntry>, IndexError> {
+    let query = UnforwardedQuery { repository, upstream, after: None, limit: 1 };
+    match reference {
+        Reference::Digest(digest) => {
+            let claims: Option<Claims<ManifestClaim>> = row(rows, Table::Manifests, &key::in_repository(repository, digest))?;
+            let winner = claims.as_ref().and_then(Claims::winner);
+            winner.map_or(Ok(None), |claim| query.entry(rows, reference.clone(), (claim, *digest)))
+        }
+        Reference::Tag(tag) => {
+            let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, tag))?;
+            let winner = claims.as_ref().and_then(Claims::winner);
+            winner.map_or(Ok(None), |claim| query.entry(rows, reference.clone(), (claim, claim.value.digest)))
+        }
+    }
+}
+
 pub(super) fn unforwarded(rows: &dyn Rows, query: &UnforwardedQuery<'_>) -> Result<Vec<UnforwardedEntry>, IndexError> {
     let prefix = key::repository(query.repository);
     let mut found = Vec::new();

@@ -232,6 +232,11 @@ async fn what_was_not_passed_on_since_its_last_push_is_found() {
     // "b" is another manifest here.
     assert_eq!(waiting("origin", None, 10), [by_digest("v2"), by_tag("b", "v2")]);
     assert_eq!(waiting("other", None, 10), all);
+    for (reference, of) in all.iter().chain([&by_tag("c", "v1")]) {
+        let found = ledger.unforwarded_name(&app, reference, "origin").unwrap().map(|entry| entry.digest);
+        let waits = *reference == by_digest("v2").0 || *reference == by_tag("b", "v2").0;
+        assert_eq!(found, waits.then_some(*of), "{reference}");
+    }
     assert_eq!(ledger.forwarded(&app, &Reference::Tag(tag("b")), "origin").unwrap().map(|entry| entry.digest), Some(digest("v1")));
     assert_eq!(ledger.forwarded(&app, &Reference::Digest(digest("v2")), "origin").unwrap(), None);
     // Pushed once more, and moved there and back: to be passed on once more.
