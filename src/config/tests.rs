@@ -379,8 +379,8 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     assert_eq!(
         faults,
         [
-            "siblings.token_env: stands beside token_file: only one of them is possible",
             r#"bucket.options_from_env: the environment variable "BUCKET_KEY_ID" is not set"#,
+            "siblings.token_env: stands beside token_file: only one of them is possible",
             "upstream[0].password_env: stands beside password_file: only one of them is possible",
             "principal[0].password_files: is missing: name one file or two, or variables in password_envs",
         ]

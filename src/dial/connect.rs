@@ -132,11 +132,7 @@ async fn within<T>(deadline: Instant, wait: Wait, work: impl Future<Output = Res
 async fn reach(target: &Target, addresses: Vec<IpAddr>) -> Result<TcpStream, DialError> {
     let sockets = addresses.into_iter().map(|address| SocketAddr::new(address, target.port));
     let raced = race(sockets, open).await;
-    raced.map_err(|error| DialError::Connect {
-        host: target.host.to_string(),
-        kind: error.kind(),
-        why: error.to_string(),
-    })
+    raced.map_err(|error| DialError::Connect { host: target.host.to_string(), kind: error.kind(), why: error.to_string() })
 }
 
 /// Happy eyeballs (RFC 8305, 5): an attempt begins when the one before has failed or is `ATTEMPT_DELAY` old; the first to

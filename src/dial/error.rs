@@ -86,10 +86,9 @@ impl DialError {
     pub fn nobody_is_there(&self) -> bool {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
         match self {
-            DialError::Connect { kind, .. } => matches!(
-                kind,
-                ConnectionAborted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut
-            ),
+            DialError::Connect { kind, .. } => {
+                matches!(kind, ConnectionAborted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut)
+            }
             DialError::Absent { .. } | DialError::Timeout(Wait::Connection) => true,
             _ => false,
         }

@@ -346,8 +346,8 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&path, text).unwrap();
             }
-            let made =
-                Client::<Full<Bytes>>::new(Settings { ca_file: Some(path.clone()), ..settings() }, resolver.clone(), Proxies::none());
+            let refusing = Settings { ca_file: Some(path.clone()), ..settings() };
+            let made: Result<Client, DialError> = Client::new(refusing, resolver.clone(), Proxies::none());
             assert!(matches!(made.err(), Some(DialError::CaFile { path: told, .. }) if told == path), "{name}");
         }
     }

@@ -21,7 +21,8 @@ pub(super) fn open(bucket: &Bucket, entry: &BlobEntry) -> ContentStream {
     if let Some(bytes) = &entry.inline {
         return Box::pin(stream::iter([Ok(bytes.clone())]));
     }
-    let own = entry.places.iter().filter(|place| *place.origin.region == *bucket.region() && *place.origin.incarnation == *bucket.incarnation());
+    let own =
+        entry.places.iter().filter(|place| *place.origin.region == *bucket.region() && *place.origin.incarnation == *bucket.incarnation());
     let keys = own.map(|place| Key::Blob(place.key)).collect();
     let reading = Reading { bucket: bucket.clone(), keys, object: None, at_bytes: 0, size_bytes: entry.size_bytes, breaks: 0 };
     Box::pin(stream::try_unfold(reading, async |mut reading| Ok(reading.next().await?.map(|bytes| (bytes, reading)))))

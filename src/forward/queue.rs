@@ -69,7 +69,10 @@ pub(super) enum Outcome {
     /// There is nothing to pass on: deleted, moved, or done by another node.
     Gone,
     /// Not now.
-    Unavailable { why: String, retry_after: Option<Duration> },
+    Unavailable {
+        why: String,
+        retry_after: Option<Duration>,
+    },
     Refused(String),
 }
 
@@ -324,10 +327,9 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_what_is_refused_comes_back_rarely() {
-        for (outcome, first, last) in [
-            (unavailable(), FIRST_PAUSE, LAST_PAUSE),
-            (Outcome::Refused("denied".to_owned()), FIRST_REFUSED_PAUSE, LAST_REFUSED_PAUSE),
-        ] {
+        for (outcome, first, last) in
+            [(unavailable(), FIRST_PAUSE, LAST_PAUSE), (Outcome::Refused("denied".to_owned()), FIRST_REFUSED_PAUSE, LAST_REFUSED_PAUSE)]
+        {
             let mut world = World::new();
             world.push(key("a", 1), &["x"], 1);
             for tries in 1..40 {

@@ -65,9 +65,9 @@ impl Locations {
         sealed.parse().map_err(|_| PushError::SessionUnknown)
     }
 
-    /// Of a session without a state nothing is known but that it may be here.
-    fn read(&self, session: &SessionRef) -> Result<Option<Location>, PushError> {
-        let Some(state) = &session.state else { return Ok(None) };
+    /// A session without a state is somebody's guess.
+    fn read(&self, session: &SessionRef) -> Result<Location, PushError> {
+        let state = session.state.as_ref().ok_or(PushError::SessionUnknown)?;
         let text = match self {
             Locations::Alone(seal) => seal.open(state.as_str()),
             Locations::Region(siblings) => siblings.open(state.as_str()),
@@ -77,7 +77,7 @@ impl Locations {
             let (offset, owner) = rest.split_once(' ')?;
             (id == session.id.as_str()).then_some(Location { owner: owner.to_owned(), offset: offset.parse().ok()? })
         });
-        location.map(Some).ok_or(PushError::SessionUnknown)
+        location.ok_or(PushError::SessionUnknown)
     }
 }
 
@@ -100,9 +100,10 @@ impl Http {
         let given = Given { pusher: Pusher { access: &write.access, principal }, name: &write.name, headers: &head.headers };
         if let Some(session) = write.wanted.session() {
             let location = self.locations().read(session)?;
-            return match location {
-                Some(location) if location.owner != self.locations().own() => self.pass(&location, head, inflow, record).await,
-                location => self.in_session(&given, (&write.wanted, session), location, inflow).await,
+            return if location.owner == self.locations().own() {
+                self.in_session(&given, (&write.wanted, session), location.offset, inflow).await
+            } else {
+                self.pass(&location, head, inflow, record).await
             };
         }
         let registry = self.registry_ref();
@@ -137,9 +138,7 @@ impl Http {
                     position: &pushed.position.to_string(),
                 }))
             }
-            Push::DeleteManifest(reference) => {
-                Ok(upload::deleted(&registry.delete_manifest(given.pusher, reference).await?.to_string()))
-            }
+            Push::DeleteManifest(reference) => Ok(upload::deleted(&registry.delete_manifest(given.pusher, reference).await?.to_string())),
             Push::DeleteBlob(digest) => Ok(upload::deleted(&registry.delete_blob(given.pusher, digest).await?.to_string())),
             // They have sessions.
             Push::Status(_) | Push::Chunk(_) | Push::Finish { .. } | Push::Cancel(_) => Err(PushError::SessionUnknown.into()),
@@ -156,11 +155,10 @@ impl Http {
         &self,
         given: &Given<'_>,
         (wanted, session): (&Push, &SessionRef),
-        location: Option<Location>,
+        offset: u64,
         inflow: &mut Inflow,
     ) -> Result<Response<Payload>, Failure> {
         let (registry, pusher, id) = (self.registry_ref(), given.pusher, &session.id);
-        let offset = location.map(|location| location.offset);
         match wanted {
             Push::Status(_) => {
                 let received_bytes = registry.upload_status(pusher, id)?;
@@ -168,13 +166,13 @@ impl Http {
                 Ok(upload::status(Progress { name: given.name, id, state: &state, received_bytes }))
             }
             Push::Chunk(_) => {
-                let part = (upload::chunk(given.headers)?, offset);
+                let part = (upload::chunk(given.headers)?, Some(offset));
                 let received_bytes = registry.append_chunk(pusher, id, part, inflow).await?;
                 let state = self.locations().state(id, received_bytes)?;
                 Ok(upload::accepted(Progress { name: given.name, id, state: &state, received_bytes }))
             }
             Push::Finish { digest, .. } => {
-                let part = (upload::chunk(given.headers)?, offset);
+                let part = (upload::chunk(given.headers)?, Some(offset));
                 let position = registry.finish_upload(pusher, id, (part, digest), inflow).await?;
                 Ok(upload::blob_created(given.name, digest, &position.to_string()))
             }
@@ -220,15 +218,17 @@ mod tests {
         let locations = Locations::Alone(Seal::random());
         let id: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
         let state = locations.state(&id, 77).unwrap();
-        let session = |id: &str, state: Option<&str>| SessionRef { id: id.parse().unwrap(), state: state.map(|text| text.parse().unwrap()) };
+        let session =
+            |id: &str, state: Option<&str>| SessionRef { id: id.parse().unwrap(), state: state.map(|text| text.parse().unwrap()) };
         let own = Location { owner: ALONE.to_owned(), offset: 77 };
-        assert_eq!(locations.read(&session(id.as_str(), Some(state.as_str()))), Ok(Some(own)));
-        assert_eq!(locations.read(&session(id.as_str(), None)), Ok(None));
+        assert_eq!(locations.read(&session(id.as_str(), Some(state.as_str()))), Ok(own));
+        assert_eq!(locations.read(&session(id.as_str(), None)), Err(PushError::SessionUnknown));
         let mut changed = state.to_string();
         let last = if changed.ends_with('A') { "B" } else { "A" };
         changed.replace_range(changed.len() - 1.., last);
         let foreign = Locations::Alone(Seal::random()).state(&id, 77).unwrap();
-        for (id, state) in [(id.as_str(), changed.as_str()), ("other", state.as_str()), (id.as_str(), "x"), (id.as_str(), foreign.as_str())] {
+        for (id, state) in [(id.as_str(), changed.as_str()), ("other", state.as_str()), (id.as_str(), "x"), (id.as_str(), foreign.as_str())]
+        {
             assert_eq!(locations.read(&session(id, Some(state))), Err(PushError::SessionUnknown), "{id} {state}");
         }
     }

@@ -170,6 +170,9 @@ pub struct ManifestFacts {
     /// For lists of referrers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// Annotations are too long to travel here: who needs them reads the manifest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abridged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +281,7 @@ mod tests {
             subject: Some(digest),
             artifact_type: Some("a/b".into()),
             annotations: Some(BTreeMap::from([("k".into(), "v".into())])),
+            abridged: true,
         };
         vec![
             Event::blob(digest, 3, Content::Key(place.clone())),

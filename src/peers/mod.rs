@@ -35,9 +35,9 @@ use crate::dial::{self, DialError, Proxies, Resolver};
 use crate::inflow::{Inflow, InflowError};
 use crate::metrics::Metrics;
 use badge::Badge;
+pub use badge::OUTPORT_SIBLING;
 use members::Members;
 use outflow::Outflow;
-pub use badge::OUTPORT_SIBLING;
 pub use seal::{MAX_SEALED_CHARS, MAX_TEXT_BYTES, Seal};
 
 /// Looking up and connecting to a sibling, which is near.

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::{Bytes, BytesMut};
+
 use super::{BlobHead, Check, Listed, Page, Registry};
 use crate::cache::{Answer, CacheError, Freshness, Source, StoredManifest};
 use crate::ledger::{BlobEntry, Ledger, LedgerError, Look, ManifestEntry, ReferrersQuery};
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Reference, RepositoryName, Tag};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, Tag};
 use crate::region::Open;
 use crate::store::Content;
 
@@ -53,13 +55,9 @@ impl Registry {
             },
         };
         let (entry, freshness) = self.find(ask).await?.ok_or(CacheError::Absent)?;
-        let (content, source) = self.inner.cache.hosted(&self.region()?.bucket, &entry.digest, &entry.content).await?;
-        let (mut bytes, mut region) = (bytes::BytesMut::new(), content.whole());
-        while let Some(block) = region.next(MAX_MANIFEST_BYTES).await? {
-            bytes.extend_from_slice(&block);
-        }
+        let (bytes, source) = self.bytes_of(&entry.digest, &entry.content).await?;
         let freshness = if matches!(reference, Reference::Digest(_)) { Freshness::Immutable } else { freshness };
-        let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes: bytes.freeze() };
+        let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes };
         Ok(Answer { value, source, freshness })
     }
 
@@ -113,7 +111,7 @@ impl Registry {
         let (entries, freshness) = self.find(ask).await?.unwrap_or((Vec::new(), Freshness::Fresh));
         let (mut names, mut size_bytes, count) = (Vec::new(), 0, entries.len());
         for entry in entries.into_iter().take(MAX_REFERRERS) {
-            let descriptor = descriptor(entry);
+            let descriptor = self.descriptor(entry).await?;
             size_bytes += size_of_descriptor(&descriptor);
             if size_bytes > MAX_MANIFEST_BYTES - DESCRIPTOR_BYTES && !names.is_empty() {
                 break;
@@ -122,6 +120,37 @@ impl Registry {
         }
         let more = names.len() < count;
         Ok(Answer { value: Listed { names, more }, source: Source::Memory, freshness })
+    }
+
+    /// A manifest as lists of referrers show it (distribution-spec, "Listing Referrers").
+    async fn descriptor(&self, entry: ManifestEntry) -> Result<Descriptor, CacheError> {
+        let annotations = match entry.facts.abridged {
+            false => entry.facts.annotations,
+            true => {
+                let bytes = self.bytes_of(&entry.digest, &entry.content).await?.0;
+                let manifest = PushedManifest::parse(&bytes, None).map_err(|error| CacheError::WrongAnswer(error.to_string()))?;
+                Some(manifest.annotations)
+            }
+        };
+        Ok(Descriptor {
+            media_type: entry.facts.media_type,
+            digest: entry.digest,
+            size: entry.facts.size_bytes,
+            urls: Vec::new(),
+            platform: None,
+            artifact_type: entry.facts.artifact_type,
+            annotations,
+        })
+    }
+
+    /// The whole of a manifest.
+    async fn bytes_of(&self, digest: &Digest, entry: &BlobEntry) -> Result<(Bytes, Source), CacheError> {
+        let (content, source) = self.inner.cache.hosted(&self.region()?.bucket, digest, entry).await?;
+        let (mut bytes, mut region) = (BytesMut::new(), content.whole());
+        while let Some(block) = region.next(MAX_MANIFEST_BYTES).await? {
+            bytes.extend_from_slice(&block);
+        }
+        Ok((bytes.freeze(), source))
     }
 
     /// Names of hosted repositories that come after `last`, with those of this edge's cache, in order.
@@ -146,19 +175,6 @@ impl Registry {
             (Ok(_), Check::Shallow) => None,
             (Ok(open), Check::Deep) => open.bucket.probe().await.err().map(|why| format!("bucket: {why}")),
         }
-    }
-}
-
-/// A manifest as lists of referrers show it (distribution-spec, "Listing Referrers").
-fn descriptor(entry: ManifestEntry) -> Descriptor {
-    Descriptor {
-        media_type: entry.facts.media_type,
-        digest: entry.digest,
-        size: entry.facts.size_bytes,
-        urls: Vec::new(),
-        platform: None,
-        artifact_type: entry.facts.artifact_type,
-        annotations: entry.facts.annotations,
     }
 }
 

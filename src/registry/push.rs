@@ -40,6 +40,8 @@ use crate::region::NotOpen;
 use crate::store::ContentError;
 use crate::uploads::{Offset, Owner, UploadError, Uploaded};
 
+/// Annotations that travel in the ledger, at most, in bytes.
+const MAX_ANNOTATIONS_BYTES: usize = 32 * 1024;
 /// Repositories that a mount without `from` looks through for one that the caller may read.
 const MAX_MOUNT_SOURCES: usize = 64;
 
@@ -333,6 +335,8 @@ impl Registry {
                 blobs.push(foreign.digest);
             }
         }
+        let annotations = (!manifest.annotations.is_empty()).then(|| manifest.annotations.clone());
+        let length: usize = manifest.annotations.iter().map(|(key, text)| key.len() + text.len()).sum();
         Ok(ManifestFacts {
             media_type: manifest.media_type.to_owned(),
             size_bytes: manifest.size_bytes,
@@ -341,7 +345,8 @@ impl Registry {
             sparse,
             subject: manifest.subject.as_ref().map(|subject| subject.digest),
             artifact_type: manifest.artifact_type.clone(),
-            annotations: (!manifest.annotations.is_empty()).then(|| manifest.annotations.clone()),
+            annotations: annotations.filter(|_| length <= MAX_ANNOTATIONS_BYTES),
+            abridged: length > MAX_ANNOTATIONS_BYTES,
         })
     }
 

@@ -180,12 +180,7 @@ impl Large {
 }
 
 /// Ends a session: checks the digest and makes the bytes durable.
-pub(super) async fn complete(
-    inner: Arc<Inner>,
-    session: Arc<Session>,
-    mut work: Work,
-    digest: Digest,
-) -> Result<Uploaded, UploadError> {
+pub(super) async fn complete(inner: Arc<Inner>, session: Arc<Session>, mut work: Work, digest: Digest) -> Result<Uploaded, UploadError> {
     let size_bytes = session.received_bytes();
     match std::mem::replace(&mut *work, Stage::Broken) {
         Stage::Broken => Err(UploadError::unavailable("an earlier write of this session failed")),

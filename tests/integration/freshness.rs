@@ -31,7 +31,15 @@ async fn answers_tell_where_they_come_from() {
     let first = edge.client.get(&layer).await;
     assert_eq!((source(&first), freshness(&first)), ("upstream=origin.test", "immutable"));
     wait_for_blob(&edge.data_dir(), image.blobs[2].digest()).await;
-    let second = edge.client.get(&layer).await;
+    // The file has its name a moment before the edge notes where it came from.
+    let mut second = edge.client.get(&layer).await;
+    for _ in 0..50 {
+        if source(&second) == "disk" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        second = edge.client.get(&layer).await;
+    }
     assert_eq!((source(&second), freshness(&second)), ("disk", "immutable"));
     edge.restart().await;
     let third = edge.client.get(V1).await;

@@ -18,7 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store", "ledger"]),
-    ("aws_lc_rs", &["peers"]),
+    ("aws_lc_rs::hmac", &["peers"]),
     ("object_store", &["bucket"]),
 ];
 
