@@ -75,6 +75,7 @@ async fn look(inner: &Arc<Inner>, ledger: &Ledger, policies: Arc<Policies>, mut 
     let looked = tokio::task::spawn_blocking(move || {
         if let Err(error) = lookout.all(&inner, &ledger, &policies) {
             tracing::warn!(%error, "looking for pushes that were not passed on");
+            lookout.changed_after = Timestamp::default();
         }
         inner.added.notify_one();
         lookout.courtesy = COURTESY;

@@ -66,7 +66,7 @@ struct Inner {
     queue: Mutex<Queue>,
     /// Something was added that may be due.
     added: Notify,
-    /// The ledger is to be looked through from its beginning: policies changed, or a push found no room.
+    /// The policies have changed: the ledger is to be looked through from its beginning.
     look: Notify,
     /// One at a time changes a list of referrers that lies under a tag.
     referrers: tokio::sync::Mutex<()>,
@@ -102,12 +102,9 @@ impl Forwarder {
         let inner = &self.0.inner;
         let Some(upstream) = inner.policies().upstream(repository).map(|upstream| upstream.name().clone()) else { return };
         let key = Key { repository: repository.clone(), digest: *digest };
-        if inner.queue().push(key, tags.iter().cloned(), upstream, inner.clock.now(), Instant::now()) {
-            inner.added.notify_one();
-        } else {
-            // It is in the ledger, and will be found there.
-            inner.look.notify_one();
-        }
+        // What finds no room is found in the ledger by the next look: its repository has changed.
+        inner.queue().push(key, tags.iter().cloned(), upstream, inner.clock.now(), Instant::now());
+        inner.added.notify_one();
     }
 
     /// What this node knows to be on its way or to have failed, of the repositories that `readable` allows: the oldest first, at most

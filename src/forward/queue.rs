@@ -14,14 +14,16 @@ use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 pub(super) const MAX_OF_REPOSITORY: usize = 1_000;
 pub(super) const MAX_OF_UPSTREAM: usize = 10_000;
-/// Tags of one manifest; more are taken from the ledger when these are done.
+/// Tags of one manifest.
 const MAX_TAGS: usize = 1_000;
 /// Between two tries while an upstream cannot be asked: the first, doubled each time up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(300);
-/// The same for what an upstream refuses.
+/// For what an upstream refuses.
 const FIRST_REFUSED_PAUSE: Duration = Duration::from_secs(600);
 const LAST_REFUSED_PAUSE: Duration = Duration::from_secs(6 * 3_600);
+/// An upstream that answers again is given what waited for it at once, but not more often than this.
+const WAKE_PAUSE: Duration = Duration::from_secs(30);
 
 /// A manifest of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +117,8 @@ pub(super) struct Queue {
     of_upstream: HashMap<Arc<str>, usize>,
     /// Repositories of which something is on its way.
     busy: HashSet<RepositoryName>,
+    /// When what waited for an upstream was last let go at once.
+    woken_at: HashMap<Arc<str>, Instant>,
 }
 
 impl Queue {
@@ -149,8 +153,12 @@ impl Queue {
         let standing = Standing::Waiting;
         let new = || Job { tags: BTreeSet::new(), upstream, since, due, standing, tries: 0, last_error: None, again: false };
         let job = self.jobs.entry(key).or_insert_with(new);
-        let room = MAX_TAGS.saturating_sub(job.tags.len());
-        job.tags.extend(tags.take(room));
+        for tag in tags {
+            if job.tags.len() >= MAX_TAGS && !job.tags.contains(&tag) {
+                return false;
+            }
+            job.tags.insert(tag);
+        }
         true
     }
 
@@ -205,8 +213,13 @@ impl Queue {
         job.due = if job.again { now } else { now + pause };
     }
 
-    /// An upstream answers: what waited for it need not wait longer.
+    /// An upstream answers: what waited for it need not wait longer. Not each time, for what fails again and again must not keep up with
+    /// what goes well.
     fn wake(&mut self, upstream: &Arc<str>, now: Instant) {
+        if self.woken_at.get(upstream).is_some_and(|last| *last + WAKE_PAUSE > now) {
+            return;
+        }
+        self.woken_at.insert(upstream.clone(), now);
         let waiting = self.jobs.values_mut().filter(|job| job.upstream == *upstream && job.standing == Standing::Waiting && job.tries > 0);
         waiting.for_each(|job| job.due = job.due.min(now));
     }
@@ -364,6 +377,12 @@ mod tests {
         }
         assert_eq!(world.take(), Some((key("a", 1), 1)));
         assert_eq!(world.take(), None, "a refusal is not taken back by another's luck");
+        // It fails again while others go well: it waits.
+        world.queue.settle(&key("a", 1), unavailable(), world.now);
+        world.push(key("c", 2), &["x"], 1);
+        world.take().unwrap();
+        world.queue.settle(&key("c", 2), Outcome::Passed, world.now);
+        assert_eq!(world.take(), None);
     }
 
     #[test]

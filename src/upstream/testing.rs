@@ -1,7 +1,7 @@
 //! A registry for the tests of this room and of those above: it answers over real sockets of this machine by a script, byte for byte, so that it can lie,
 //! stall and cut.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
+
+use crate::oci::Digest;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -180,4 +182,82 @@ async fn read(stream: &mut BufReader<TcpStream>, cuts: &Cuts) -> std::io::Result
         return Ok(None);
     }
     Ok(Some(Seen { method, target, headers, body: String::from_utf8(body).unwrap() }))
+}
+
+/// A registry that keeps what is pushed, by path.
+#[derive(Clone, Default)]
+pub struct Registry {
+    pub kept: Arc<Mutex<BTreeMap<String, (String, String)>>>,
+    /// Answers that come first, by method and a part of the target; each once.
+    first: Arc<Mutex<Vec<(&'static str, &'static str, Reply)>>>,
+    /// What `Location` begins with; else it is relative.
+    pub elsewhere: Arc<Mutex<String>>,
+    /// Queries of mounts that succeed contain one of these.
+    pub mounts: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    pub async fn start(&self) -> Origin {
+        let registry = self.clone();
+        Origin::start(move |seen| registry.answer(seen)).await
+    }
+
+    pub fn once(&self, method: &'static str, target: &'static str, reply: Reply) {
+        self.first.lock().unwrap().push((method, target, reply));
+    }
+
+    pub fn has(&self, path: &str) -> Option<(String, String)> {
+        self.kept.lock().unwrap().get(path).cloned()
+    }
+
+    pub fn answer(&self, seen: &Seen) -> Reply {
+        let mut first = self.first.lock().unwrap();
+        if let Some(at) = first.iter().position(|(method, part, _)| seen.method == *method && seen.target.contains(part)) {
+            return first.remove(at).2;
+        }
+        let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
+        let mut kept = self.kept.lock().unwrap();
+        match seen.method.as_str() {
+            "POST" if self.mounts.lock().unwrap().iter().any(|mounted| query.contains(mounted)) => reply(201, ""),
+            "POST" => reply(202, "").with("location", format!("{}/v2/up/1?state=s", self.elsewhere.lock().unwrap())),
+            "PUT" if path == "/v2/up/1" => {
+                let digest = query.strip_prefix("state=s&digest=").unwrap().replace("%3A", ":");
+                if Digest::sha256(seen.body.as_bytes()).to_string() != digest {
+                    return reply(400, r#"{"errors":[{"code":"DIGEST_INVALID","message":"other\nbytes"}]}"#);
+                }
+                kept.insert(digest.clone(), (String::new(), seen.body.clone()));
+                reply(201, "").with("docker-content-digest", digest)
+            }
+            "PUT" => {
+                kept.insert(path.to_owned(), (seen.header("content-type").unwrap().to_owned(), seen.body.clone()));
+                reply(201, "")
+            }
+            _ => match kept.get(path).or_else(|| kept.get(path.rsplit('/').next().unwrap())) {
+                Some((media_type, body)) => reply(200, body.clone()).with("content-type", media_type),
+                None => reply(404, "{}"),
+            },
+        }
+    }
+}
+
+/// An upstream at this place, with everything else as most tests want it.
+pub fn config(url: Url) -> crate::config::Upstream {
+    crate::config::Upstream {
+        name: "up.test".to_owned(),
+        hosts: Vec::new(),
+        url,
+        mirrors: Vec::new(),
+        username: None,
+        password: None,
+        ca_file: None,
+        private_networks: Vec::new(),
+        token_hosts: Vec::new(),
+        tag_ttl: Duration::from_secs(60),
+        authorization_ttl: Duration::from_secs(60),
+        allow: Vec::new(),
+        deny: Vec::new(),
+        max_connections: 64,
+        connect_timeout: Duration::from_secs(5),
+        read_timeout: Duration::from_secs(5),
+    }
 }

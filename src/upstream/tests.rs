@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use url::Url;
 
-use super::testing::{Origin, Reply, Seen, reply};
+use super::testing::{Origin, Reply, Seen, config, reply};
 use super::*;
 use crate::clock::Timestamp;
 use crate::config::Secret;
@@ -17,27 +17,6 @@ use crate::oci::{INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const MANIFEST: &[u8] = br#"{"schemaVersion":2,"layers":[]}"#;
-
-pub(super) fn config(url: Url) -> config::Upstream {
-    config::Upstream {
-        name: "up.test".to_owned(),
-        hosts: Vec::new(),
-        url,
-        mirrors: Vec::new(),
-        username: None,
-        password: None,
-        ca_file: None,
-        private_networks: Vec::new(),
-        token_hosts: Vec::new(),
-        tag_ttl: Duration::from_secs(60),
-        authorization_ttl: Duration::from_secs(60),
-        allow: Vec::new(),
-        deny: Vec::new(),
-        max_connections: 64,
-        connect_timeout: Duration::from_secs(5),
-        read_timeout: Duration::from_secs(5),
-    }
-}
 
 pub(super) fn with_credentials(url: Url) -> config::Upstream {
     config::Upstream { username: Some("robot".to_owned()), password: Some(Secret::new("pass word&".to_owned())), ..config(url) }

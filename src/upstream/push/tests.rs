@@ -1,72 +1,16 @@
 //! Pushes to registries on real sockets.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use super::super::testing::{Origin, Reply, Seen, reply};
-use super::super::tests::{basic, config, is_wrong, issued, name, tag, upstream, with_credentials};
+use super::super::testing::{Origin, Registry, Seen, config, reply};
+use super::super::tests::{basic, is_wrong, issued, name, tag, upstream, with_credentials};
 use super::*;
 use crate::oci::Manifest;
 use crate::upstream::Upstream;
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const TEXT: &str = "the bytes of a layer";
-
-/// A registry that keeps what is pushed, by path.
-#[derive(Clone, Default)]
-struct Registry {
-    kept: Arc<Mutex<BTreeMap<String, (String, String)>>>,
-    /// Answers that come first, by method and a part of the target; each once.
-    first: Arc<Mutex<Vec<(&'static str, &'static str, Reply)>>>,
-    /// What `Location` begins with; else it is relative.
-    elsewhere: Arc<Mutex<String>>,
-    mounts: Arc<Mutex<Vec<String>>>,
-}
-
-impl Registry {
-    async fn start(&self) -> Origin {
-        let registry = self.clone();
-        Origin::start(move |seen| registry.answer(seen)).await
-    }
-
-    fn once(&self, method: &'static str, target: &'static str, reply: Reply) {
-        self.first.lock().unwrap().push((method, target, reply));
-    }
-
-    fn has(&self, path: &str) -> Option<(String, String)> {
-        self.kept.lock().unwrap().get(path).cloned()
-    }
-
-    fn answer(&self, seen: &Seen) -> Reply {
-        let mut first = self.first.lock().unwrap();
-        if let Some(at) = first.iter().position(|(method, part, _)| seen.method == *method && seen.target.contains(part)) {
-            return first.remove(at).2;
-        }
-        let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
-        let mut kept = self.kept.lock().unwrap();
-        match seen.method.as_str() {
-            "POST" if self.mounts.lock().unwrap().iter().any(|mounted| query.contains(mounted)) => reply(201, ""),
-            "POST" => reply(202, "").with("location", format!("{}/v2/up/1?state=s", self.elsewhere.lock().unwrap())),
-            "PUT" if path == "/v2/up/1" => {
-                let digest = query.strip_prefix("state=s&digest=").unwrap().replace("%3A", ":");
-                if Digest::sha256(seen.body.as_bytes()).to_string() != digest {
-                    return reply(400, r#"{"errors":[{"code":"DIGEST_INVALID","message":"other\nbytes"}]}"#);
-                }
-                kept.insert(digest.clone(), (String::new(), seen.body.clone()));
-                reply(201, "").with("docker-content-digest", digest)
-            }
-            "PUT" => {
-                kept.insert(path.to_owned(), (seen.header("content-type").unwrap().to_owned(), seen.body.clone()));
-                reply(201, "")
-            }
-            _ => match kept.get(path).or_else(|| kept.get(path.rsplit('/').next().unwrap())) {
-                Some((media_type, body)) => reply(200, body.clone()).with("content-type", media_type),
-                None => reply(404, "{}"),
-            },
-        }
-    }
-}
 
 fn text() -> ContentStream {
     // In two pieces.
