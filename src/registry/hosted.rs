@@ -1,7 +1,7 @@
 //! Reading what was pushed to this region. The ledger says what there is, the cache has the bytes.
 //!
-//! A positive answer rests on a look at the ledger's tail at most 250 ms old, a negative one on a look begun after the request came
-//! (replication.md, "Read"). While the bucket is away, what this node knows is served as stale, and what it does not know is 503.
+//! A positive answer rests on a look at the ledger's tail at most 250 ms old; a negative one, and a list, which denies what is not in
+//! it, on a look begun after the request came. While the bucket is away, what this node knows is served as stale, and what it does not know is 503.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,6 @@ use super::{BlobHead, Check, Listed, Page, Registry};
 use crate::cache::{Answer, CacheError, Freshness, Source, StoredManifest};
 use crate::ledger::{BlobEntry, Ledger, LedgerError, Look, ManifestEntry, ReferrersQuery};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, Tag};
-use crate::region::Open;
 use crate::store::Content;
 
 /// Referrers of one page, at most: their descriptors must fit 4 MiB of JSON as well.
@@ -40,6 +39,14 @@ impl Registry {
         }
         ledger.confirm(Look::Now).await?;
         Ok(ask(ledger)?.map(|found| (found, Freshness::Fresh)))
+    }
+
+    /// The ledger for a list, which says of everything that is not in it that it is not there: after a fresh look, or as it was last
+    /// known.
+    async fn for_list(&self) -> Result<(&Ledger, Freshness), CacheError> {
+        let ledger = &self.region()?.ledger;
+        let confirmed = ledger.confirm(Look::Now).await;
+        Ok((ledger, if confirmed.is_ok() { Freshness::Fresh } else { Freshness::Stale }))
     }
 
     pub(super) async fn hosted_manifest(
@@ -83,11 +90,12 @@ impl Registry {
 
     pub(super) async fn hosted_tags(&self, repository: &RepositoryName, page: &Page) -> Result<Answer<Listed<Tag>>, CacheError> {
         let wanted = page.limit.saturating_add(1);
-        let ask = |ledger: &Ledger| match ledger.repository(repository)? {
-            Some(_) => ledger.tags(repository, page.last.as_deref(), wanted).map(Some),
-            None => Ok(None),
-        };
-        let (entries, freshness) = self.find(ask).await?.ok_or(CacheError::Absent)?;
+        let (ledger, freshness) = self.for_list().await?;
+        if ledger.repository(repository)?.is_none() {
+            // Of one that is not known nothing is known while the bucket is away.
+            return Err(if freshness == Freshness::Stale { unknown() } else { CacheError::Absent });
+        }
+        let entries = ledger.tags(repository, page.last.as_deref(), wanted)?;
         let more = page.limit > 0 && entries.len() > page.limit;
         let names = entries.into_iter().take(page.limit).map(|entry| entry.tag).collect();
         Ok(Answer { value: Listed { names, more }, source: Source::Memory, freshness })
@@ -106,9 +114,8 @@ impl Registry {
             after: page.after,
             limit: MAX_REFERRERS + 1,
         };
-        // None is an answer, not an absence: but a fresh one.
-        let ask = |ledger: &Ledger| ledger.referrers(&query).map(|found| (!found.is_empty()).then_some(found));
-        let (entries, freshness) = self.find(ask).await?.unwrap_or((Vec::new(), Freshness::Fresh));
+        let (ledger, freshness) = self.for_list().await?;
+        let entries = ledger.referrers(&query)?;
         let (mut names, mut size_bytes, count) = (Vec::new(), 0, entries.len());
         for entry in entries.into_iter().take(MAX_REFERRERS) {
             let descriptor = self.descriptor(entry).await?;
@@ -156,12 +163,9 @@ impl Registry {
     /// Names of hosted repositories that come after `last`, with those of this edge's cache, in order.
     pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Vec<RepositoryName> {
         let cached = self.inner.cache.repositories(last, limit).await;
-        let hosted = match self.region() {
-            Ok(Open { ledger, .. }) => {
-                // What is known is listed while the bucket is away.
-                let _ = ledger.confirm(Look::Recent).await;
-                ledger.repositories(last, limit).unwrap_or_default()
-            }
+        // What is known is listed while the bucket is away.
+        let hosted = match self.for_list().await {
+            Ok((ledger, _)) => ledger.repositories(last, limit).unwrap_or_default(),
             Err(_) => Vec::new(),
         };
         let all = cached.into_iter().chain(hosted.into_iter().map(|entry| entry.name)).map(|name| (name.to_string(), name));
@@ -176,6 +180,10 @@ impl Registry {
             (Ok(open), Check::Deep) => open.bucket.probe().await.err().map(|why| format!("bucket: {why}")),
         }
     }
+}
+
+fn unknown() -> CacheError {
+    CacheError::Unavailable { why: "the region's bucket does not answer".to_owned(), retry_after: None }
 }
 
 fn size_of_descriptor(descriptor: &Descriptor) -> usize {
