@@ -1,10 +1,12 @@
 //! One manifest with all that it needs, on its way to an upstream.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::queue::{Key, Outcome};
 use super::{Inner, content};
@@ -153,8 +155,20 @@ impl Journey<'_> {
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<(), Stopped> {
-        let pushes = stream::iter(digests.to_vec()).map(|digest| async move { self.blob(&digest).await });
-        pushes.buffer_unordered(BLOBS_AT_ONCE).try_collect().await
+        // The first one alone: an upstream that did not answer for a while is asked by one request at a time, and refused to the others.
+        let Some((first, rest)) = digests.split_first() else { return Ok(()) };
+        self.blob(first).await?;
+        let failed = &AtomicBool::new(false);
+        let pushes = stream::iter(rest.to_vec())
+            .map(|digest| async move { if failed.load(Ordering::Relaxed) { Ok(()) } else { self.blob(&digest).await } });
+        let mut pushes = pin!(pushes.buffer_unordered(BLOBS_AT_ONCE));
+        let mut outcome = Ok(());
+        while let Some(pushed) = pushes.next().await {
+            // What is under way is brought to its end: an upload that is left would be begun again from nothing.
+            failed.fetch_or(pushed.is_err(), Ordering::Relaxed);
+            outcome = outcome.and(pushed);
+        }
+        outcome
     }
 
     async fn blob(&self, digest: &Digest) -> Result<(), Stopped> {
