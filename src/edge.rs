@@ -90,7 +90,7 @@ impl Edge {
         registry.set_hosted(&config.hosted);
         let locations = match &config.siblings {
             Some(siblings) => Locations::Region(outside.siblings(siblings, config.limits.request_timeout)?),
-            None => Locations::Alone(Seal::random()),
+            None => Locations::Alone(Box::new(Seal::random())),
         };
         let http = Http::new(registry.clone(), locations, site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 

@@ -31,7 +31,7 @@ impl Cache {
                 Err(error) => tracing::warn!(%digest, %error, "a blob of this region was unreadable here"),
             }
         }
-        let content = self.from_bucket(bucket, digest, entry).await?;
+        let content = self.bring_from(bucket, digest, entry).await?;
         self.ready(&content).await?;
         Ok((content, Source::Bucket))
     }
@@ -53,7 +53,7 @@ impl Cache {
         Some((self.remembered(digest, content).await?, Source::Bucket))
     }
 
-    async fn from_bucket(&self, bucket: &Bucket, digest: &Digest, entry: &BlobEntry) -> Result<Content, CacheError> {
+    async fn bring_from(&self, bucket: &Bucket, digest: &Digest, entry: &BlobEntry) -> Result<Content, CacheError> {
         let (cache, bucket, digest, entry) = (self.clone(), bucket.clone(), *digest, entry.clone());
         let under_way = self.inner.hosted.start(digest, |early| async move { cache.fill_from(&bucket, &digest, &entry, &early).await });
         Flights::<Digest, _>::value(under_way).await?

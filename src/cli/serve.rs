@@ -100,19 +100,23 @@ fn greet(edge: &Edge, config: &Config) {
     let host = base.split_once("://").map_or(base.as_str(), |(_, host)| host);
     let example = config.upstreams.first().map_or("docker.io", |upstream| upstream.name.as_str()).replace(':', "_");
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+    let push = if config.access.anonymous_push.is_empty() { " (as a [[principal]] that may push)" } else { "" };
     let insecure = if scheme == "http" { " --tls-verify=false" } else { "" };
     let text = format!(
         "outport {version} serves {base}\n\
          \n\
          \x20 upstreams   {names}\n\
          \x20 pull        podman pull{insecure} {host}/{example}/library/debian:12\n\
+         \x20 push        podman push{insecure} IMAGE {host}/team/app:1{push}\n\
          \x20 containerd  outport mirror-config --edge {base} --output /etc/containerd/certs.d\n\
          \x20 health      http://{ops}/readyz   metrics  http://{ops}/metrics\n\
+         \x20 bucket      {bucket}\n\
          \x20 cache       {cache}\n\
          \n\
          Stop it with Ctrl-C.\n",
         version = env!("CARGO_PKG_VERSION"),
         ops = edge.ops_address(),
+        bucket = config.bucket.place,
         cache = config.data_dir.display(),
     );
     // Nobody may be reading.

@@ -120,7 +120,7 @@ impl Failure {
 
     /// It cannot be told now.
     pub fn unavailable(why: impl Into<Box<str>>, retry_after: Option<Duration>) -> Failure {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the upstream registry cannot be asked now")
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "this cannot be answered now: try again later")
             .with(Extra::later(retry_after))
             .because(why)
     }

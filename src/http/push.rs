@@ -30,7 +30,7 @@ const ALONE: &str = "-";
 #[derive(Debug)]
 pub enum Locations {
     /// An edge without siblings: its sessions end with it, and so does the key.
-    Alone(Seal),
+    Alone(Box<Seal>),
     Region(Siblings),
 }
 
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn row_42_a_location_that_was_changed_is_none() {
-        let locations = Locations::Alone(Seal::random());
+        let locations = Locations::Alone(Box::new(Seal::random()));
         let id: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
         let state = locations.state(&id, 77).unwrap();
         let session =
@@ -226,7 +226,7 @@ mod tests {
         let mut changed = state.to_string();
         let last = if changed.ends_with('A') { "B" } else { "A" };
         changed.replace_range(changed.len() - 1.., last);
-        let foreign = Locations::Alone(Seal::random()).state(&id, 77).unwrap();
+        let foreign = Locations::Alone(Box::new(Seal::random())).state(&id, 77).unwrap();
         for (id, state) in [(id.as_str(), changed.as_str()), ("other", state.as_str()), (id.as_str(), "x"), (id.as_str(), foreign.as_str())]
         {
             assert_eq!(locations.read(&session(id, Some(state))), Err(PushError::SessionUnknown), "{id} {state}");

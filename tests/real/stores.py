@@ -63,6 +63,7 @@ class Store:
         raise NotImplementedError
 
     def read(self, prefix: str, key: str) -> bytes:
+        """LookupError if there is none."""
         raise NotImplementedError
 
     def unfinished(self, prefix: str) -> list[str]:
@@ -101,7 +102,10 @@ class Local(Store):
         return {key: path.stat().st_size for key, path in self._files(prefix) if "#" not in path.name}
 
     def read(self, prefix, key):
-        return (self._folder / prefix / key).read_bytes()
+        try:
+            return (self._folder / prefix / key).read_bytes()
+        except FileNotFoundError:
+            raise LookupError(key) from None
 
     def unfinished(self, prefix):
         # object_store writes `name#1` and renames it.
@@ -181,7 +185,10 @@ class S3(Remote):
         return {each["Key"].removeprefix(f"{prefix}/"): each["Size"] for page in pages for each in page.get("Contents", [])}
 
     def read(self, prefix, key):
-        return self._client.get_object(Bucket=BUCKET, Key=f"{prefix}/{key}")["Body"].read()
+        try:
+            return self._client.get_object(Bucket=BUCKET, Key=f"{prefix}/{key}")["Body"].read()
+        except self._client.exceptions.NoSuchKey:
+            raise LookupError(key) from None
 
     def unfinished(self, prefix):
         uploads = self._client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{prefix}/").get("Uploads", [])

@@ -2,16 +2,15 @@
 
 import os
 import shutil
-import subprocess
 import time
 
 import pytest
 
 from api import Api, Lost, digest_of, expect, local, push_blob, push_manifest, read_whole, with_query
-from edge import REPOSITORY, Edge, binary
+from edge import REPOSITORY, Edge
 from images import CONFIG, LAYER, MANIFEST
 from mix import Mix
-from processes import free_port, run
+from processes import run
 from region import ANYBODY, Region
 from stores import KINDS, Gcs
 
@@ -146,15 +145,17 @@ def try_to_push(edge: Edge) -> bool:
     return True
 
 
-def test_a_store_that_cannot_create_safely_is_refused(start_store, tmp_path):
-    """fake-gcs-server as it is cannot be written to through the XML API. The edge says so at once instead of failing at each push."""
+def test_a_store_that_refuses_is_told_and_keeps_no_edge_from_starting(start_store, tmp_path):
+    """fake-gcs-server as it is cannot be written to through the XML API: pushes are refused at once, and the edge says why."""
     store: Gcs = start_store("gcs", native=True)
-    config = tmp_path / "outport.toml"
-    listen = f'[listen]\nregistry = "127.0.0.1:{free_port()}"\nops = "127.0.0.1:{free_port()}"\n'
-    config.write_text(f'data_dir = "{tmp_path}/data"\n{listen}{ANYBODY}{store.table("refused")}')
-    done = subprocess.run([binary(), "serve", "--config", config], capture_output=True, text=True, timeout=90)
-    assert done.returncode != 0
-    assert "bucket" in done.stdout + done.stderr
+    edge = Edge(tmp_path, ANYBODY + store.table("refused"))
+    try:
+        answer = edge.get("/v2/a/b/blobs/uploads/", method="POST")
+        assert answer.status == 503 and answer.headers["Retry-After"]
+        assert b"bucket" in edge.get(f"http://{edge.ops}/readyz?deep=1").body
+        assert "the bucket cannot be opened yet" in edge.process.log.read_text()
+    finally:
+        edge.stop()
 
 
 @pytest.mark.parametrize("kind", KINDS)

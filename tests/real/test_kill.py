@@ -80,7 +80,11 @@ def leaks(region: Region, mix: Mix, named: dict[str, str]) -> list[str]:
     for key in region.keys():
         if "/blobs/" not in key or key in known:
             continue
-        digest = digest_of(region.store.read(region.prefix, key))
+        try:
+            digest = digest_of(region.store.read(region.prefix, key))
+        except LookupError:
+            # Swept since it was listed.
+            continue
         # Each content is pushed once: a second key of it is one too many.
         owner = owners.get(digest) if digest not in named else None
         if owner and api.ask("HEAD", f"/v2/{owner}/blobs/{digest}").status == 200:
