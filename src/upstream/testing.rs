@@ -184,12 +184,14 @@ async fn read(stream: &mut BufReader<TcpStream>, cuts: &Cuts) -> std::io::Result
     Ok(Some(Seen { method, target, headers, body: String::from_utf8(body).unwrap() }))
 }
 
+type First = (&'static str, &'static str, Reply);
+
 /// A registry that keeps what is pushed, by path.
 #[derive(Clone, Default)]
 pub struct Registry {
     pub kept: Arc<Mutex<BTreeMap<String, (String, String)>>>,
     /// Answers that come first, by method and a part of the target; each once.
-    first: Arc<Mutex<Vec<(&'static str, &'static str, Reply)>>>,
+    first: Arc<Mutex<Vec<First>>>,
     /// What `Location` begins with; else it is relative.
     pub elsewhere: Arc<Mutex<String>>,
     /// Queries of mounts that succeed contain one of these.

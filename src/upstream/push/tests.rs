@@ -187,7 +187,7 @@ async fn a_refusal_says_what_the_upstream_said() {
         ("POST", reply(202, "").with("location", "http://user@127.0.0.1/")),
         ("POST", reply(201, "")),
         ("PUT", reply(202, "")),
-        ("PUT", reply(201, "").with("docker-content-digest", &digest)),
+        ("PUT", reply(201, "").with("docker-content-digest", digest)),
         ("PUT", reply(413, "")),
     ] {
         let what = format!("{method} {answer:?}");
