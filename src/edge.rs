@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
+use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Site};
 use crate::identity::Identity;
 use crate::ledger::{self, IndexPlace, Ledger};
@@ -41,6 +42,7 @@ pub struct Edge {
     store: Store,
     cache: Cache,
     region: Region,
+    forwarder: Forwarder,
     registry: Registry,
     http: Http,
     certificates: Option<Certificates>,
@@ -82,7 +84,8 @@ impl Edge {
         let region = Region::default();
         open_region(&config, region.clone(), clock.clone(), metrics.clone()).await?;
         let uploads = Uploads::start(region.clone(), store.clone(), upload_settings(&config), clock.clone(), metrics.clone());
-        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads);
+        let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
+        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, forwarder.clone());
         registry.set_upstreams(upstreams);
         registry.set_hosted(&config.hosted);
         let locations = match &config.siblings {
@@ -114,7 +117,20 @@ impl Edge {
             }
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
-        Ok(Edge { config: Mutex::new(config), outside, metrics, store, cache, region, registry, http, certificates, listeners, ops })
+        Ok(Edge {
+            config: Mutex::new(config),
+            outside,
+            metrics,
+            store,
+            cache,
+            region,
+            forwarder,
+            registry,
+            http,
+            certificates,
+            listeners,
+            ops,
+        })
     }
 
     /// The address of the first registry listener.
@@ -152,6 +168,7 @@ impl Edge {
         {
             return self.reject(&error);
         }
+        self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted);
         self.http.reload(site(&new));
@@ -179,6 +196,7 @@ impl Edge {
         }
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
+        self.forwarder.stop();
         let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
         if let Ok(open) = self.region.get()
             && let Err(error) = open.ledger.close().await
@@ -267,6 +285,11 @@ async fn open_ledger(bucket: Bucket, dir: PathBuf, clock: Clock, metrics: Metric
             in_memory.inspect_err(|error| tracing::error!(%error, "the ledger cannot be opened")).ok()
         }
     }
+}
+
+/// Where pushes are passed on to.
+fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
+    Policies::new(&config.hosted, |name| upstreams.iter().find(|upstream| **upstream.name() == *name).cloned())
 }
 
 /// What requests are judged by.

@@ -10,6 +10,7 @@
 //!  9 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops
 //!  8 registry/  the use cases without HTTP: pull, push, discover, delete       identity/  who is asking
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
+//!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
 //!  6 region.rs  the own region's bucket and ledger, once they are open
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
@@ -51,6 +52,7 @@ pub mod clock;
 pub mod config;
 pub mod dial;
 pub mod edge;
+pub mod forward;
 pub mod http;
 pub mod identity;
 pub mod inflow;

@@ -74,6 +74,9 @@ pub struct Families {
     ledger_fold_seconds: HistogramVec,
     ledger_rebuilds: IntCounterVec,
     tail_looks: IntCounterVec,
+    forward_pending: IntGauge,
+    forward_oldest_seconds: IntGauge,
+    forwards: IntCounterVec,
     sibling_requests: IntCounterVec,
 }
 
@@ -220,6 +223,10 @@ impl Metrics {
             ledger_folded: build.counter("outport_ledger_folded_segments_total", "Segments folded into the index."),
             ledger_fold_seconds: build.times("outport_ledger_fold_seconds", "Time to fold and commit what was read at one time.", &[]),
             ledger_rebuilds: build.counters("outport_ledger_rebuilds_total", "Times that the index was thrown away.", &["reason"]),
+            forward_pending: build.gauge("outport_forward_pending", "Pushed manifests that an upstream has not been given yet."),
+            forward_oldest_seconds: build
+                .gauge("outport_forward_oldest_seconds", "How long the oldest of them waits; 0 when there is none."),
+            forwards: build.counters("outport_forwards_total", "Tries to pass a pushed manifest on to its upstream.", &["outcome"]),
             tail_looks: build.counters("outport_ledger_tail_looks_total", "Looks at the end of the ledger.", &["outcome"]),
             sibling_requests: build.counters(
                 "outport_sibling_requests_total",
@@ -362,6 +369,17 @@ impl Families {
     /// `reason` is `diverged` or `damaged`.
     pub fn ledger_rebuilt(&self, reason: &'static str) {
         self.ledger_rebuilds.with_label_values(&[reason]).inc();
+    }
+
+    /// How much waits to be passed on, and how long the oldest of it.
+    pub fn forwards_waiting(&self, count: usize, oldest: Duration) {
+        self.forward_pending.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.forward_oldest_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// `outcome` is `passed`, `gone`, `unavailable` or `refused`.
+    pub fn forward_ended(&self, outcome: &'static str) {
+        self.forwards.with_label_values(&[outcome]).inc();
     }
 
     /// `outcome` is `confirmed` or `failed`.

@@ -1,4 +1,4 @@
-//! Asking a running edge to do something: one POST to its registry listener.
+//! Asking a running edge: one request to its registry listener.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,17 +67,28 @@ impl AskError {
 impl Edge {
     /// Sends `question` to `path` of the edge and returns its JSON answer.
     pub(super) fn ask(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| AskError::Unavailable(error.to_string()))?;
-        runtime.block_on(self.post(config, path, question))
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
+        self.run(config, request.body(Full::new(Bytes::from(question.to_string()))).map_err(usage)?)
     }
 
-    async fn post(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
+    /// Reads the JSON at `path` of the edge.
+    pub(super) fn read(&self, config: Option<&Path>, path: &str) -> Result<Value, AskError> {
+        self.run(config, Request::get(path).body(Full::default()).map_err(usage)?)
+    }
+
+    fn run(&self, config: Option<&Path>, request: Request<Full<Bytes>>) -> Result<Value, AskError> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| AskError::Unavailable(error.to_string()))?;
+        runtime.block_on(self.send(config, request))
+    }
+
+    /// Sends a request whose URI is a path of the edge.
+    async fn send(&self, config: Option<&Path>, mut request: Request<Full<Bytes>>) -> Result<Value, AskError> {
         let base = match &self.edge {
             Some(url) => url.clone(),
             None => local_edge(config)?,
         };
-        let uri: Uri = base.join(path).map_err(usage)?.as_str().parse().map_err(usage)?;
+        let uri: Uri = base.join(request.uri().path()).map_err(usage)?.as_str().parse().map_err(usage)?;
         let host = uri.host().ok_or_else(|| AskError::Usage(format!("{base} has no host")))?.to_owned();
         let settings = dial::Settings {
             ca_file: self.ca_file.clone(),
@@ -92,11 +103,10 @@ impl Edge {
         let unavailable = |error: dial::DialError| AskError::Unavailable(error.to_string());
         let resolver = dial::Resolver::new(Clock::system(), Metrics::new()).map_err(unavailable)?;
         let client = dial::Client::new(settings, resolver, dial::Proxies::none()).map_err(unavailable)?;
-        let mut request = Request::post(uri).header(header::CONTENT_TYPE, "application/json");
+        *request.uri_mut() = uri;
         if let Some(credentials) = self.credentials()? {
-            request = request.header(header::AUTHORIZATION, credentials);
+            request.headers_mut().insert(header::AUTHORIZATION, credentials.parse().map_err(usage)?);
         }
-        let request = request.body(Full::new(Bytes::from(question.to_string()))).map_err(usage)?;
         let answer = client.send(request).await.map_err(unavailable)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES);

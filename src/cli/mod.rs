@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod forwards;
 mod logging;
 mod mirror_config;
 mod prefetch;
@@ -49,6 +50,9 @@ enum Command {
     /// Ask the upstream now what a tag points to
     #[command(after_help = "Example:\n  outport refresh docker.io/library/debian:12")]
     Refresh(refresh::Arguments),
+    /// List the pushes that an edge has not passed on to their upstream yet, and why
+    #[command(after_help = "Example:\n  outport --config outport.toml forwards")]
+    Forwards(forwards::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -69,6 +73,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Check { json } => check::run(config, json),
         Command::Prefetch(arguments) => prefetch::run(config, &arguments),
         Command::Refresh(arguments) => refresh::run(config, &arguments),
+        Command::Forwards(arguments) => forwards::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

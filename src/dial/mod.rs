@@ -112,7 +112,16 @@ where
     ///
     /// # Errors
     /// Any [`DialError`] but `CaFile` and `System`.
-    pub async fn send(&self, mut request: Request<B>) -> Result<Response<Incoming>, DialError> {
+    pub async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, DialError> {
+        self.send_until(request, sleep(self.read_timeout)).await
+    }
+
+    /// The same, with a patience of the caller's own in place of `read_timeout`: the head is late once `late` returns, which begins when
+    /// there is a connection. For a body that takes its time.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_until(&self, mut request: Request<B>, late: impl Future<Output = ()>) -> Result<Response<Incoming>, DialError> {
         let target = Target::of(request.uri())?;
         self.authorize_to_proxy(&mut request, &target);
         let slot = timeout(self.connect_timeout, self.slots.acquire()).await;
@@ -121,7 +130,7 @@ where
         let mut connection = capture_connection(&mut request);
         let head_is_late = async {
             drop(connection.wait_for_connection_metadata().await);
-            sleep(self.read_timeout).await;
+            late.await;
         };
         tokio::select! {
             biased;

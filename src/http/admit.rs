@@ -32,6 +32,7 @@ pub enum Call {
     Version,
     Ready,
     Catalog(Page),
+    Forwards,
     Read(Read),
     Write(Write),
     /// Authorized when its body has told the repository.
@@ -86,6 +87,7 @@ impl Site {
         match action {
             Action::Version => self.enter(&principal).map(|()| Call::Version),
             Action::Catalog(page) => self.enter(&principal).map(|()| Call::Catalog(page)),
+            Action::Forwards => self.enter(&principal).map(|()| Call::Forwards),
             Action::Command(command) => self.enter(&principal).map(|()| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
             Action::Read { name, ns, wanted } => {
@@ -238,7 +240,7 @@ mod tests {
             (&[], Some("unknown"), 401),
             (&["docker.io/**"], Some("unknown"), 401),
         ] {
-            for target in ["/v2/", "/v2/_catalog"] {
+            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards"] {
                 assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
             }
         }

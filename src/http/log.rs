@@ -37,6 +37,7 @@ pub enum Class {
     /// Of a manifest.
     Push,
     Delete,
+    Forwards,
     Refresh,
     Prefetch,
     /// It went nowhere.
@@ -90,6 +91,7 @@ impl Class {
             Action::Write { wanted: Push::Manifest { .. }, .. } => Class::Push,
             Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => Class::Delete,
             Action::Write { .. } => Class::Upload,
+            Action::Forwards => Class::Forwards,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
         }
@@ -107,6 +109,7 @@ impl Class {
             Class::Upload => "upload",
             Class::Push => "push",
             Class::Delete => "delete",
+            Class::Forwards => "forwards",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
             Class::Other => "other",

@@ -11,7 +11,7 @@ use super::error::Failure;
 use super::log::freshness_text;
 use crate::cache::{Answer, Freshness, Source, StoredManifest};
 use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, RangeParts, RepositoryName, Tag, referrers_index};
-use crate::registry::{BlobHead, Listed, Page, Prefetched};
+use crate::registry::{BlobHead, Listed, Page, Pending, Prefetched};
 use crate::store::Content;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -104,6 +104,11 @@ pub fn catalog(listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Respons
     let mut response = json(serde_json::json!({ "repositories": names }).to_string().into());
     link_next(response.headers_mut(), "/v2/_catalog", names.last().filter(|_| listed.more), listing);
     response
+}
+
+/// What is on its way to upstreams.
+pub fn forwards(listed: &Listed<Pending>) -> Response<Payload> {
+    json(serde_json::json!({ "forwards": listed.names, "more": listed.more }).to_string().into())
 }
 
 /// `Link` to what follows `last`, relative, so that it leads back to the host that the client asked.

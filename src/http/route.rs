@@ -45,6 +45,8 @@ pub enum Action {
         ns: Option<String>,
         wanted: Push,
     },
+    /// What is on its way to upstreams, of what the caller may read.
+    Forwards,
     /// An operator's command, whose image stands in the body.
     Command(Command),
 }
@@ -148,6 +150,7 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/v2" | b"/v2/" => return reading(method).map(|()| Action::Version),
         b"/readyz" => return reading(method).map(|()| Action::Ready),
         b"/v2/_catalog" => return reading(method).and_then(|()| page(query).map(Action::Catalog)),
+        b"/outport/v1/forwards" => return reading(method).map(|()| Action::Forwards),
         b"/outport/v1/refresh" => return posting(method).map(|()| Action::Command(Command::Refresh)),
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
         _ => Endpoint::find(path)?,
@@ -443,6 +446,7 @@ mod tests {
             ("/v2/?x=y", Action::Version),
             ("/readyz", Action::Ready),
             ("/v2/_catalog?n=3", Action::Catalog(all(3))),
+            ("/outport/v1/forwards", Action::Forwards),
         ] {
             assert_eq!(get(target), Ok(action), "{target}");
         }

@@ -169,6 +169,10 @@ impl Http {
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
+            Call::Forwards => {
+                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                Ok(respond::forwards(&self.0.registry.forwards(readable)))
+            }
             Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
             Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }

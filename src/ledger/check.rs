@@ -108,7 +108,8 @@ pub(super) fn check(rows: &dyn Rows, event: &Event, planted: Planted) -> Result<
         | Event::Identity(_)
         | Event::Role(_)
         | Event::Rule(_)
-        | Event::PublicKey(_) => Ok(()),
+        | Event::PublicKey(_)
+        | Event::Forwarded { .. } => Ok(()),
     }
 }
 

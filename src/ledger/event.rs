@@ -85,6 +85,14 @@ pub enum Event {
     Role(ControlRecord),
     Rule(ControlRecord),
     PublicKey(ControlRecord),
+    /// An upstream has a manifest as it stands here, and under this tag where one is named.
+    Forwarded {
+        repository: RepositoryName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<Tag>,
+        digest: Digest,
+        upstream: String,
+    },
     /// A newer writer's: the whole line.
     #[serde(skip)]
     Unknown(String),
@@ -110,6 +118,7 @@ const KINDS: &[&str] = &[
     "role",
     "rule",
     "public_key",
+    "forwarded",
 ];
 
 /// The bytes of a content, or where they are.
@@ -207,6 +216,10 @@ impl Event {
         Event::Delete { repository, digest, kind }
     }
 
+    pub fn forwarded(repository: RepositoryName, tag: Option<Tag>, digest: Digest, upstream: &str) -> Event {
+        Event::Forwarded { repository, tag, digest, upstream: upstream.to_owned() }
+    }
+
     /// The event as one line of JSON, without its end.
     pub fn to_line(&self) -> Result<String, serde_json::Error> {
         match self {
@@ -277,7 +290,7 @@ mod tests {
             Event::Tag { repository: repository.clone(), tag: tag.clone(), digest, created: Some(Timestamp::from_ms(7)) },
             Event::untag(repository.clone(), tag.clone()),
             Event::delete(repository.clone(), digest, ContentKind::Blob),
-            Event::Lock { repository, tag: Some(tag), digest: Some(digest), locked: true },
+            Event::Lock { repository: repository.clone(), tag: Some(tag.clone()), digest: Some(digest), locked: true },
             Event::Copy { digest, size_bytes: 3, place: place.clone() },
             Event::Condemn { places: vec![place.clone()] },
             Event::Dead { places: vec![place.clone()] },
@@ -289,6 +302,7 @@ mod tests {
             Event::Role(record.clone()),
             Event::Rule(record.clone()),
             Event::PublicKey(ControlRecord { content: None, ..record }),
+            Event::forwarded(repository, Some(tag), digest, "origin.example"),
         ]
     }
 

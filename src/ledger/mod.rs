@@ -58,7 +58,7 @@ pub use check::Rejected;
 pub use event::{Content, ContentKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
 pub use index::IndexError;
-pub use query::{BlobEntry, ManifestEntry, ReferrersQuery, RepositoryEntry, TagEntry};
+pub use query::{BlobEntry, ForwardEntry, ManifestEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry, UnforwardedQuery};
 pub use tail::Look;
 
 use self::core::{Core, FoldError, Identity};
@@ -69,7 +69,7 @@ use tail::Tail;
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 /// How long opening waits for the index to be complete. Later, callers hear that it is not.
 const OPENING: Duration = Duration::from_secs(10);
@@ -251,6 +251,31 @@ impl Ledger {
     /// Tags that were pushed twice by writers of which neither had seen the other.
     pub fn conflicts(&self, limit: usize) -> Result<Vec<(RepositoryName, TagEntry)>, LedgerError> {
         self.read(|rows| query::conflicts(rows, limit))
+    }
+
+    /// What was passed on to an upstream under a tag, or as a manifest of its own.
+    pub fn forwarded(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        upstream: &str,
+    ) -> Result<Option<ForwardEntry>, LedgerError> {
+        self.read(|rows| query::forwarded(rows, repository, reference, upstream))
+    }
+
+    /// The name, if it stands here and an upstream was not given it since its last push.
+    pub fn unforwarded_name(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        upstream: &str,
+    ) -> Result<Option<UnforwardedEntry>, LedgerError> {
+        self.read(|rows| query::unforwarded_name(rows, repository, reference, upstream))
+    }
+
+    /// What was pushed to a repository since it was last passed on to an upstream. Walks the whole repository where nothing was.
+    pub fn unforwarded(&self, query: &UnforwardedQuery<'_>) -> Result<Vec<UnforwardedEntry>, LedgerError> {
+        self.read(|rows| query::unforwarded(rows, query))
     }
 
     /// Whether a blob or manifest event has named this key. The sweep asks, after a look, before it abandons a key.

@@ -6,9 +6,9 @@ use super::event::ManifestFacts;
 use super::fold::row;
 use super::identity::Place;
 use super::index::{IndexError, Rows, Table, Value, Walk, key};
-use super::state::{Claims, ContentRow, ManifestClaim, RepositoryRow, TagClaim};
+use super::state::{Claim, Claims, ContentRow, ForwardRow, ManifestClaim, RepositoryRow, TagClaim};
 use crate::clock::Timestamp;
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct TagEntry {
@@ -44,6 +44,22 @@ pub struct RepositoryEntry {
     pub tags: u64,
     pub manifests: u64,
     pub blobs: u64,
+}
+
+/// What an upstream has under a name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ForwardEntry {
+    pub digest: Digest,
+    /// When that was noted.
+    pub at: Timestamp,
+}
+
+/// A name whose last push an upstream has not been given yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnforwardedEntry {
+    pub reference: Reference,
+    pub digest: Digest,
+    pub pushed_at: Timestamp,
 }
 
 fn unreadable<E>(_: E) -> IndexError {
@@ -187,6 +203,90 @@ pub(super) fn conflicts(rows: &dyn Rows, limit: usize) -> Result<Vec<(Repository
         let repository = parse(repository)?;
         Ok(tag(rows, &repository, &parse(&name[1..])?)?.map(|entry| (repository, entry)))
     })
+}
+
+pub(super) fn forwarded(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    reference: &Reference,
+    upstream: &str,
+) -> Result<Option<ForwardEntry>, IndexError> {
+    let found: Option<ForwardRow> = row(rows, Table::Forwards, &key::forward(repository, reference, upstream))?;
+    Ok(found.map(|row| ForwardEntry { digest: row.digest, at: row.clock.timestamp() }))
+}
+
+/// What of a repository is to be passed on to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct UnforwardedQuery<'a> {
+    pub repository: &'a RepositoryName,
+    pub upstream: &'a str,
+    /// Manifests come first, by digest, then tags, by name; those behind this one.
+    pub after: Option<&'a Reference>,
+    pub limit: usize,
+}
+
+impl UnforwardedQuery<'_> {
+    /// The name of a claim, unless what was passed on is as new and the same.
+    fn entry<T>(&self, rows: &dyn Rows, reference: Reference, claim: (&Claim<T>, Digest)) -> Result<Option<UnforwardedEntry>, IndexError> {
+        let (claim, digest) = claim;
+        let found: Option<ForwardRow> = row(rows, Table::Forwards, &key::forward(self.repository, &reference, self.upstream))?;
+        if found.is_some_and(|row| row.digest == digest && row.clock >= claim.clock) {
+            return Ok(None);
+        }
+        Ok(Some(UnforwardedEntry { reference, digest, pushed_at: claim.clock.timestamp() }))
+    }
+}
+
+/// The name, if it stands here and an upstream was not given it since its last push.
+pub(super) fn unforwarded_name(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    reference: &Reference,
+    upstream: &str,
+) -> Result<Option<UnforwardedEntry>, IndexError> {
+    let query = UnforwardedQuery { repository, upstream, after: None, limit: 1 };
+    match reference {
+        Reference::Digest(digest) => {
+            let claims: Option<Claims<ManifestClaim>> = row(rows, Table::Manifests, &key::in_repository(repository, digest))?;
+            let winner = claims.as_ref().and_then(Claims::winner);
+            winner.map_or(Ok(None), |claim| query.entry(rows, reference.clone(), (claim, *digest)))
+        }
+        Reference::Tag(tag) => {
+            let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, tag))?;
+            let winner = claims.as_ref().and_then(Claims::winner);
+            winner.map_or(Ok(None), |claim| query.entry(rows, reference.clone(), (claim, claim.value.digest)))
+        }
+    }
+}
+
+pub(super) fn unforwarded(rows: &dyn Rows, query: &UnforwardedQuery<'_>) -> Result<Vec<UnforwardedEntry>, IndexError> {
+    let prefix = key::repository(query.repository);
+    let mut found = Vec::new();
+    if !matches!(query.after, Some(Reference::Tag(_))) {
+        let after = match query.after {
+            Some(Reference::Digest(digest)) => Some(key::in_repository(query.repository, digest)),
+            _ => None,
+        };
+        found = page(rows, (Table::Manifests, &prefix, after.as_deref()), query.limit, |key, value| {
+            let digest = digest_of(&key[prefix.len()..])?;
+            match Claims::<ManifestClaim>::decode(value)?.winner() {
+                Some(claim) => query.entry(rows, Reference::Digest(digest), (claim, digest)),
+                None => Ok(None),
+            }
+        })?;
+    }
+    let after = match query.after {
+        Some(Reference::Tag(tag)) => Some(key::tag(query.repository, tag)),
+        _ => None,
+    };
+    found.extend(page(rows, (Table::Tags, &prefix, after.as_deref()), query.limit - found.len(), |key, value| {
+        let tag = Reference::Tag(parse(&key[prefix.len()..])?);
+        match Claims::<TagClaim>::decode(value)?.winner() {
+            Some(claim) => query.entry(rows, tag, (claim, claim.value.digest)),
+            None => Ok(None),
+        }
+    })?);
+    Ok(found)
 }
 
 /// The first rows of a range that are made into something.

@@ -150,6 +150,13 @@ pub struct RepositoryRow {
     pub links: u64,
 }
 
+/// What an upstream has under a name, and when that was noted. The order of the fields is the order of rows: the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForwardRow {
+    pub clock: HybridTime,
+    pub digest: Digest,
+}
+
 /// Where a ledger was folded to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LedgerRow {

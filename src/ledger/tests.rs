@@ -10,11 +10,11 @@ use super::index::{Index, Memory};
 use super::segment::{self, Object, Stub};
 use super::{
     AppendError, Content, ContentKind, ControlRecord, Event, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, ReferrersQuery,
-    Rejected, testing,
+    Rejected, UnforwardedQuery, testing,
 };
 use crate::bucket::testing::{Fault, Faults, INCARNATION, SimulatedStore, Verb};
 use crate::clock::{Clock, Timestamp};
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 fn store() -> SimulatedStore {
     SimulatedStore::new(1, Clock::manual(Timestamp::from_ms(1)))
@@ -206,6 +206,48 @@ async fn lists_are_paged_by_what_they_are_sorted_by() {
     assert_eq!(found(&ReferrersQuery { after: Some(&referrers[2]), ..query }), referrers[3..]);
     assert_eq!(found(&ReferrersQuery { artifact_type: Some("sbom"), ..query }), [digest("referrer 0")]);
     assert_eq!(ledger.manifests(&app, None, 100).unwrap().len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_passed_on_since_its_last_push_is_found() {
+    let ledger = one_node();
+    push(&ledger, "app", "v1", "a").await;
+    push(&ledger, "app", "v2", "b").await;
+    let app = name("app");
+    let waiting = |upstream, after: Option<&Reference>, limit| -> Vec<(Reference, Digest)> {
+        let found = ledger.unforwarded(&UnforwardedQuery { repository: &app, upstream, after, limit }).unwrap();
+        found.into_iter().map(|entry| (entry.reference, entry.digest)).collect()
+    };
+    let by_digest = |of: &str| (Reference::Digest(digest(of)), digest(of));
+    let by_tag = |text: &str, of: &str| (Reference::Tag(tag(text)), digest(of));
+    let mut all = vec![by_digest("v1"), by_digest("v2")];
+    all.sort_by_key(|(_, digest)| *digest);
+    all.extend([by_tag("a", "v1"), by_tag("b", "v2")]);
+    assert_eq!(waiting("origin", None, 10), all);
+    for at in 0..4 {
+        assert_eq!(waiting("origin", Some(&all[at].0), 2), all[at + 1..4.min(at + 3)], "behind {at}");
+    }
+    let forwarded = |text: Option<&str>, of| Event::forwarded(name("app"), text.map(tag), digest(of), "origin");
+    ledger.append(vec![forwarded(None, "v1"), forwarded(Some("a"), "v1"), forwarded(Some("b"), "v1")]).await.unwrap();
+    // "b" is another manifest here.
+    assert_eq!(waiting("origin", None, 10), [by_digest("v2"), by_tag("b", "v2")]);
+    assert_eq!(waiting("other", None, 10), all);
+    for (reference, of) in all.iter().chain([&by_tag("c", "v1")]) {
+        let found = ledger.unforwarded_name(&app, reference, "origin").unwrap().map(|entry| entry.digest);
+        let waits = *reference == by_digest("v2").0 || *reference == by_tag("b", "v2").0;
+        assert_eq!(found, waits.then_some(*of), "{reference}");
+    }
+    assert_eq!(ledger.forwarded(&app, &Reference::Tag(tag("b")), "origin").unwrap().map(|entry| entry.digest), Some(digest("v1")));
+    assert_eq!(ledger.forwarded(&app, &Reference::Digest(digest("v2")), "origin").unwrap(), None);
+    // Pushed once more, and moved there and back: to be passed on once more.
+    ledger.append(vec![manifest("app", "v1", image(&["v1 blob"]))]).await.unwrap();
+    ledger.append(vec![Event::tag(app.clone(), tag("a"), digest("v2"))]).await.unwrap();
+    ledger.append(vec![Event::tag(app.clone(), tag("a"), digest("v1"))]).await.unwrap();
+    assert_eq!(waiting("origin", None, 10), all);
+    // Twice is as good as once, and what is gone here is nothing to pass on.
+    ledger.append(vec![forwarded(None, "v1"), forwarded(None, "v1"), forwarded(Some("a"), "v1")]).await.unwrap();
+    ledger.append(vec![Event::delete(app.clone(), digest("v2"), ContentKind::Manifest)]).await.unwrap();
+    assert_eq!(waiting("origin", None, 10), []);
 }
 
 #[tokio::test(start_paused = true)]

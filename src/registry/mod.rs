@@ -17,6 +17,8 @@ use crate::access::Access;
 pub use crate::cache::Prefetched;
 use crate::cache::{Answer, Cache, CacheError, Origin, StoredManifest};
 use crate::config::{self, path_prefix};
+use crate::forward::Forwarder;
+pub use crate::forward::Pending;
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::region::{NotOpen, Open, Region};
 use crate::store::{Content, Store};
@@ -27,6 +29,9 @@ use crate::upstream::Upstream;
 const CATALOG_BATCH: usize = 256;
 /// Names that one page of the catalogue looks at, at most: a caller who may see few of very many gets a short page with a link.
 const MAX_CATALOG_SCAN: usize = 100_000;
+
+/// Entries of the list of what is on its way to upstreams, at most.
+const MAX_FORWARDS: usize = 1_000;
 
 /// How long a deep look waits for an upstream.
 const PROBE_TIME: Duration = Duration::from_secs(5);
@@ -43,6 +48,7 @@ struct Inner {
     store: Store,
     region: Region,
     uploads: Uploads,
+    forwarder: Forwarder,
     /// The policies of hosted repositories; the first that matches counts.
     hosted: RwLock<Arc<[config::Hosted]>>,
     /// By the path component that a full repository name begins with.
@@ -95,9 +101,9 @@ pub struct Readiness {
 }
 
 impl Registry {
-    pub fn new(cache: Cache, store: Store, region: Region, uploads: Uploads) -> Registry {
+    pub fn new(cache: Cache, store: Store, region: Region, uploads: Uploads, forwarder: Forwarder) -> Registry {
         let hosted = RwLock::new(Arc::default());
-        Registry { inner: Arc::new(Inner { cache, store, region, uploads, hosted, upstreams: RwLock::default() }) }
+        Registry { inner: Arc::new(Inner { cache, store, region, uploads, forwarder, hosted, upstreams: RwLock::default() }) }
     }
 
     /// Replaces the policies of hosted repositories.
@@ -245,9 +251,18 @@ impl Registry {
         readiness
     }
 
+    /// What is on its way to upstreams or has failed to get there, as far as this edge knows, of repositories that the caller may read.
+    pub fn forwards(&self, readable: impl Fn(&RepositoryName) -> bool) -> Listed<Pending> {
+        let mut names = self.inner.forwarder.pending(readable, MAX_FORWARDS + 1);
+        let more = names.len() > MAX_FORWARDS;
+        names.truncate(MAX_FORWARDS);
+        Listed { names, more }
+    }
+
     /// Brings the gauges up to date, before they are read.
     pub fn report(&self) {
         self.inner.cache.report();
+        self.inner.forwarder.report();
     }
 }
 

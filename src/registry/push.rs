@@ -287,6 +287,7 @@ impl Registry {
         };
         events.extend(named.iter().map(|tag| Event::tag(repository.clone(), tag.clone(), digest)));
         let position = self.region()?.ledger.append(events).await?;
+        self.inner.forwarder.note(repository, &digest, named);
         Ok(PushedTo { digest, subject, position })
     }
 

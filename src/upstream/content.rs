@@ -7,7 +7,7 @@ use http::header::CONTENT_RANGE;
 use http::{Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::endpoint::{Answer, Ask, Endpoint};
+use super::endpoint::{Answer, Ask, Endpoint, Scope};
 use super::error::UpstreamError;
 use super::headers::{self, ContentRange};
 use super::wire::Body;
@@ -80,7 +80,7 @@ impl BlobTransfer {
 }
 
 fn manifest_ask<'a>(method: Method, repository: &'a RepositoryName, path: &'a str) -> Ask<'a> {
-    Ask { method, path, query: None, accept: Manifest::ACCEPT, from: 0, repository: Some(repository) }
+    Ask { method, path, query: None, accept: Manifest::ACCEPT, from: 0, scope: Scope::Pull(repository), load: None }
 }
 
 pub(super) async fn manifest(
@@ -154,7 +154,7 @@ fn plain(answer: &Answer) -> Result<(), UpstreamError> {
 }
 
 fn blob_ask<'a>(method: Method, repository: &'a RepositoryName, path: &'a str, from: u64) -> Ask<'a> {
-    Ask { method, path, query: None, accept: "*/*", from, repository: Some(repository) }
+    Ask { method, path, query: None, accept: "*/*", from, scope: Scope::Pull(repository), load: None }
 }
 
 pub(super) async fn blob(

@@ -6,15 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::breaker::{Admission, Breaker, Circuit, Verdict};
 use super::challenge::{self, Challenge};
 use super::error::{Failure, UpstreamError};
+use super::sending::{Outgoing, Sending};
 use super::tokens::{Credentials, Key, Tokens};
 use super::wire::{Body, Wire, discard};
 use super::{AGENT, headers, origin};
@@ -26,6 +26,10 @@ const MAX_RETRIES: u32 = 2;
 const BACKOFF: Duration = Duration::from_millis(100);
 /// A `Retry-After` beyond this is cut: an upstream must not be able to silence itself for days by mistake.
 const MAX_PAUSE: Duration = Duration::from_secs(3_600);
+/// As much of a refusal's body as is read, in this time, and as much of its words as is shown.
+const MAX_COMPLAINT_BYTES: usize = 16 * 1024;
+const COMPLAINT_TIME: Duration = Duration::from_secs(1);
+const MAX_COMPLAINT_CHARS: usize = 200;
 /// For how long a mirror whose body broke is passed over.
 const BROKEN_PAUSE: Duration = Duration::from_secs(10);
 
@@ -47,8 +51,53 @@ pub(super) struct Ask<'a> {
     pub(super) accept: &'static str,
     /// The first byte wanted; beyond 0 it becomes a `Range`.
     pub(super) from: u64,
-    /// To be authenticated for pulling this; `None` sends no credentials.
-    pub(super) repository: Option<&'a RepositoryName>,
+    /// To be authenticated for this.
+    pub(super) scope: Scope<'a>,
+    /// What a push brings along; what only asks brings nothing.
+    pub(super) load: Option<Load<'a>>,
+}
+
+/// What a request needs leave for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope<'a> {
+    /// No credentials are sent.
+    Nothing,
+    Pull(&'a RepositoryName),
+    Push {
+        into: &'a RepositoryName,
+        /// What a mount takes its blob from.
+        from: Option<&'a RepositoryName>,
+    },
+}
+
+impl Scope<'_> {
+    /// What a challenge would ask for, so that its token can be had before the challenge.
+    fn text(self) -> Option<String> {
+        match self {
+            Scope::Nothing => None,
+            Scope::Pull(repository) => Some(format!("repository:{repository}:pull")),
+            Scope::Push { into, from: None } => Some(format!("repository:{into}:pull,push")),
+            Scope::Push { into, from: Some(from) } => Some(format!("repository:{into}:pull,push repository:{from}:pull")),
+        }
+    }
+}
+
+/// The content of a push.
+#[derive(Clone, Copy)]
+pub(super) struct Load<'a> {
+    pub(super) media_type: &'a str,
+    pub(super) content: Outgoing<'a>,
+    /// Where an upload goes on; it stands in for the path.
+    pub(super) session: Option<&'a Session>,
+    /// How long the answer may take once the content was taken, if longer than usual.
+    pub(super) patience: Option<Duration>,
+}
+
+/// Where an upload goes on, as the answer to its beginning said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) url: Url,
+    place: Place,
 }
 
 /// A successful answer (2xx). Its permit counts until the body is dropped.
@@ -78,15 +127,17 @@ pub(super) struct Endpoint {
 }
 
 /// Where a request ended after its redirects.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
     Own,
     Elsewhere,
 }
 
-struct Landed {
-    response: Response<Incoming>,
+/// An answer, and whose it is.
+pub(super) struct Landed {
+    pub(super) response: Response<Incoming>,
     place: Place,
+    url: Url,
 }
 
 impl Endpoint {
@@ -120,6 +171,19 @@ impl Endpoint {
 
     /// Sends a request until it is answered, refused, or out of tries.
     pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
+        let (landed, permit) = self.persistently(ask.path, || self.attempt(ask)).await?;
+        Ok(self.answer(landed.response, permit))
+    }
+
+    /// Tries something until it succeeds, is refused, or is out of tries.
+    pub(super) async fn persistently<T, Tried>(
+        &self,
+        path: &str,
+        attempt: impl Fn() -> Tried,
+    ) -> Result<(T, OwnedSemaphorePermit), UpstreamError>
+    where
+        Tried: Future<Output = Result<T, Failure>>,
+    {
         // Before the permit, so that nobody waits for one in vain.
         if let Some(wait) = self.refuses() {
             return Err(refused(wait));
@@ -128,11 +192,11 @@ impl Endpoint {
         self.wire.budget.earn();
         let mut retries = 0;
         loop {
-            let failure = match self.attempt(ask).await {
-                Ok(response) => return Ok(self.answer(response, permit)),
+            let failure = match attempt().await {
+                Ok(done) => return Ok((done, permit)),
                 Err(failure) => failure,
             };
-            tracing::debug!(upstream = %self.wire.name, host = self.host(), path = ask.path, error = %failure.error, "no answer");
+            tracing::debug!(upstream = %self.wire.name, host = self.host(), path, error = %failure.error, "no answer");
             let again = failure.may_pass() && self.role == Role::Main && retries < MAX_RETRIES;
             if !again || !self.wire.budget.spend() {
                 return Err(failure.error);
@@ -187,10 +251,10 @@ impl Endpoint {
     }
 
     /// One try, which the circuit learns from.
-    async fn attempt(&self, ask: &Ask<'_>) -> Result<Response<Incoming>, Failure> {
+    pub(super) async fn attempt(&self, ask: &Ask<'_>) -> Result<Landed, Failure> {
         let admission = self.admit()?;
         let outcome = match self.authenticated(ask).await {
-            Ok(landed) => self.judge(landed).await,
+            Ok(landed) => self.judge(ask, landed).await,
             Err(failure) => Err(failure),
         };
         let before = self.circuit();
@@ -209,29 +273,30 @@ impl Endpoint {
     /// Sends with what the last challenge asked for, so that one round trip is enough; when that is refused, answers the new
     /// challenge and sends once more.
     async fn authenticated(&self, ask: &Ask<'_>) -> Result<Landed, Failure> {
-        let first = match ask.repository {
-            Some(repository) => self.known_authorization(repository).await?,
+        let scope = ask.scope.text().filter(|_| ask.place() == Place::Own);
+        let first = match &scope {
+            Some(scope) => self.known_authorization(scope).await?,
             None => None,
         };
         let landed = self.follow(ask, first.clone()).await?;
-        let (Some(repository), StatusCode::UNAUTHORIZED, Place::Own) = (ask.repository, landed.response.status(), landed.place) else {
+        let (Some(scope), StatusCode::UNAUTHORIZED, Place::Own) = (scope, landed.response.status(), landed.place) else {
             return Ok(landed);
         };
         let (head, incoming) = landed.response.into_parts();
         discard(incoming).await;
-        match self.answer_challenge(&head.headers, repository, first.as_ref()).await? {
+        match self.answer_challenge(&head.headers, scope, first.as_ref()).await? {
             Some(authorization) => self.follow(ask, Some(authorization)).await,
             None => Err(Failure::answer(UpstreamError::Denied)),
         }
     }
 
-    async fn known_authorization(&self, repository: &RepositoryName) -> Result<Option<HeaderValue>, Failure> {
+    async fn known_authorization(&self, scope: &str) -> Result<Option<HeaderValue>, Failure> {
         let scheme = self.scheme.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match scheme.as_deref() {
             None => Ok(None),
             Some(Scheme::Basic(authorization)) => Ok(Some(authorization.clone())),
             Some(Scheme::Bearer { realm, service }) => {
-                let key = Key { realm: realm.clone(), service: service.clone(), scope: pull_scope(repository) };
+                let key = Key { realm: realm.clone(), service: service.clone(), scope: scope.to_owned() };
                 // A realm may have moved: the next request hears of it in a new challenge.
                 let forget = |_: &Failure| self.remember(None);
                 self.tokens.authorization(key, None).await.map(Some).inspect_err(forget)
@@ -243,7 +308,7 @@ impl Endpoint {
     async fn answer_challenge(
         &self,
         headers: &HeaderMap,
-        repository: &RepositoryName,
+        own_scope: String,
         rejected: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Failure> {
         let values = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
@@ -258,7 +323,7 @@ impl Endpoint {
                 Failure::wrong(format!("its token realm is refused: {error}"))
             })?;
             self.remember(Some(Scheme::Bearer { realm: realm.clone(), service: service.clone() }));
-            let scope = scope.clone().unwrap_or_else(|| pull_scope(repository));
+            let scope = scope.clone().unwrap_or(own_scope);
             return self.tokens.authorization(Key { realm, service: service.clone(), scope }, rejected).await.map(Some);
         }
         let basic = self.credentials.as_ref().filter(|_| challenges.contains(&Challenge::Basic)).map(|own| own.basic());
@@ -274,17 +339,24 @@ impl Endpoint {
 
     /// Sends and follows redirects. Once the scheme, host or port has changed, no credential travels any further.
     async fn follow(&self, ask: &Ask<'_>, mut authorization: Option<HeaderValue>) -> Result<Landed, Failure> {
-        let mut url = self.url(ask.path, ask.query).map_err(Failure::answer)?;
-        let mut place = Place::Own;
+        let (mut url, mut place) = match ask.session() {
+            Some(session) => (session.url.clone(), session.place),
+            None => (self.url(ask.path, ask.query).map_err(Failure::answer)?, Place::Own),
+        };
+        let patience = ask.load.as_ref().and_then(|load| load.patience).unwrap_or_default().max(self.wire.read_timeout);
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.wire.send(request(ask, &url, authorization.clone())?).await?;
+            let response = self.wire.send_patiently(request(ask, &url, authorization.clone())?, patience).await?;
             if place == Place::Own
                 && let Some(told) = headers::rate_limit(response.headers())
             {
                 self.wire.note_rate_limit(told);
             }
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(Landed { response, place });
+                return Ok(Landed { response, place, url });
+            }
+            if ask.load.is_some() && !matches!(response.status().as_u16(), 307 | 308) {
+                // These make a GET of it (RFC 9110, 15.4).
+                return Err(Failure::wrong(format!("it answered a push with {}", response.status())));
             }
             let (head, incoming) = response.into_parts();
             discard(incoming).await;
@@ -300,13 +372,19 @@ impl Endpoint {
     }
 
     /// A successful answer as it is, any other as what it means.
-    async fn judge(&self, landed: Landed) -> Result<Response<Incoming>, Failure> {
-        let Landed { response, place } = landed;
-        if response.status().is_success() {
-            return Ok(response);
+    async fn judge(&self, ask: &Ask<'_>, landed: Landed) -> Result<Landed, Failure> {
+        if landed.response.status().is_success() {
+            return Ok(landed);
         }
+        let Landed { response, place, .. } = landed;
         let (head, incoming) = response.into_parts();
-        discard(incoming).await;
+        let complaint = match ask.load {
+            Some(_) => complaint(Body { incoming, wire: self.wire.clone() }).await,
+            None => {
+                discard(incoming).await;
+                String::new()
+            }
+        };
         let (status, retry_after) = (head.status, headers::retry_after(&head.headers, self.wire.clock.now()));
         let unavailable = |retry_after| UpstreamError::Unavailable { why: format!("it answered {status}"), retry_after };
         Err(match (status.as_u16(), place) {
@@ -319,8 +397,19 @@ impl Endpoint {
             (500.., Place::Own) => Failure::lasting(unavailable(retry_after)),
             (500.., Place::Elsewhere) => Failure::lasting(unavailable(None)),
             (_, Place::Elsewhere) => Failure::wrong(format!("the target of a redirect answered {status}")),
-            (_, Place::Own) => Failure::wrong(format!("it answered {status}")),
+            (_, Place::Own) => Failure::wrong(format!("it answered {status}{complaint}")),
         })
+    }
+
+    /// Where an upload goes on that was begun by this answer. One that leads away from the upstream gets no credentials there, unless
+    /// the configuration lists the host.
+    pub(super) fn session(&self, begun: &Landed) -> Result<Session, Failure> {
+        let location = headers::text(begun.response.headers(), header::LOCATION);
+        let location = location.ok_or_else(|| Failure::wrong("an upload begins without a Location"))?;
+        let url = origin::redirect(location, &begun.url);
+        let url = url.map_err(|error| Failure::wrong(format!("the Location of an upload is refused: {error}")))?;
+        let trusted = begun.place == Place::Own && origin::is_trusted(&url, &self.base, &self.token_hosts);
+        Ok(Session { url, place: if trusted { Place::Own } else { Place::Elsewhere } })
     }
 
     fn answer(&self, response: Response<Incoming>, permit: OwnedSemaphorePermit) -> Answer {
@@ -334,12 +423,29 @@ fn refused(wait: Duration) -> UpstreamError {
     UpstreamError::Unavailable { why: "it failed repeatedly, or told to come back later".to_owned(), retry_after: Some(wait) }
 }
 
-/// The scope that a challenge for pulling asks for, so that its token can be had before the challenge.
-fn pull_scope(repository: &RepositoryName) -> String {
-    format!("repository:{repository}:pull")
+impl Ask<'_> {
+    fn session(&self) -> Option<&Session> {
+        self.load.as_ref().and_then(|load| load.session)
+    }
+
+    /// Where it goes at first.
+    fn place(&self) -> Place {
+        self.session().map_or(Place::Own, |session| session.place)
+    }
 }
 
-fn request(ask: &Ask<'_>, url: &Url, authorization: Option<HeaderValue>) -> Result<Request<Full<Bytes>>, Failure> {
+/// What an upstream says about its refusal (distribution-spec, "Error Codes"), cut and fit to be shown.
+async fn complaint(body: Body) -> String {
+    let read = timeout(COMPLAINT_TIME, body.whole(MAX_COMPLAINT_BYTES)).await;
+    let Ok(Ok(bytes)) = read else { return String::new() };
+    let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let text = |name: &str| json.pointer(&format!("/errors/0/{name}")).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let words = [text("code"), text("message")].join(" ");
+    let shown: String = words.trim().chars().filter(|character| !character.is_control()).take(MAX_COMPLAINT_CHARS).collect();
+    if shown.is_empty() { shown } else { format!(": {shown}") }
+}
+
+fn request(ask: &Ask<'_>, url: &Url, authorization: Option<HeaderValue>) -> Result<Request<Sending>, Failure> {
     let mut request = Request::builder()
         .method(ask.method.clone())
         .uri(url.as_str())
@@ -352,5 +458,13 @@ fn request(ask: &Ask<'_>, url: &Url, authorization: Option<HeaderValue>) -> Resu
     if let Some(authorization) = authorization {
         request = request.header(header::AUTHORIZATION, authorization);
     }
-    request.body(Full::new(Bytes::new())).map_err(|_| Failure::wrong("a redirect to what is no URI"))
+    let body = match &ask.load {
+        Some(load) => {
+            // Of no bytes, too: some demand the length of every POST (RFC 9110, 8.6).
+            request = request.header(header::CONTENT_TYPE, load.media_type).header(header::CONTENT_LENGTH, load.content.size_bytes);
+            Sending::content(&load.content)
+        }
+        None => Sending::bytes(Bytes::new()),
+    };
+    request.body(body).map_err(|_| Failure::wrong("a redirect to what is no URI"))
 }

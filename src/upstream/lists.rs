@@ -5,7 +5,7 @@ use http::Method;
 use url::Url;
 
 use super::content::complete_and_plain;
-use super::endpoint::{Ask, Endpoint};
+use super::endpoint::{Ask, Endpoint, Scope};
 use super::error::UpstreamError;
 use super::headers;
 use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES, Manifest, RepositoryName, Tag};
@@ -24,8 +24,15 @@ const MAX_TAG_HASH: usize = 64;
 pub(super) async fn tags(endpoint: &Endpoint, repository: &RepositoryName) -> Result<Vec<Tag>, UpstreamError> {
     let mut tags = Vec::new();
     let path = format!("{repository}/tags/list");
-    let ask =
-        Ask { method: Method::GET, path: &path, query: Some(PAGE), accept: "application/json", from: 0, repository: Some(repository) };
+    let ask = Ask {
+        method: Method::GET,
+        path: &path,
+        query: Some(PAGE),
+        accept: "application/json",
+        from: 0,
+        scope: Scope::Pull(repository),
+        load: None,
+    };
     pages(endpoint, ask, MAX_LIST_BYTES, |page, _| {
         tags.extend(tags_of(page)?);
         Ok(tags.len())
@@ -53,7 +60,15 @@ fn tags_of(page: &Bytes) -> Result<impl Iterator<Item = Tag> + use<>, UpstreamEr
 pub(super) async fn referrers(endpoint: &Endpoint, repository: &RepositoryName, digest: &Digest) -> Result<Vec<Descriptor>, UpstreamError> {
     let mut referrers = Vec::new();
     let path = format!("{repository}/referrers/{digest}");
-    let ask = Ask { method: Method::GET, path: &path, query: None, accept: INDEX_MEDIA_TYPE, from: 0, repository: Some(repository) };
+    let ask = Ask {
+        method: Method::GET,
+        path: &path,
+        query: None,
+        accept: INDEX_MEDIA_TYPE,
+        from: 0,
+        scope: Scope::Pull(repository),
+        load: None,
+    };
     // Clients read no larger index either.
     pages(endpoint, ask, MAX_MANIFEST_BYTES, |page, media_type| {
         match Manifest::parse(page, media_type) {

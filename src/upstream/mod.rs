@@ -17,8 +17,10 @@ mod error;
 mod headers;
 mod lists;
 mod origin;
+mod push;
+mod sending;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -35,9 +37,11 @@ use url::Url;
 pub use breaker::Circuit;
 use budget::Budget;
 pub use content::{BlobTransfer, FetchedManifest, ManifestHead};
-use endpoint::{Ask, Endpoint, Role};
+use endpoint::{Ask, Endpoint, Role, Scope};
 pub use error::UpstreamError;
 pub use headers::RateLimit;
+pub use push::{BlobPush, BlobPushed, ManifestPush, SubjectNoted};
+pub use sending::{ContentStream, Outgoing};
 use tokens::Credentials;
 use wire::Wire;
 
@@ -238,7 +242,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError::Unavailable`] or [`UpstreamError::WrongAnswer`].
     pub async fn probe(&self) -> Result<(), UpstreamError> {
-        let ask = &Ask { method: Method::GET, path: "", query: None, accept: "*/*", from: 0, repository: None };
+        let ask = &Ask { method: Method::GET, path: "", query: None, accept: "*/*", from: 0, scope: Scope::Nothing, load: None };
         let answer = self.first_of(|endpoint| async move {
             match endpoint.ask(ask).await {
                 Ok(answer) => {
@@ -251,6 +255,44 @@ impl Upstream {
             }
         });
         answer.await
+    }
+
+    /// Pushes a blob, if it is not there; to the upstream itself, whatever its mirrors.
+    ///
+    /// # Errors
+    /// Any [`UpstreamError`] but `Absent`; `Broken` says that the content could not be read.
+    pub async fn push_blob(&self, repository: &RepositoryName, blob: &BlobPush<'_>) -> Result<BlobPushed, UpstreamError> {
+        self.pushing(push::blob(&self.main, repository, blob)).await
+    }
+
+    /// Pushes a manifest, whose references are there.
+    ///
+    /// # Errors
+    /// Any [`UpstreamError`] but `Absent` and `Broken`.
+    pub async fn push_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        manifest: &ManifestPush<'_>,
+    ) -> Result<SubjectNoted, UpstreamError> {
+        self.pushing(push::manifest(&self.main, repository, reference, manifest)).await
+    }
+
+    /// Lists a manifest under its subject's fallback tag: for an upstream that has not noted the subject itself.
+    ///
+    /// # Errors
+    /// As [`push_manifest`](Self::push_manifest).
+    pub async fn list_referrer(&self, repository: &RepositoryName, subject: &Digest, referrer: &Descriptor) -> Result<(), UpstreamError> {
+        self.pushing(push::list_referrer(&self.main, repository, subject, referrer)).await
+    }
+
+    async fn pushing<T>(&self, push: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
+        if self.main.refuses().is_some() {
+            self.wire.metrics.upstream_request(self.name(), "breaker", Duration::ZERO);
+        }
+        let outcome = push.await;
+        self.report_circuits();
+        outcome
     }
 
     pub fn health(&self) -> Health {

@@ -49,6 +49,13 @@ pub(super) fn redirect(location: &str, from: &Url) -> Result<Url, RedirectError>
     Ok(target)
 }
 
+/// Whether an upstream's credentials may go where its uploads go on: to its own origin, or to a host that `token_hosts` names, which
+/// gets them anyway; never to plain http from an upstream that is not.
+pub(super) fn is_trusted(session: &Url, upstream: &Url, token_hosts: &[String]) -> bool {
+    let listed = || token_hosts.iter().any(|listed| is_listed(session, listed));
+    session.origin() == upstream.origin() || ((session.scheme() == "https" || upstream.scheme() == "http") && listed())
+}
+
 fn web_url(url: Option<Url>) -> Option<Url> {
     url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none())
 }
@@ -144,6 +151,23 @@ mod tests {
         ] {
             let found = realm(text, &upstream.parse().unwrap(), &listed);
             assert_eq!(found.map(|_| ()), verdict, "{upstream} {text}");
+        }
+    }
+
+    #[test]
+    fn uploads_take_credentials_home_and_to_listed_hosts_only() {
+        let listed = ["uploads.example.net".to_owned()];
+        for (upstream, session, trusted) in [
+            ("https://r.example.com", "https://r.example.com:443/v2/x?y", true),
+            ("https://r.example.com", "https://r.example.com:444/v2/x", false),
+            ("https://r.example.com", "https://up.r.example.com/v2/x", false),
+            ("https://r.example.com", "https://uploads.example.net/x", true),
+            ("https://r.example.com", "http://uploads.example.net/x", false),
+            ("https://r.example.com", "https://uploads.example.net.evil.com/x", false),
+            ("http://127.0.0.1:5000", "http://uploads.example.net/x", true),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5001/x", false),
+        ] {
+            assert_eq!(is_trusted(&session.parse().unwrap(), &upstream.parse().unwrap(), &listed), trusted, "{upstream} {session}");
         }
     }
 

@@ -1,6 +1,7 @@
-//! A registry for this room's tests: it answers over real sockets of this machine by a script, byte for byte, so that it can lie,
+//! A registry for the tests of this room and of those above: it answers over real sockets of this machine by a script, byte for byte, so that it can lie,
 //! stall and cut.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
+
+use crate::oci::Digest;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -74,7 +77,11 @@ pub struct Origin {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    cuts: Cuts,
 }
+
+/// After how many bytes of their bodies the next requests with more are cut off.
+type Cuts = Arc<Mutex<VecDeque<usize>>>;
 
 impl Origin {
     /// Listens on 127.0.0.1 and answers each request as `script` says.
@@ -84,14 +91,15 @@ impl Origin {
 
     pub async fn start_at(address: &str, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind(address).await.unwrap();
-        let origin = Origin { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
-        let (seen, script, connections) = (origin.seen.clone(), Arc::new(script), origin.connections.clone());
+        let origin =
+            Origin { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), cuts: Cuts::default() };
+        let (seen, script, connections, cuts) = (origin.seen.clone(), Arc::new(script), origin.connections.clone(), origin.cuts.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (seen, script) = (seen.clone(), script.clone());
+                let (seen, script, cuts) = (seen.clone(), script.clone(), cuts.clone());
                 // A client that leaves early is part of the tests.
-                tokio::spawn(async move { serve(stream, &seen, script.as_ref()).await });
+                tokio::spawn(async move { serve(stream, &seen, &cuts, script.as_ref()).await });
             }
         });
         origin
@@ -99,6 +107,11 @@ impl Origin {
 
     pub fn url(&self, path: &str) -> Url {
         format!("http://{}{path}", self.address).parse().unwrap()
+    }
+
+    /// Closes the connection of the next request whose body is longer than this, once so much of it has come.
+    pub fn cut_a_body_after(&self, bytes: usize) {
+        self.cuts.lock().unwrap().push_back(bytes);
     }
 
     /// Every request until now, as `METHOD target`.
@@ -116,9 +129,9 @@ impl Origin {
     }
 }
 
-async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, script: &(impl Fn(&Seen) -> Reply + Sync)) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, cuts: &Cuts, script: &(impl Fn(&Seen) -> Reply + Sync)) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(request) = read(&mut stream).await? {
+    while let Some(request) = read(&mut stream, cuts).await? {
         seen.lock().unwrap().push(request.clone());
         let reply = script(&request);
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
@@ -145,7 +158,7 @@ async fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, script: &(impl Fn(&Se
     Ok(())
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>> {
+async fn read(stream: &mut BufReader<TcpStream>, cuts: &Cuts) -> std::io::Result<Option<Seen>> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -162,7 +175,91 @@ async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>
     let header = |line: &String| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
     let headers: Vec<_> = lines[1..].iter().filter_map(header).collect();
     let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
-    let mut body = vec![0; length];
+    let cut = cuts.lock().unwrap().pop_front_if(|after| *after < length);
+    let mut body = vec![0; cut.unwrap_or(length)];
     stream.read_exact(&mut body).await?;
+    if cut.is_some() {
+        return Ok(None);
+    }
     Ok(Some(Seen { method, target, headers, body: String::from_utf8(body).unwrap() }))
+}
+
+type First = (&'static str, &'static str, Reply);
+
+/// A registry that keeps what is pushed, by path.
+#[derive(Clone, Default)]
+pub struct Registry {
+    pub kept: Arc<Mutex<BTreeMap<String, (String, String)>>>,
+    /// Answers that come first, by method and a part of the target; each once.
+    first: Arc<Mutex<Vec<First>>>,
+    /// What `Location` begins with; else it is relative.
+    pub elsewhere: Arc<Mutex<String>>,
+    /// Queries of mounts that succeed contain one of these.
+    pub mounts: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    pub async fn start(&self) -> Origin {
+        let registry = self.clone();
+        Origin::start(move |seen| registry.answer(seen)).await
+    }
+
+    pub fn once(&self, method: &'static str, target: &'static str, reply: Reply) {
+        self.first.lock().unwrap().push((method, target, reply));
+    }
+
+    pub fn has(&self, path: &str) -> Option<(String, String)> {
+        self.kept.lock().unwrap().get(path).cloned()
+    }
+
+    pub fn answer(&self, seen: &Seen) -> Reply {
+        let mut first = self.first.lock().unwrap();
+        if let Some(at) = first.iter().position(|(method, part, _)| seen.method == *method && seen.target.contains(part)) {
+            return first.remove(at).2;
+        }
+        let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
+        let mut kept = self.kept.lock().unwrap();
+        match seen.method.as_str() {
+            "POST" if self.mounts.lock().unwrap().iter().any(|mounted| query.contains(mounted)) => reply(201, ""),
+            "POST" => reply(202, "").with("location", format!("{}/v2/up/1?state=s", self.elsewhere.lock().unwrap())),
+            "PUT" if path == "/v2/up/1" => {
+                let digest = query.strip_prefix("state=s&digest=").unwrap().replace("%3A", ":");
+                if Digest::sha256(seen.body.as_bytes()).to_string() != digest {
+                    return reply(400, r#"{"errors":[{"code":"DIGEST_INVALID","message":"other\nbytes"}]}"#);
+                }
+                kept.insert(digest.clone(), (String::new(), seen.body.clone()));
+                reply(201, "").with("docker-content-digest", digest)
+            }
+            "PUT" => {
+                kept.insert(path.to_owned(), (seen.header("content-type").unwrap().to_owned(), seen.body.clone()));
+                reply(201, "")
+            }
+            _ => match kept.get(path).or_else(|| kept.get(path.rsplit('/').next().unwrap())) {
+                Some((media_type, body)) => reply(200, body.clone()).with("content-type", media_type),
+                None => reply(404, "{}"),
+            },
+        }
+    }
+}
+
+/// An upstream at this place, with everything else as most tests want it.
+pub fn config(url: Url) -> crate::config::Upstream {
+    crate::config::Upstream {
+        name: "up.test".to_owned(),
+        hosts: Vec::new(),
+        url,
+        mirrors: Vec::new(),
+        username: None,
+        password: None,
+        ca_file: None,
+        private_networks: Vec::new(),
+        token_hosts: Vec::new(),
+        tag_ttl: Duration::from_secs(60),
+        authorization_ttl: Duration::from_secs(60),
+        allow: Vec::new(),
+        deny: Vec::new(),
+        max_connections: 64,
+        connect_timeout: Duration::from_secs(5),
+        read_timeout: Duration::from_secs(5),
+    }
 }

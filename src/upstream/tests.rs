@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use url::Url;
 
-use super::testing::{Origin, Reply, Seen, reply};
+use super::testing::{Origin, Reply, Seen, config, reply};
 use super::*;
 use crate::clock::Timestamp;
 use crate::config::Secret;
@@ -18,36 +18,15 @@ use crate::oci::{INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES};
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const MANIFEST: &[u8] = br#"{"schemaVersion":2,"layers":[]}"#;
 
-fn config(url: Url) -> config::Upstream {
-    config::Upstream {
-        name: "up.test".to_owned(),
-        hosts: Vec::new(),
-        url,
-        mirrors: Vec::new(),
-        username: None,
-        password: None,
-        ca_file: None,
-        private_networks: Vec::new(),
-        token_hosts: Vec::new(),
-        tag_ttl: Duration::from_secs(60),
-        authorization_ttl: Duration::from_secs(60),
-        allow: Vec::new(),
-        deny: Vec::new(),
-        max_connections: 64,
-        connect_timeout: Duration::from_secs(5),
-        read_timeout: Duration::from_secs(5),
-    }
-}
-
-fn with_credentials(url: Url) -> config::Upstream {
+pub(super) fn with_credentials(url: Url) -> config::Upstream {
     config::Upstream { username: Some("robot".to_owned()), password: Some(Secret::new("pass word&".to_owned())), ..config(url) }
 }
 
-fn basic() -> String {
+pub(super) fn basic() -> String {
     format!("Basic {}", STANDARD.encode("robot:pass word&"))
 }
 
-fn upstream(config: &config::Upstream) -> Upstream {
+pub(super) fn upstream(config: &config::Upstream) -> Upstream {
     upstream_at(config, Clock::system(), Metrics::new())
 }
 
@@ -57,11 +36,11 @@ fn upstream_at(config: &config::Upstream, clock: Clock, metrics: Metrics) -> Ups
     Upstream::new(config, resolver, dial::Proxies::none(), clock, metrics).unwrap()
 }
 
-fn name(text: &str) -> RepositoryName {
+pub(super) fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
-fn tag(text: &str) -> Reference {
+pub(super) fn tag(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
@@ -69,7 +48,7 @@ fn manifest() -> Reply {
     reply(200, MANIFEST).with("content-type", IMAGE)
 }
 
-fn is_wrong<T: std::fmt::Debug>(result: Result<T, UpstreamError>) -> bool {
+pub(super) fn is_wrong<T: std::fmt::Debug>(result: Result<T, UpstreamError>) -> bool {
     matches!(result, Err(UpstreamError::WrongAnswer(_)))
 }
 
@@ -93,7 +72,7 @@ async fn token_registry(
     .await
 }
 
-fn issued(token: &str) -> Reply {
+pub(super) fn issued(token: &str) -> Reply {
     reply(200, format!(r#"{{"token":"{token}","expires_in":300}}"#))
 }
 

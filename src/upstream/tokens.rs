@@ -11,12 +11,12 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode};
-use http_body_util::Full;
 use tokio::time::timeout;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
 use super::error::{Failure, UpstreamError};
+use super::sending::Sending;
 use super::wire::{Body, Wire, discard};
 use super::{AGENT, headers};
 use crate::clock::Timestamp;
@@ -129,7 +129,7 @@ impl Issuer {
         }
     }
 
-    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
+    async fn ask(&self, request: Request<Sending>) -> Result<Reply, Failure> {
         let response = self.wire.send(request).await?;
         let (head, incoming) = response.into_parts();
         if head.status == StatusCode::OK {
@@ -161,7 +161,7 @@ enum Reply {
     OtherMethod,
 }
 
-fn get(key: &Key, basic: Option<HeaderValue>) -> Result<Request<Full<Bytes>>, Failure> {
+fn get(key: &Key, basic: Option<HeaderValue>) -> Result<Request<Sending>, Failure> {
     let mut url = key.realm.clone();
     {
         let mut query = url.query_pairs_mut();
@@ -180,7 +180,7 @@ fn get(key: &Key, basic: Option<HeaderValue>) -> Result<Request<Full<Bytes>>, Fa
 }
 
 /// The OAuth2 form, where the credentials stand in the body.
-fn post(key: &Key, credentials: &Credentials) -> Result<Request<Full<Bytes>>, Failure> {
+fn post(key: &Key, credentials: &Credentials) -> Result<Request<Sending>, Failure> {
     let mut form = Serializer::new(String::new());
     form.append_pair("grant_type", "password");
     if let Some(service) = &key.service {
@@ -193,14 +193,14 @@ fn post(key: &Key, credentials: &Credentials) -> Result<Request<Full<Bytes>>, Fa
     Ok(request)
 }
 
-fn base(method: Method, url: &Url, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+fn base(method: Method, url: &Url, body: Bytes) -> Result<Request<Sending>, Failure> {
     let request = Request::builder()
         .method(method)
         .uri(url.as_str())
         .header(USER_AGENT, AGENT)
         .header(ACCEPT, "application/json")
         .header(ACCEPT_ENCODING, "identity");
-    request.body(Full::new(body)).map_err(|_| Failure::wrong("a token realm that is no URI"))
+    request.body(Sending::bytes(body)).map_err(|_| Failure::wrong("a token realm that is no URI"))
 }
 
 /// Reads a token server's answer: `token`, or `access_token` as OAuth2 calls it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::budget::Budget;
 use super::error::{Failure, UpstreamError};
 use super::headers::RateLimit;
+use super::sending::Sending;
 use crate::clock::Clock;
 use crate::dial;
 use crate::metrics::Metrics;
@@ -23,7 +24,7 @@ const DISCARD_TIME: Duration = Duration::from_millis(250);
 
 pub(super) struct Wire {
     pub(super) name: Arc<str>,
-    pub(super) client: dial::Client,
+    pub(super) client: dial::Client<Sending>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) budget: Budget,
@@ -44,9 +45,18 @@ impl Wire {
     }
 
     /// One request, one head.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
-        let start = Instant::now();
-        let result = self.client.send(request).await;
+    pub(super) async fn send(&self, request: Request<Sending>) -> Result<Response<Incoming>, Failure> {
+        self.send_patiently(request, self.read_timeout).await
+    }
+
+    /// The same, with another time for the head to come once the body was taken.
+    pub(super) async fn send_patiently(&self, request: Request<Sending>, patience: Duration) -> Result<Response<Incoming>, Failure> {
+        let (start, fate) = (Instant::now(), request.body().fate());
+        let result = self.client.send_until(request, fate.untouched_for(patience)).await;
+        if let (Err(_), Some(why)) = (&result, fate.failed()) {
+            // That the rest was not sent is not the upstream's fault.
+            return Err(Failure::answer(UpstreamError::Broken(why)));
+        }
         let outcome = match &result {
             Ok(response) => class(response.status()),
             Err(error) => error.label(),

@@ -181,7 +181,7 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready => assert!(reads),
+        Action::Version | Action::Ready | Action::Forwards => assert!(reads),
         Action::Catalog(page) => {
             assert!(reads);
             good_page(&page);

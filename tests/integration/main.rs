@@ -2,6 +2,7 @@
 
 mod claims;
 mod disk_faults;
+mod forward;
 mod freshness;
 mod harness;
 mod house;

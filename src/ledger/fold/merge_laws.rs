@@ -51,7 +51,7 @@ fn place(random: &mut fastrand::Rng) -> (Place, Digest) {
 
 fn event(random: &mut fastrand::Rng) -> Event {
     let digest = digest(random);
-    match random.u32(0..12) {
+    match random.u32(0..13) {
         0..=3 => Event::tag(repository(), tag(random), digest),
         4 => Event::untag(repository(), tag(random)),
         5 => Event::delete(repository(), digest, ContentKind::Manifest),
@@ -62,7 +62,8 @@ fn event(random: &mut fastrand::Rng) -> Event {
             Event::blob(digest, 4, Content::Key(place))
         }
         9 => Event::Abandon { places: vec![place(random).0] },
-        10 => {
+        10 => Event::forwarded(repository(), random.bool().then(|| tag(random)), digest, "origin.example"),
+        11 => {
             let (place, digest) = place(random);
             Event::Copy { digest, size_bytes: 4, place }
         }

@@ -5,6 +5,7 @@
 
 mod contents;
 mod coverage;
+mod forwards;
 #[cfg(test)]
 mod merge_laws;
 mod names;
@@ -85,6 +86,9 @@ pub(super) fn event(rows: &mut Overlay<'_>, moment: &Moment<'_>, event: &Event) 
         }
         Event::Untag { repository, tag } => names::untag(rows, moment, repository, tag),
         Event::Delete { repository, digest, kind } => names::delete(rows, moment, (repository, digest), *kind),
+        Event::Forwarded { repository, tag, digest, upstream } => {
+            forwards::note(rows, moment, (repository, tag.as_ref(), upstream), *digest)
+        }
         Event::Lock { .. }
         | Event::Condemn { .. }
         | Event::Member { .. }

@@ -6,7 +6,7 @@
 use ulid::Ulid;
 
 use super::super::identity::{Origin, Place};
-use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 
 /// What the keys of all rows of a repository begin with; the whole key in `Repositories` is without the zero byte.
 pub fn repository(name: &RepositoryName) -> Vec<u8> {
@@ -71,6 +71,15 @@ pub fn place_prefix(key: Ulid) -> [u8; 16] {
 
 pub fn origin(origin: &Origin) -> Vec<u8> {
     origin.to_string().into_bytes()
+}
+
+/// Of `Forwards`: a tag has no colon, so it is not taken for a digest.
+pub fn forward(name: &RepositoryName, reference: &Reference, upstream: &str) -> Vec<u8> {
+    let mut key = repository(name);
+    key.extend(reference.to_string().into_bytes());
+    key.push(0);
+    key.extend_from_slice(upstream.as_bytes());
+    key
 }
 
 /// Of `Ahead`.

@@ -37,6 +37,8 @@ pub enum Table {
     Places,
     /// Repository: times and counts.
     Repositories,
+    /// Repository, tag or digest, upstream: what that upstream has.
+    Forwards,
     /// Name, origin: the last segment, not folded yet, whose events on this name are superseded.
     Ahead,
     /// Origin, segment, name: the same, to be dropped when it was folded.
@@ -44,7 +46,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 17] = [
         Table::Identity,
         Table::Ledgers,
         Table::Tags,
@@ -59,6 +61,7 @@ impl Table {
         Table::Inline,
         Table::Places,
         Table::Repositories,
+        Table::Forwards,
         Table::Ahead,
         Table::AheadUntil,
     ];
@@ -80,6 +83,7 @@ impl Table {
             Table::Inline => "inline",
             Table::Places => "places",
             Table::Repositories => "repositories",
+            Table::Forwards => "forwards",
             Table::Ahead => "ahead",
             Table::AheadUntil => "ahead_until",
         }

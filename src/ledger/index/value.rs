@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::super::event::ManifestFacts;
 use super::super::identity::{HybridTime, Origin, Place};
-use super::super::state::{Claim, Claims, ContentRow, LedgerRow, ManifestClaim, PlaceRow, RepositoryRow, TagClaim};
+use super::super::state::{Claim, Claims, ContentRow, ForwardRow, LedgerRow, ManifestClaim, PlaceRow, RepositoryRow, TagClaim};
 use super::{IndexError, key};
 use crate::clock::Timestamp;
 use crate::oci::Digest;
@@ -261,6 +261,17 @@ impl Value for RepositoryRow {
     }
 }
 
+impl Value for ForwardRow {
+    fn write(&self, to: &mut Writer) {
+        to.time(self.clock);
+        to.digest(&self.digest);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<ForwardRow> {
+        Some(ForwardRow { clock: from.time()?, digest: from.digest()? })
+    }
+}
+
 impl Value for LedgerRow {
     fn write(&self, to: &mut Writer) {
         to.number(self.seq);
@@ -298,6 +309,8 @@ mod tests {
             prop_assert_eq!(ContentRow::decode(&content.encode()).unwrap(), content);
             let place = PlaceRow { gone: sizes.1, named_by: Some(digest) };
             prop_assert_eq!(PlaceRow::decode(&place.encode()).unwrap(), place);
+            let forward = ForwardRow { clock, digest };
+            prop_assert_eq!(ForwardRow::decode(&forward.encode()).unwrap(), forward);
             let ledger = LedgerRow { seq, hash: digest, clock, imports: ms };
             prop_assert_eq!(LedgerRow::decode(&ledger.encode()).unwrap(), ledger);
             let repository = RepositoryRow { created, updated: created, tags: seq, manifests: ms, links: sizes.0 };

@@ -155,15 +155,19 @@ impl Client {
 
     /// A POST of JSON.
     pub async fn post(&self, target: &str, body: &serde_json::Value) -> Response {
-        let (started, body) = (Instant::now(), body.to_string());
-        let length = body.len().to_string();
-        let head = self.request("POST", target, &[("Content-Type", "application/json"), ("Content-Length", &length)]);
+        self.send_with("POST", target, &[("Content-Type", "application/json")], body.to_string().as_bytes()).await
+    }
+
+    /// A request with a body, and its length.
+    pub async fn send_with(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let (started, length) = (Instant::now(), body.len().to_string());
+        let head = self.request(method, target, &[headers, &[("Content-Length", length.as_str())]].concat());
         let exchange = async {
             let mut wire = self.connect().await?;
-            wire.send(format!("{head}{body}").as_bytes()).await?;
-            wire.exchange("POST", started).await?.whole().await
+            wire.send(&[head.as_bytes(), body].concat()).await?;
+            wire.exchange(method, started).await?.whole().await
         };
-        exchange.await.unwrap_or_else(|error| panic!("POST {target}: {error}"))
+        exchange.await.unwrap_or_else(|error| panic!("{method} {target}: {error}"))
     }
 
     /// A GET that may also be cut: the status, if a head came, and whether the whole body came.

@@ -142,6 +142,14 @@ impl Manifest {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
+    /// The digests of what it refers to and must be there: config, layers, the manifests of an index.
+    pub fn references(&self) -> Vec<String> {
+        let json = self.json();
+        let lists = ["layers", "manifests", "blobs"].map(|name| json[name].as_array().cloned().unwrap_or_default());
+        let all = lists.into_iter().flatten().chain([json["config"].clone()]);
+        all.filter_map(|descriptor| descriptor["digest"].as_str().map(str::to_owned)).collect()
+    }
+
     /// What points at it from an index.
     pub fn descriptor(&self) -> Value {
         json!({"mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len()})

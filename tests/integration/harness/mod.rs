@@ -8,6 +8,7 @@ pub mod edge;
 pub mod image;
 pub mod origin;
 pub mod pull;
+pub mod push;
 pub mod script;
 pub mod serve;
 pub mod tls;

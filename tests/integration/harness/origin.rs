@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -87,6 +87,9 @@ pub struct State {
     pub tokens: Tokens,
     pub has_referrers_api: bool,
     pub content: Mutex<Content>,
+    /// Uploads that were begun.
+    pub sessions: Mutex<BTreeSet<String>>,
+    numbered: AtomicU64,
     rules: Mutex<Vec<Arc<Rule>>>,
     log: Mutex<Vec<Arc<Logged>>>,
     is_answering: watch::Sender<bool>,
@@ -99,6 +102,11 @@ impl State {
 
     pub fn guard(&self) -> Guard {
         self.guard.lock().expect("no panic while the guard is held").clone()
+    }
+
+    /// A number that no session has had.
+    pub fn next_session(&self) -> u64 {
+        self.numbered.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn log(&self, request: &Request) -> Arc<Logged> {
@@ -154,6 +162,18 @@ impl Content {
         Some(self.0.get(repository)?.tags.keys().cloned().collect())
     }
 
+    pub fn keep_blob(&mut self, repository: &str, blob: Blob) {
+        self.0.entry(repository.to_owned()).or_default().blobs.insert(blob.digest().to_owned(), blob);
+    }
+
+    pub fn keep_manifest(&mut self, repository: &str, tag: Option<&str>, manifest: Manifest) {
+        let repository = self.0.entry(repository.to_owned()).or_default();
+        if let Some(tag) = tag {
+            repository.tags.insert(tag.to_owned(), manifest.digest.clone());
+        }
+        repository.manifests.insert(manifest.digest.clone(), manifest);
+    }
+
     pub fn referrers(&self, repository: &str, subject: &str) -> Vec<Value> {
         let manifests = self.0.get(repository).into_iter().flat_map(|repository| repository.manifests.values());
         manifests.filter(|manifest| manifest.json()["subject"]["digest"] == subject).map(referrer_entry).collect()
@@ -175,6 +195,8 @@ impl Origin {
             tokens: Tokens::default(),
             has_referrers_api: setup.has_referrers_api,
             content: Mutex::default(),
+            sessions: Mutex::default(),
+            numbered: AtomicU64::new(1),
             rules: Mutex::default(),
             log: Mutex::default(),
             is_answering: watch::Sender::new(true),
@@ -276,18 +298,11 @@ impl Origin {
     }
 
     pub fn push_blob(&self, repository: &str, blob: &Blob) {
-        self.change(repository, |repository| {
-            repository.blobs.insert(blob.digest().to_owned(), blob.clone());
-        });
+        self.content().keep_blob(repository, blob.clone());
     }
 
     pub fn push_manifest(&self, repository: &str, tag: Option<&str>, manifest: &Manifest) {
-        self.change(repository, |repository| {
-            repository.manifests.insert(manifest.digest.clone(), manifest.clone());
-            if let Some(tag) = tag {
-                repository.tags.insert(tag.to_owned(), manifest.digest.clone());
-            }
-        });
+        self.content().keep_manifest(repository, tag, manifest.clone());
     }
 
     /// An artifact with a subject; without the referrers API the fallback tag lists it.
@@ -297,19 +312,34 @@ impl Origin {
             return;
         }
         let subject = artifact.manifest.json()["subject"]["digest"].as_str().expect("an artifact has a subject").to_owned();
-        let entries = self.state.content.lock().expect("no panic while content is held").referrers(repository, &subject);
+        let entries = self.content().referrers(repository, &subject);
         let index = Manifest::new(INDEX, &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}));
         self.push_manifest(repository, Some(&subject.replace(':', "-")), &index);
     }
 
     pub fn delete_tag(&self, repository: &str, tag: &str) {
-        self.change(repository, |repository| {
+        if let Some(repository) = self.content().0.get_mut(repository) {
             repository.tags.remove(tag);
-        });
+        }
     }
 
-    fn change(&self, repository: &str, change: impl FnOnce(&mut Repository)) {
-        change(self.state.content.lock().expect("no panic while content is held").0.entry(repository.to_owned()).or_default());
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.state.content.lock().expect("no panic while content is held")
+    }
+
+    /// What was pushed here over HTTP, or put here by a test.
+    pub fn manifest(&self, repository: &str, reference: &str) -> Option<Manifest> {
+        self.content().manifest(repository, reference).cloned()
+    }
+
+    pub fn has_blob(&self, repository: &str, digest: &str) -> bool {
+        self.content().blob(repository, digest).is_some()
+    }
+
+    /// Whether all of an image is here under this tag.
+    pub fn has(&self, repository: &str, tag: &str, image: &Image) -> bool {
+        let blobs = image.blobs.iter().all(|blob| self.has_blob(repository, blob.digest()));
+        blobs && self.manifest(repository, tag).as_ref() == Some(&image.manifest)
     }
 
     /// All requests so far, in the order in which they came.

@@ -8,10 +8,26 @@ use std::time::Duration;
 pub enum Route {
     Ping,
     Token,
-    Blob { repository: String, digest: String },
-    Manifest { repository: String, reference: String },
-    Tags { repository: String },
-    Referrers { repository: String, digest: String },
+    Blob {
+        repository: String,
+        digest: String,
+    },
+    Manifest {
+        repository: String,
+        reference: String,
+    },
+    Tags {
+        repository: String,
+    },
+    Referrers {
+        repository: String,
+        digest: String,
+    },
+    /// `session` is empty where an upload begins.
+    Upload {
+        repository: String,
+        session: String,
+    },
     Other,
 }
 
@@ -26,6 +42,9 @@ impl Route {
         }
         if let Some(repository) = rest.strip_suffix("/tags/list") {
             return Route::Tags { repository: repository.into() };
+        }
+        if let Some((repository, session)) = rest.rsplit_once("/blobs/uploads/") {
+            return Route::Upload { repository: repository.into(), session: session.into() };
         }
         let mut parts = rest.rsplitn(3, '/');
         match (parts.next(), parts.next(), parts.next()) {
@@ -42,6 +61,7 @@ impl Route {
             Route::Blob { repository, .. }
             | Route::Manifest { repository, .. }
             | Route::Tags { repository }
+            | Route::Upload { repository, .. }
             | Route::Referrers { repository, .. } => Some(repository),
             Route::Ping | Route::Token | Route::Other => None,
         }
@@ -63,6 +83,7 @@ pub enum Match {
     Manifest(String),
     Tags,
     Referrers,
+    Uploads,
     /// Whatever belongs to this repository.
     Repository(String),
     /// Those of another match that come with this method.
@@ -90,6 +111,10 @@ impl Match {
         Match::Method("HEAD", Box::new(self))
     }
 
+    pub fn put(self) -> Match {
+        Match::Method("PUT", Box::new(self))
+    }
+
     pub fn fits(&self, method: &str, route: &Route) -> bool {
         match self {
             Match::Any => true,
@@ -101,6 +126,7 @@ impl Match {
             Match::Manifest(wanted) => matches!(route, Route::Manifest { reference, .. } if reference == wanted),
             Match::Tags => matches!(route, Route::Tags { .. }),
             Match::Referrers => matches!(route, Route::Referrers { .. }),
+            Match::Uploads => matches!(route, Route::Upload { .. }),
             Match::Repository(wanted) => route.repository() == Some(wanted),
             Match::Method(wanted, inner) => method == *wanted && inner.fits(method, route),
         }
@@ -259,6 +285,9 @@ mod tests {
         assert_eq!(Route::of("/v2/a/blobs/blobs/sha256:1"), blob);
         assert_eq!(Route::of("/v2/a/b/tags/list"), Route::Tags { repository: "a/b".into() });
         assert_eq!(Route::of("/v2/"), Route::Ping);
+        let upload = |session: &str| Route::Upload { repository: "a/b".into(), session: session.into() };
+        assert_eq!(Route::of("/v2/a/b/blobs/uploads/"), upload(""));
+        assert_eq!(Route::of("/v2/a/b/blobs/uploads/7"), upload("7"));
         assert_eq!(Route::of("/v3/a/blobs/b"), Route::Other);
         assert_eq!(Route::of("/v2/a"), Route::Other);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
 
@@ -24,8 +25,19 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub route: Route,
     pub head: Head,
-    /// The fields of a form.
-    form: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Request {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// What a token must cover.
+    fn wanted(&self) -> Option<(&str, &str)> {
+        let action = if matches!(self.method.as_str(), "GET" | "HEAD") { "pull" } else { "push" };
+        self.route.repository().map(|repository| (repository, action))
+    }
 }
 
 /// What is answered, before a fault spoils it.
@@ -70,9 +82,11 @@ async fn read_request(stream: &mut BufStream<Box<dyn Stream>>) -> io::Result<Opt
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let mut body = vec![0; head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
     stream.read_exact(&mut body).await?;
-    let fields = |text: &[u8]| url::form_urlencoded::parse(text).into_owned().collect::<Vec<_>>();
-    let (query, form) = (fields(query.as_bytes()), fields(&body));
-    Ok(Some(Request { route: Route::of(path), method, query, head, form }))
+    Ok(Some(Request { route: Route::of(path), method, query: fields(query), head, body: body.into() }))
+}
+
+fn fields(text: impl AsRef<[u8]>) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(text.as_ref()).into_owned().collect()
 }
 
 async fn answer(state: &State, request: &Request, stream: &mut BufStream<Box<dyn Stream>>) -> io::Result<End> {
@@ -138,15 +152,18 @@ fn look_up(state: &State, request: &Request) -> Reply {
     let authorization = request.head.header("authorization");
     let guard = state.guard();
     if request.route == Route::Token {
-        let fields: Vec<_> = request.query.iter().chain(&request.form).cloned().collect();
+        let fields: Vec<_> = request.query.iter().cloned().chain(fields(&request.body)).collect();
         return match state.tokens.issue(&guard, &request.method, authorization, &fields) {
             Ok(token) => Reply::whole("application/json", Blob::held(token)),
             Err(status) => Reply::error(status, "UNAUTHORIZED"),
         };
     }
     let realm = format!("{}/token", state.url());
-    if let Verdict::Challenge(text) = state.tokens.judge(&guard, &realm, authorization, request.route.repository()) {
+    if let Verdict::Challenge(text) = state.tokens.judge(&guard, &realm, authorization, request.wanted()) {
         return Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &text);
+    }
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return take(state, request);
     }
     let content = state.content.lock().expect("no panic while content is held");
     match &request.route {
@@ -173,8 +190,58 @@ fn look_up(state: &State, request: &Request) -> Reply {
     }
 }
 
+/// A push: the bytes are held, so that tests push little.
+fn take(state: &State, request: &Request) -> Reply {
+    let created = |digest: &str| Reply { status: 201, ..Reply::whole("text/plain", Blob::held("")) }.with("Docker-Content-Digest", digest);
+    let mut content = state.content.lock().expect("no panic while content is held");
+    let mut sessions = state.sessions.lock().expect("no panic while sessions are held");
+    match (request.method.as_str(), &request.route) {
+        ("POST", Route::Upload { repository, .. }) => {
+            if let (Some(digest), Some(from)) = (request.field("mount"), request.field("from"))
+                && let Some(blob) = content.blob(from, digest)
+            {
+                content.keep_blob(repository, blob);
+                return created(digest);
+            }
+            let session = format!("session-{}", state.next_session());
+            sessions.insert(session.clone());
+            let location = format!("/v2/{repository}/blobs/uploads/{session}?state=kept");
+            Reply { status: 202, ..Reply::whole("text/plain", Blob::held("")) }.with("Location", &location)
+        }
+        ("PUT", Route::Upload { repository, session }) => {
+            let blob = Blob::held(request.body.clone());
+            if !sessions.remove(session) || request.field("state") != Some("kept") {
+                return Reply::error(404, "BLOB_UPLOAD_UNKNOWN");
+            }
+            if request.field("digest") != Some(blob.digest()) {
+                return Reply::error(400, "DIGEST_INVALID");
+            }
+            let reply = created(blob.digest());
+            content.keep_blob(repository, blob);
+            reply
+        }
+        ("PUT", Route::Manifest { repository, reference }) => {
+            let manifest = Manifest::raw(request.head.header("content-type").unwrap_or_default(), request.body.clone());
+            let lacking = manifest
+                .references()
+                .into_iter()
+                .find(|digest| content.blob(repository, digest).is_none() && content.manifest(repository, digest).is_none());
+            if let Some(digest) = lacking {
+                return Reply::error(400, "MANIFEST_BLOB_UNKNOWN").with("X-Lacking", &digest);
+            }
+            let mut reply = created(&manifest.digest);
+            if let (true, Some(subject)) = (state.has_referrers_api, manifest.json()["subject"]["digest"].as_str()) {
+                reply = reply.with("OCI-Subject", subject);
+            }
+            content.keep_manifest(repository, Some(reference).filter(|tag| !tag.contains(':')).map(String::as_str), manifest);
+            reply
+        }
+        _ => Reply::error(405, "UNSUPPORTED"),
+    }
+}
+
 fn tag_page(repository: &str, tags: Vec<String>, request: &Request) -> Reply {
-    let field = |name: &str| request.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let field = |name: &str| request.field(name);
     let rest: Vec<_> = tags.into_iter().filter(|tag| field("last").is_none_or(|last| tag.as_str() > last)).collect();
     let limit = field("n").and_then(|n| n.parse().ok()).unwrap_or(1000).min(1000);
     let page = &rest[..rest.len().min(limit)];

@@ -69,7 +69,8 @@ pub struct Tokens(Mutex<HashMap<String, Token>>);
 
 #[derive(Debug)]
 struct Token {
-    repositories: BTreeSet<String>,
+    /// Repositories and what may be done to them.
+    leave: BTreeSet<(String, String)>,
     ends: Instant,
 }
 
@@ -82,8 +83,8 @@ pub enum Verdict {
 }
 
 impl Tokens {
-    /// Judges a request for `repository` (or for the ping).
-    pub fn judge(&self, guard: &Guard, realm: &str, authorization: Option<&str>, repository: Option<&str>) -> Verdict {
+    /// Judges a request for `wanted`, a repository and what is done to it (or for the ping).
+    pub fn judge(&self, guard: &Guard, realm: &str, authorization: Option<&str>, wanted: Option<(&str, &str)>) -> Verdict {
         match guard.scheme {
             Scheme::Nothing => Verdict::Pass,
             Scheme::Basic if authorization == Some(guard.basic().as_str()) => Verdict::Pass,
@@ -91,12 +92,16 @@ impl Tokens {
             Scheme::Bearer(_) => {
                 let tokens = self.0.lock().expect("no panic while tokens are held");
                 let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).and_then(|token| tokens.get(token));
-                let covered = |token: &Token| repository.is_none_or(|name| token.repositories.contains(name));
+                let covered = |token: &Token| wanted.is_none_or(|(name, action)| token.leave.contains(&(name.into(), action.into())));
                 if token.is_some_and(|token| token.ends > Instant::now() && covered(token)) {
                     return Verdict::Pass;
                 }
                 let realm = guard.realm.as_deref().unwrap_or(realm);
-                let scope = repository.map(|name| format!(r#",scope="repository:{name}:pull""#)).unwrap_or_default();
+                let scope = wanted.map(|(name, action)| {
+                    let actions = if action == "push" { "pull,push" } else { action };
+                    format!(r#",scope="repository:{name}:{actions}""#)
+                });
+                let scope = scope.unwrap_or_default();
                 Verdict::Challenge(format!(r#"Bearer realm="{realm}",service="origin"{scope}"#))
             }
         }
@@ -118,13 +123,14 @@ impl Tokens {
             _ => false,
         };
         let asked = fields.iter().filter(|(key, _)| key == "scope").flat_map(|(_, value)| value.split(' '));
-        let repositories = asked
-            .filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':').map(|(name, _)| name.to_owned()))
-            .filter(|name| known || guard.public.contains(name))
+        let leave = asked
+            .filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'))
+            .flat_map(|(name, actions)| actions.split(',').map(move |action| (name.to_owned(), action.to_owned())))
+            .filter(|(name, action)| known || (action == "pull" && guard.public.contains(name)))
             .collect();
         let mut tokens = self.0.lock().expect("no panic while tokens are held");
         let token = format!("origin-token-{}", tokens.len());
-        tokens.insert(token.clone(), Token { repositories, ends: Instant::now() + guard.token_lifetime });
+        tokens.insert(token.clone(), Token { leave, ends: Instant::now() + guard.token_lifetime });
         Ok(serde_json::json!({"token": token, "access_token": token, "expires_in": guard.token_lifetime.as_secs()}).to_string())
     }
 }
