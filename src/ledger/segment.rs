@@ -223,10 +223,12 @@ mod tests {
             let object = encode(&header(1), &lines(&events)).unwrap().to_vec();
             let at = at % object.len();
             prop_assert!(decode(&object[..at]).is_err());
-            let mut flipped = object;
+            let mut flipped = object.clone();
             flipped[at] ^= 1 << bit;
-            // A flip in zlib's own header may change nothing but the announced window.
-            prop_assert!(at == 1 || at == 2 || decode(&flipped).is_err());
+            // Some bits say nothing: the announced window, the padding of the last compressed byte. The hash over all bytes holds those.
+            if let Ok(read) = decode(&flipped) {
+                prop_assert_eq!(format!("{read:?}"), format!("{:?}", decode(&object)?));
+            }
         }
     }
 
