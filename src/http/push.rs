@@ -12,6 +12,7 @@ use url::Url;
 use super::admit::{Site, Write};
 use super::body::Payload;
 use super::error::Failure;
+use super::locations::{Location, Locations};
 use super::log::Record;
 
 use super::route::{Begin, Push};
@@ -19,67 +20,9 @@ use super::service::Http;
 use super::upload::{self, Kept, Progress};
 use crate::access::{Action, Principal};
 use crate::inflow::Inflow;
-use crate::oci::{Algorithm, RepositoryName, SessionId, SessionRef, SessionState};
-use crate::peers::{PassError, Passed, Seal, Siblings};
+use crate::oci::{Algorithm, RepositoryName, SessionRef};
+use crate::peers::{PassError, Passed};
 use crate::registry::push::{PushError, Pusher};
-
-/// What stands in a location for an edge that has no siblings.
-const ALONE: &str = "-";
-
-/// Who may own a session, and what seals its locations.
-#[derive(Debug)]
-pub enum Locations {
-    /// An edge without siblings: its sessions end with it, and so does the key.
-    Alone(Box<Seal>),
-    Region(Siblings),
-}
-
-/// What a location says. It is true: only an edge of this region can have sealed it.
-#[derive(Debug, PartialEq, Eq)]
-struct Location {
-    owner: String,
-    offset: u64,
-}
-
-impl Locations {
-    fn own(&self) -> &str {
-        match self {
-            Locations::Alone(_) => ALONE,
-            Locations::Region(siblings) => siblings.own().as_str(),
-        }
-    }
-
-    /// Marks an answer as this edge's for a sibling that passed the request on.
-    pub(super) fn vouch(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
-        if let Locations::Region(siblings) = self {
-            siblings.vouch(asked, answer);
-        }
-    }
-
-    fn state(&self, id: &SessionId, offset: u64) -> Result<SessionState, PushError> {
-        let text = format!("{id} {offset} {}", self.own());
-        let sealed = match self {
-            Locations::Alone(seal) => seal.seal(&text),
-            Locations::Region(siblings) => siblings.seal(&text),
-        };
-        sealed.parse().map_err(|_| PushError::SessionUnknown)
-    }
-
-    /// A session without a state is somebody's guess.
-    fn read(&self, session: &SessionRef) -> Result<Location, PushError> {
-        let state = session.state.as_ref().ok_or(PushError::SessionUnknown)?;
-        let text = match self {
-            Locations::Alone(seal) => seal.open(state.as_str()),
-            Locations::Region(siblings) => siblings.open(state.as_str()),
-        };
-        let location = text.as_deref().and_then(|text| {
-            let (id, rest) = text.split_once(' ')?;
-            let (offset, owner) = rest.split_once(' ')?;
-            (id == session.id.as_str()).then_some(Location { owner: owner.to_owned(), offset: offset.parse().ok()? })
-        });
-        location.ok_or(PushError::SessionUnknown)
-    }
-}
 
 /// A write with what it came with.
 struct Given<'a> {
@@ -205,31 +148,6 @@ impl Push {
         match self {
             Push::Status(session) | Push::Chunk(session) | Push::Finish { session, .. } | Push::Cancel(session) => Some(session),
             Push::Begin(_) | Push::Manifest { .. } | Push::DeleteManifest(_) | Push::DeleteBlob(_) => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn row_42_a_location_that_was_changed_is_none() {
-        let locations = Locations::Alone(Box::new(Seal::random()));
-        let id: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
-        let state = locations.state(&id, 77).unwrap();
-        let session =
-            |id: &str, state: Option<&str>| SessionRef { id: id.parse().unwrap(), state: state.map(|text| text.parse().unwrap()) };
-        let own = Location { owner: ALONE.to_owned(), offset: 77 };
-        assert_eq!(locations.read(&session(id.as_str(), Some(state.as_str()))), Ok(own));
-        assert_eq!(locations.read(&session(id.as_str(), None)), Err(PushError::SessionUnknown));
-        let mut changed = state.to_string();
-        let last = if changed.ends_with('A') { "B" } else { "A" };
-        changed.replace_range(changed.len() - 1.., last);
-        let foreign = Locations::Alone(Box::new(Seal::random())).state(&id, 77).unwrap();
-        for (id, state) in [(id.as_str(), changed.as_str()), ("other", state.as_str()), (id.as_str(), "x"), (id.as_str(), foreign.as_str())]
-        {
-            assert_eq!(locations.read(&session(id, Some(state))), Err(PushError::SessionUnknown), "{id} {state}");
         }
     }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::files::Stamp;
+use super::error::ContentError;
 use super::growing::{Follower, Growing, Step};
 use super::resident::is_resident;
+use super::stamp::Stamp;
 
 /// The most that is read from a file at once, however much is asked for.
 const READ_BYTES: usize = 1 << 20;
@@ -65,20 +66,6 @@ pub struct Region {
     buffer: BytesMut,
     /// The place in a growing content, once the reading has begun.
     follower: Option<Follower>,
-}
-
-/// Why the bytes of a content cannot be had to their end. A body that meets it is cut, never ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ContentError {
-    #[error("the transfer broke: {0}")]
-    Broken(String),
-    #[error("the bytes do not match their digest")]
-    Mismatch,
-    /// The disk takes no writes, and this reader was too slow for what memory holds. Another transfer can be begun for it.
-    #[error("the reader fell behind a transfer that is not kept")]
-    Lagged,
-    #[error("reading failed: {0}")]
-    Io(String),
 }
 
 impl Content {

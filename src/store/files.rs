@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
 use super::content::Content;
 use super::growing::Growing;
 use super::lock;
+use super::stamp::{Linked, Stamp};
 use crate::oci::Digest;
 
 /// Files that stay open though nobody reads them; fewer where the process may have few descriptors.
@@ -17,30 +16,6 @@ const OPEN_FILES: usize = 4_096;
 const DESCRIPTORS_PART: u64 = 4;
 /// How many entries in use are passed over, at most, to find one that can be closed.
 const PASSED_OVER: usize = 64;
-
-/// Tells whether a file is what it was: a write through the file system changes at least the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub size_bytes: u64,
-    pub inode: u64,
-    modified_s: i64,
-    modified_ns: i64,
-}
-
-/// Whether a file still has a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Linked {
-    Yes,
-    Deleted,
-}
-
-impl Stamp {
-    pub fn of(file: &File) -> io::Result<(Stamp, Linked)> {
-        let found = file.metadata()?;
-        let stamp = Stamp { size_bytes: found.len(), inode: found.ino(), modified_s: found.mtime(), modified_ns: found.mtime_nsec() };
-        Ok((stamp, if found.nlink() == 0 { Linked::Deleted } else { Linked::Yes }))
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct OpenFiles {

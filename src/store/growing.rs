@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use super::content::ContentError;
+use super::error::ContentError;
 use super::lock;
 use crate::metrics::Metrics;
 

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::content::{Content, ContentError};
-use super::files::Stamp;
+use super::content::Content;
+use super::error::ContentError;
 use super::growing::{Growing, Room, Slowest};
+use super::stamp::Stamp;
 use super::{Shared, lock};
 use crate::oci::{Algorithm, Digest, Digester};
 

@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::files::Stamp;
+use super::stamp::Stamp;
 use crate::oci::{Algorithm, Digest};
 
 /// The version of the layout.

@@ -5,6 +5,7 @@
 mod content;
 mod disk;
 mod draft;
+mod error;
 mod files;
 mod growing;
 mod index;
@@ -12,6 +13,7 @@ mod ingest;
 mod keeper;
 mod layout;
 mod resident;
+mod stamp;
 mod verify;
 
 #[cfg(test)]
@@ -25,9 +27,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use content::{Content, ContentError, FilePart, Piece, Region};
+pub use content::{Content, FilePart, Piece, Region};
 use disk::Disk;
 pub use draft::{Draft, GivenUp, Keeping};
+pub use error::ContentError;
 use files::{Lookup, OpenFiles};
 use index::{Index, IndexError};
 pub use ingest::{Ingest, IngestError};
@@ -173,7 +176,7 @@ impl Store {
         let (shared, digest) = (self.0.shared.clone(), *digest);
         let adopted = tokio::task::spawn_blocking(move || {
             let file = std::fs::File::open(path)?;
-            let (stamp, _) = files::Stamp::of(&file)?;
+            let (stamp, _) = stamp::Stamp::of(&file)?;
             shared.files.insert(digest, Arc::new(file), stamp);
             Ok::<_, io::Error>(())
         });

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
-use super::content::{Content, ContentError};
-use super::files::Stamp;
+use super::content::Content;
+use super::error::ContentError;
 use super::growing::Growing;
 use super::layout::{BUCKETS, bucket};
+use super::stamp::Stamp;
 use crate::oci::{Digest, Digester};
 
 /// A file of at most this size is verified before anyone reads it; with a larger one only its end waits.
