@@ -32,8 +32,11 @@ impl Cache {
             }
         }
         let content = self.bring_from(bucket, digest, entry).await?;
-        self.ready(&content).await?;
-        Ok((content, Source::Bucket))
+        match self.ready(&content).await {
+            // Nobody told a lie: the region's own bytes are damaged.
+            Err(CacheError::WrongAnswer(why)) => Err(unavailable(&why)),
+            outcome => outcome.map(|()| (content, Source::Bucket)),
+        }
     }
 
     async fn ready(&self, content: &Content) -> Result<(), CacheError> {

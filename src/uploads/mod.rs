@@ -165,12 +165,15 @@ impl Uploads {
             }
             return Err(error);
         }
-        let work = session.lock()?;
-        let (inner, digest) = (self.0.clone(), *digest);
-        let ended = tokio::spawn(session::complete(inner, session.clone(), work, digest));
-        let outcome = ended.await.unwrap_or_else(|_| Err(UploadError::unavailable("the process is ending")));
-        self.end(id, if outcome.is_ok() { "complete" } else { "failed" });
-        outcome
+        let mut work = session.lock()?;
+        let (inner, id, digest) = (self.0.clone(), id.clone(), *digest);
+        // The session ends with its work, also when nobody waits for it any more: a client whose answer was lost finds none.
+        let ended = tokio::spawn(async move {
+            let outcome = session::complete(&inner, &session, &mut work, digest).await;
+            inner.end(&id, if outcome.is_ok() { "complete" } else { "failed" });
+            outcome
+        });
+        ended.await.unwrap_or_else(|_| Err(UploadError::unavailable("the process is ending")))
     }
 
     /// Takes in a blob that is at hand or comes in one body, without a session that others could see.

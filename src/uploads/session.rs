@@ -38,6 +38,8 @@ pub(super) enum Stage {
     Large(Box<Large>),
     /// A write failed: there is nothing to go on from.
     Broken,
+    /// Another request has finished it, or tried to.
+    Ended,
 }
 
 #[derive(Debug)]
@@ -149,6 +151,7 @@ impl Stage {
         }
         match self {
             Stage::Large(large) => large.write(batch).await,
+            Stage::Ended => Err(UploadError::Unknown),
             Stage::Small(_) | Stage::Broken => Err(UploadError::unavailable("an earlier write of this session failed")),
         }
     }
@@ -180,9 +183,10 @@ impl Large {
 }
 
 /// Ends a session: checks the digest and makes the bytes durable.
-pub(super) async fn complete(inner: Arc<Inner>, session: Arc<Session>, mut work: Work, digest: Digest) -> Result<Uploaded, UploadError> {
+pub(super) async fn complete(inner: &Inner, session: &Session, work: &mut Work, digest: Digest) -> Result<Uploaded, UploadError> {
     let size_bytes = session.received_bytes();
-    match std::mem::replace(&mut *work, Stage::Broken) {
+    match std::mem::replace(&mut **work, Stage::Ended) {
+        Stage::Ended => Err(UploadError::Unknown),
         Stage::Broken => Err(UploadError::unavailable("an earlier write of this session failed")),
         Stage::Small(bytes) => {
             let found = Digest::of(digest.algorithm(), &bytes);

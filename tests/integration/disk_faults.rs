@@ -1,16 +1,13 @@
 //! The disk fails, fills up, forgets or lies, or the process dies: pulls go on, and no wrong byte is ever served.
 
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
-use crate::harness::disk::{assert_only_verified, blob_file, files, wait_for_blob, wrong_files};
+use crate::harness::disk::{assert_only_verified, blob_file, files, flip, wait_for_blob, wrong_files};
 use crate::harness::edge::{EdgeProcess, Settings};
 use crate::harness::image::{Image, digest_of};
+use crate::harness::mount::Loop;
 use crate::harness::origin::Origin;
 use crate::harness::pull::pull;
 use crate::harness::script::{Fault, Match};
@@ -21,73 +18,6 @@ const INDEX_TIME: Duration = Duration::from_secs(1);
 
 async fn pulled(edge: &EdgeProcess, tag: &str, image: &Image) {
     pull(&edge.client, "origin.test/app", tag, image).await.expect("an image");
-}
-
-/// A file of a size as a file system of its own.
-struct Loop {
-    dir: TempDir,
-    device: String,
-}
-
-impl Loop {
-    /// `None`, with the reason on standard error, where mounting is not allowed.
-    fn mount(size_bytes: u64, mkfs: &[&str]) -> Option<Loop> {
-        let dir = TempDir::with_prefix("outport-disk-").expect("a folder");
-        let (image, target) = (dir.path().join("image"), dir.path().join("mnt"));
-        fs::File::create(&image).and_then(|file| file.set_len(size_bytes)).expect("a sparse file");
-        fs::create_dir(&target).expect("a folder");
-        let made = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).args(mkfs).arg(&image));
-        let attached = made.and_then(|_| run(Command::new("losetup").args(["--find", "--show"]).arg(&image)));
-        let mounted = attached.and_then(|device| {
-            let device = device.trim().to_owned();
-            run(Command::new("mount").args(["-o", "errors=remount-ro", &device]).arg(&target)).map(|_| device)
-        });
-        match mounted {
-            Ok(device) => Some(Loop { dir, device }),
-            Err(reason) => {
-                eprintln!("skipped: no loop file system can be mounted here: {reason}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-
-    /// Takes all room but so many bytes.
-    fn fill(&self, leave: u64) -> PathBuf {
-        let path = self.path().join("filler");
-        let mut file = fs::File::create(&path).expect("a file");
-        let block = vec![1; 64 * 1024];
-        while self.free() > leave && file.write_all(&block).is_ok() {}
-        path
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(self.path()).expect("a mounted file system");
-        stat.f_bavail * stat.f_frsize
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // Lazily, in case that a test failed with files open.
-        for (program, arguments) in [("umount", vec!["-l"]), ("losetup", vec!["-d"])] {
-            let target = if program == "umount" { self.path() } else { PathBuf::from(&self.device) };
-            if let Err(reason) = run(Command::new(program).args(arguments).arg(target)) {
-                eprintln!("{reason}");
-            }
-        }
-    }
-}
-
-fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// A number that depends on the round only.
@@ -257,20 +187,6 @@ async fn a_removed_cache_file_is_a_miss() {
     wait_for_blob(&edge.data_dir(), image.blobs[1].digest()).await;
     assert_eq!(origin.transfers(image.blobs[1].digest()), 2);
     edge.finish().await;
-}
-
-/// One byte in the middle of a cached blob becomes another one.
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).expect("a cached file");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    let mut permissions = fs::metadata(path).expect("a cached file").permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o640);
-    fs::set_permissions(path, permissions).expect("our own file");
-    let mut file = fs::File::options().write(true).open(path).expect("a cached file");
-    file.seek(SeekFrom::Start(middle as u64)).expect("a seekable file");
-    file.write_all(&bytes[middle..=middle]).expect("a writable file");
-    file.sync_all().expect("a writable file");
 }
 
 /// After a byte was flipped no wrong blob is completed, and soon the right one is served and kept again.

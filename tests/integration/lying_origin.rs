@@ -1,6 +1,8 @@
 //! Origins that answer what is not true: nothing of it is stored, no client completes it, and no credential goes astray
 //! (hardening rows 76 to 81).
 
+use std::time::Duration;
+
 use std::net::Ipv4Addr;
 
 use crate::harness::client::Client;
@@ -153,6 +155,13 @@ async fn row_80_html_with_200() {
     for path in paths {
         let answer = edge.client.get(path).await;
         assert_eq!((answer.status, answer.error_code().is_some()), (502, true), "{path}: {}", answer.text());
+    }
+    // A transfer that failed is told first, and its temporary file goes a moment later.
+    for _ in 0..100 {
+        if !contains(&edge.data_dir(), "guest network") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!contains(&edge.data_dir(), "guest network"));
     assert_recovers(edge, &origin, &image).await;

@@ -12,6 +12,7 @@ mod one_transfer;
 mod outage;
 mod pressure;
 mod private;
+mod push_faults;
 mod reads;
 mod reload;
 mod rows;

@@ -1,10 +1,12 @@
-//! Bad input over real sockets against whole edges: names, targets, framing, connections and ranges (hardening rows 1 to 36), and
-//! faults that need a machine: the disk's fsync, name servers, poor links.
+//! Bad input over real sockets against whole edges: names, targets, framing, connections and ranges (hardening rows 1 to 36),
+//! pushes (rows 37 to 61), and faults that need a machine: the disk's fsync, name servers, poor links.
 
 mod faults;
 mod framing;
 mod name_service;
 mod names;
+mod pushed_manifests;
+mod pushes;
 mod slow;
 
 use std::time::Duration;
@@ -53,16 +55,7 @@ impl World {
 
     /// Each of these requests has one answer, with this status and code in the specification's JSON, and ends its connection.
     async fn refuses<R: AsRef<[u8]>>(&self, status: u16, code: &str, requests: impl IntoIterator<Item = R>) {
-        for request in requests {
-            let request = request.as_ref();
-            let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
-            let (text, closed) = self.client().raw(request, WAIT).await.expect("a connection");
-            let answers = answers(&text);
-            let [answer] = answers.as_slice() else { panic!("{shown:?}: {text:?}") };
-            assert_eq!((answer.status, answer.code().as_deref()), (status, Some(code)), "{shown:?}: {text:?}");
-            assert!(answer.head.contains("content-type: application/json"), "{shown:?}: {text:?}");
-            assert_eq!(closed, Closed::ByServer, "{shown:?}");
-        }
+        refuses(self.client(), (status, code), requests).await;
     }
 
     /// Nobody but the canary was asked anything, and the edge still works.
@@ -70,6 +63,20 @@ impl World {
         let asked: Vec<_> = self.origin.requests().iter().map(|request| request.target.clone()).collect();
         assert!(asked.is_empty(), "the origin was asked {asked:?}");
         self.edge.finish().await;
+    }
+}
+
+/// Each of these requests has one answer, with this status and code in the specification's JSON, and ends its connection.
+async fn refuses<R: AsRef<[u8]>>(client: &Client, (status, code): (u16, &str), requests: impl IntoIterator<Item = R>) {
+    for request in requests {
+        let request = request.as_ref();
+        let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
+        let (text, closed) = client.raw(request, WAIT).await.expect("a connection");
+        let answers = answers(&text);
+        let [answer] = answers.as_slice() else { panic!("{shown:?}: {text:?}") };
+        assert_eq!((answer.status, answer.code().as_deref()), (status, Some(code)), "{shown:?}: {text:?}");
+        assert!(answer.head.contains("content-type: application/json"), "{shown:?}: {text:?}");
+        assert_eq!(closed, Closed::ByServer, "{shown:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What lies in an edge's cache folder, seen from outside.
 
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,20 @@ pub fn wrong_files(data_dir: &Path) -> Vec<PathBuf> {
         std::fs::read(path).is_ok_and(|bytes| digest_of(&bytes) != format!("sha256:{name}"))
     };
     files(&data_dir.join("cache/blobs/sha256")).into_iter().filter(is_wrong).collect()
+}
+
+/// One byte in the middle of a file becomes another one.
+pub fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let mut permissions = std::fs::metadata(path).expect("a file").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o640);
+    std::fs::set_permissions(path, permissions).expect("our own file");
+    let mut file = std::fs::File::options().write(true).open(path).expect("a file");
+    file.seek(SeekFrom::Start(middle as u64)).expect("a seekable file");
+    file.write_all(&bytes[middle..=middle]).expect("a writable file");
+    file.sync_all().expect("a writable file");
 }
 
 /// Every file under a digest's name has that digest.

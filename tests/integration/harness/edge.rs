@@ -98,6 +98,18 @@ impl Settings {
         self.table(&format!("[[principal]]\nname = \"{name}\"\npassword_files = [\"{}\"]\npull = [\"{pull}\"]", file.display()))
     }
 
+    /// Anybody may push as well. What is pushed lies in a folder of the edge's own, unless a table says where.
+    pub fn open_to_pushes(self) -> Settings {
+        self.access("anonymous_pull = [\"**\"]\nanonymous_push = [\"**\"]")
+    }
+
+    /// Someone with the password `secret` and these lists of patterns, in TOML.
+    pub fn pusher(self, name: &str, pull: &str, push: &str) -> Settings {
+        let file = self.file(&format!("{name}.password"), "secret");
+        let file = file.display();
+        self.table(&format!("[[principal]]\nname = \"{name}\"\npassword_files = [\"{file}\"]\npull = {pull}\npush = {push}"))
+    }
+
     /// A file beside the configuration.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
@@ -127,7 +139,7 @@ impl Settings {
         self
     }
 
-    /// A whole table.
+    /// A whole table. `{registry}` in it becomes the address of the registry listener.
     pub fn table(mut self, text: &str) -> Settings {
         writeln!(self.tables, "{text}").expect("text can grow");
         self
@@ -145,6 +157,7 @@ impl Settings {
 
     fn text(&self, registry: SocketAddr, ops: SocketAddr) -> String {
         let Settings { access, cache, limits, log, tables, .. } = self;
+        let tables = tables.replace("{registry}", &registry.to_string());
         format!(
             "region = \"test\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
              [cache]\n{cache}[limits]\n{limits}[log]\n{log}{tables}",
@@ -387,12 +400,13 @@ impl EdgeProcess {
         Memory { process: self.child.id() }
     }
 
-    /// Open files and connections, less the cached blobs that are kept open for the next reader: the store bounds those.
+    /// Open files and connections, less the blobs, cached or a bucket's, that are kept open for the next reader: the store bounds those.
     pub fn open_files(&self) -> usize {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())) else { return 0 };
-        let blobs = self.data_dir().join("cache/blobs");
         let targets = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        targets.filter(|target| !target.starts_with(&blobs)).count()
+        // Not those on their way in, which have a number behind their names.
+        let is_kept = |target: &str| target.contains("/blobs/") && !target.contains('#');
+        targets.filter(|target| !is_kept(&target.to_string_lossy())).count()
     }
 
     /// Ends a test: the edge still works, its files are closed, and it stops when it is told to.

@@ -6,6 +6,7 @@ pub mod client;
 pub mod disk;
 pub mod edge;
 pub mod image;
+pub mod mount;
 pub mod origin;
 pub mod pull;
 pub mod push;

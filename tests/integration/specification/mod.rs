@@ -6,7 +6,7 @@
 //! together.
 
 mod discovery;
-mod lab;
+pub mod lab;
 mod manifests;
 mod statuses;
 mod uploads;
