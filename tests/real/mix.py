@@ -7,6 +7,7 @@ bucket has one reason to be there.
 import json
 import random
 import threading
+import time
 from collections import Counter
 
 from api import Answer, Api, Lost, digest_of, expect, local, read_whole, with_query
@@ -246,6 +247,8 @@ class Mix:
         for thread in self._threads:
             thread.join()
         self.raise_faults()
+        # What an edge says of a tag rests on a look at the ledger that may be 250 ms old: the last moves are told by then.
+        time.sleep(0.5)
 
     def raise_faults(self) -> None:
         if self._faults:
