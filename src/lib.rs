@@ -12,7 +12,7 @@
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
-//!  6 region.rs  the own region's bucket and ledger, once they are open
+//!  6 region/    the own region: its bucket and ledger once they are open, and how content is read from there
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
 //!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
 //!    upstream/  origin registries: client, challenge and tokens, health

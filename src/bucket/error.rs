@@ -49,6 +49,14 @@ impl OpenError {
 }
 
 impl BucketError {
+    /// When the store wants to be asked again, if it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            BucketError::Unavailable { retry_after, .. } => *retry_after,
+            BucketError::Refused(_) | BucketError::Broken(_) => None,
+        }
+    }
+
     pub(super) fn unavailable(why: impl Into<String>) -> BucketError {
         BucketError::Unavailable { why: why.into(), retry_after: None }
     }

@@ -1,7 +1,5 @@
 //! Blobs: from memory, from the disk, or from a transfer that every reader follows.
 
-use bytes::{Bytes, BytesMut};
-
 use super::records::{Key, Kind};
 use super::{Answer, Cache, CacheError, Freshness, Origin, SMALL_BLOB_BYTES, Source};
 use crate::oci::Digest;
@@ -105,22 +103,13 @@ impl Cache {
     pub(super) async fn remembered(&self, digest: &Digest, content: Content) -> Option<Content> {
         match content.size_bytes().filter(|size| *size <= SMALL_BLOB_BYTES) {
             None => Some(content),
-            Some(size) => {
-                let bytes = read_small(&content, size).await?;
+            Some(_) => {
+                let bytes = content.bytes().await.ok()?;
                 self.inner.memory.put_bytes(*digest, bytes.clone());
                 Some(Content::from_memory(bytes))
             }
         }
     }
-}
-
-/// `None` when the file's bytes are not those of its digest.
-async fn read_small(content: &Content, size: u64) -> Option<Bytes> {
-    let (mut bytes, mut region) = (BytesMut::with_capacity(size as usize), content.whole());
-    while let Some(block) = region.next(SMALL_BLOB_BYTES as usize).await.ok()? {
-        bytes.extend_from_slice(&block);
-    }
-    Some(bytes.freeze())
 }
 
 pub(super) fn blob_key(origin: &Origin, digest: &Digest) -> Key {

@@ -1,20 +1,13 @@
 //! Content of the own region's repositories: from memory, from the disk, from a file of the bucket's on this machine, or from the
 //! bucket, by one transfer that every reader follows. Who may read it the ledger has said before.
 
-use std::time::Duration;
-
 use super::flight::{Early, Flights};
 use super::{Cache, CacheError, SMALL_BLOB_BYTES, Source};
-use crate::bucket::{Bucket, BucketError, Key};
+use crate::bucket::{Bucket, BucketError};
 use crate::ledger::BlobEntry;
 use crate::oci::Digest;
-use crate::region::NotOpen;
-use crate::store::{Content, Ingest, IngestError};
-
-/// Breaks of a transfer from the bucket without a single byte in between, after which it is given up.
-const MAX_FRUITLESS_BREAKS: u32 = 4;
-/// The wait after a break; it doubles with each further one that is fruitless.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+use crate::region::{NotOpen, Reading};
+use crate::store::Content;
 
 impl Cache {
     /// A blob or manifest of the own region. A small one is complete and verified when this returns, any other has its first byte.
@@ -51,7 +44,7 @@ impl Cache {
         if let Some(here) = self.blob_here(digest).await {
             return Some(here);
         }
-        let path = own_keys(bucket, entry).find_map(|key| bucket.local_file(&key))?;
+        let path = entry.keys_in(bucket).find_map(|key| bucket.local_file(&key))?;
         let content = self.inner.store.bucket_file(digest, path).await?;
         Some((self.remembered(digest, content).await?, Source::Bucket))
     }
@@ -62,6 +55,7 @@ impl Cache {
         Flights::<Digest, _>::value(under_way).await?
     }
 
+    /// Readers get the content with its first bytes.
     async fn fill_from(
         &self,
         bucket: &Bucket,
@@ -73,94 +67,42 @@ impl Cache {
         if let Some((content, _)) = self.blob_here(digest).await {
             return Some(Ok(content));
         }
-        let mut last = unavailable("the bucket does not have it");
-        for key in own_keys(bucket, entry) {
-            let mut ingest = self.inner.store.ingest(*digest, Some(entry.size_bytes));
-            match pump(bucket, &key, entry.size_bytes, &mut ingest, early).await {
-                Ok(()) => {
+        let mut reading = Reading::new(bucket, entry);
+        let mut ingest = self.inner.store.ingest(*digest, Some(entry.size_bytes));
+        let ended = |outcome| self.inner.metrics.fill_ended("bucket", outcome);
+        loop {
+            match reading.next().await {
+                Ok(Some(bytes)) => {
+                    if ingest.position() == 0 {
+                        early.publish(Ok(ingest.content()));
+                    }
+                    if let Err(error) = ingest.write(bytes).await {
+                        ended("broken");
+                        return Some(Err(unavailable(&error.to_string())));
+                    }
+                }
+                Ok(None) => {
                     let finished = ingest.finish().await;
-                    let outcome = if finished.is_ok() { "complete" } else { "mismatch" };
-                    self.inner.metrics.fill_ended("bucket", outcome);
-                    return finished.err().map(|error| Err(unavailable(&format!("{key}: {error}"))));
+                    ended(if finished.is_ok() { "complete" } else { "mismatch" });
+                    return finished.err().map(|error| Err(unavailable(&error.to_string())));
                 }
-                Err((Begun::Yes, error)) => {
-                    self.inner.metrics.fill_ended("bucket", "broken");
+                Err(error) => {
+                    ended(if ingest.position() > 0 { "broken" } else { "refused" });
                     ingest.abort(error.to_string());
-                    return None;
+                    return Some(Err(error.into()));
                 }
-                Err((Begun::No, error)) => last = error,
             }
         }
-        self.inner.metrics.fill_ended("bucket", "refused");
-        Some(Err(last))
     }
-}
-
-/// Whether readers follow already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Begun {
-    Yes,
-    No,
-}
-
-/// Moves an object into the ingest; taken up again where it breaks. Readers get the content with its first bytes.
-async fn pump(
-    bucket: &Bucket,
-    key: &Key,
-    size_bytes: u64,
-    ingest: &mut Ingest,
-    early: &Early<Result<Content, CacheError>>,
-) -> Result<(), (Begun, CacheError)> {
-    let (mut begun, mut fruitless) = (Begun::No, 0);
-    loop {
-        let before = ingest.position();
-        let broken = match bucket.open_object(key, before..size_bytes).await {
-            Ok(None) => return Err((begun, unavailable(&format!("{key} is not in the bucket")))),
-            Err(error) => error,
-            Ok(Some(mut object)) => loop {
-                match object.next().await {
-                    Ok(None) if ingest.position() >= size_bytes => return Ok(()),
-                    Ok(None) => break BucketError::Broken(format!("{key} is shorter than it should be")),
-                    Ok(Some(bytes)) => {
-                        if begun == Begun::No {
-                            begun = Begun::Yes;
-                            early.publish(Ok(ingest.content()));
-                        }
-                        ingest.write(bytes).await.map_err(|error| (begun, of_ingest(&error)))?;
-                    }
-                    Err(error) => break error,
-                }
-            },
-        };
-        fruitless = if ingest.position() > before { 1 } else { fruitless + 1 };
-        if !matches!(broken, BucketError::Unavailable { .. }) || fruitless > MAX_FRUITLESS_BREAKS {
-            return Err((begun, broken.into()));
-        }
-        tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(fruitless - 1)).await;
-    }
-}
-
-/// The keys of the own bucket that have it.
-fn own_keys(bucket: &Bucket, entry: &BlobEntry) -> impl Iterator<Item = Key> {
-    let own = |origin: &crate::ledger::Origin| *origin.region == *bucket.region() && *origin.incarnation == *bucket.incarnation();
-    entry.places.iter().filter(move |place| own(&place.origin)).map(|place| Key::Blob(place.key)).collect::<Vec<_>>().into_iter()
 }
 
 fn unavailable(why: &str) -> CacheError {
     CacheError::Unavailable { why: why.to_owned(), retry_after: None }
 }
 
-fn of_ingest(error: &IngestError) -> CacheError {
-    unavailable(&error.to_string())
-}
-
 impl From<BucketError> for CacheError {
     fn from(error: BucketError) -> CacheError {
-        let retry_after = match &error {
-            BucketError::Unavailable { retry_after, .. } => *retry_after,
-            BucketError::Refused(_) | BucketError::Broken(_) => None,
-        };
-        CacheError::Unavailable { why: error.to_string(), retry_after }
+        CacheError::Unavailable { why: error.to_string(), retry_after: error.retry_after() }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::bucket::Bucket;
 use crate::clock::Timestamp;
 
 /// One life of a region: its ledger is numbered from 1 within it. Written `region.incarnation`; no region's name has a dot.
@@ -20,6 +21,11 @@ pub struct Origin {
 impl Origin {
     pub fn new(region: &str, incarnation: &str) -> Origin {
         Origin { region: region.into(), incarnation: incarnation.into() }
+    }
+
+    /// Whose bucket it is.
+    pub fn of(bucket: &Bucket) -> Origin {
+        Origin::new(bucket.region(), bucket.incarnation())
     }
 }
 

@@ -142,7 +142,7 @@ impl Ledger {
     /// # Errors
     /// The index's file cannot be used.
     pub async fn open(bucket: Bucket, settings: Settings, clock: Clock, metrics: Metrics) -> Result<Ledger, LedgerError> {
-        let origin = Origin::new(bucket.region(), bucket.incarnation());
+        let origin = Origin::of(&bucket);
         let of = origin.clone();
         let index = match settings.index {
             IndexPlace::Memory => Index::in_memory(Memory::default(), &origin)?,
@@ -232,10 +232,6 @@ impl Ledger {
     /// Repositories through which a blob may be read: for mounts that name none.
     pub fn repositories_with(&self, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>, LedgerError> {
         self.read(|rows| query::repositories_with(rows, digest, limit))
-    }
-
-    pub fn is_linked_anywhere(&self, digest: &Digest) -> Result<bool, LedgerError> {
-        Ok(!self.repositories_with(digest, 1)?.is_empty())
     }
 
     /// A repository that has manifests.

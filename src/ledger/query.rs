@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use super::event::ManifestFacts;
 use super::fold::row;
-use super::identity::Place;
+use super::identity::{Origin, Place};
 use super::index::{IndexError, Rows, Table, Value, Walk, key};
 use super::state::{Claim, Claims, ContentRow, ForwardRow, ManifestClaim, RepositoryRow, TagClaim};
+use crate::bucket::{Bucket, Key};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
@@ -34,6 +35,19 @@ pub struct BlobEntry {
     pub size_bytes: u64,
     pub inline: Option<Bytes>,
     pub places: Vec<Place>,
+}
+
+impl BlobEntry {
+    /// Where this bucket has it.
+    pub fn keys_in(&self, bucket: &Bucket) -> impl Iterator<Item = Key> {
+        let own = Origin::of(bucket);
+        self.places.iter().filter(move |place| place.origin == own).map(|place| Key::Blob(place.key))
+    }
+
+    /// Whether this region can serve it by itself.
+    pub fn is_in(&self, bucket: &Bucket) -> bool {
+        self.inline.is_some() || self.keys_in(bucket).next().is_some()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

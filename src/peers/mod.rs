@@ -125,11 +125,6 @@ impl Siblings {
         &self.0.own
     }
 
-    /// What all siblings share for sealing.
-    pub fn sealing(&self) -> &Seal {
-        &self.0.seal
-    }
-
     /// Seals a text so that every sibling can open it and nobody else can make it. See [`Seal::seal`].
     pub fn seal(&self, text: &str) -> String {
         self.0.seal.seal(text)

@@ -498,7 +498,7 @@ async fn no_secret_is_logged() {
     }
     drop(stage);
     let passed = patch(&siblings, &owner, &[], &mut body).await;
-    tracing::info!(?passed, sealing = ?siblings.sealing(), "passed");
+    tracing::info!(?passed, sealing = ?siblings.0.seal, "passed");
     let mut marks = HeaderMap::new();
     siblings.0.badge.put_on_request(&mut marks);
     let mark = marks[OUTPORT_SIBLING].to_str().unwrap();

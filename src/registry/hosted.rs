@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{BlobHead, Check, Listed, Page, Registry};
 use crate::cache::{Answer, CacheError, Freshness, Source, StoredManifest};
@@ -153,11 +153,7 @@ impl Registry {
     /// The whole of a manifest.
     async fn bytes_of(&self, digest: &Digest, entry: &BlobEntry) -> Result<(Bytes, Source), CacheError> {
         let (content, source) = self.inner.cache.hosted(&self.region()?.bucket, digest, entry).await?;
-        let (mut bytes, mut region) = (BytesMut::new(), content.whole());
-        while let Some(block) = region.next(MAX_MANIFEST_BYTES).await? {
-            bytes.extend_from_slice(&block);
-        }
-        Ok((bytes.freeze(), source))
+        Ok((content.bytes().await?, source))
     }
 
     /// Names of hosted repositories that come after `last`, with those of this edge's cache, in order.

@@ -31,7 +31,7 @@ use crate::bucket::{BucketError, Key};
 use crate::cache::CacheError;
 use crate::inflow::{Inflow, InflowError};
 use crate::ledger::{
-    AppendError, Content, ContentKind, Event, INLINE_BYTES, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, Position, Rejected,
+    AppendError, Content, ContentKind, Event, INLINE_BYTES, LedgerError, Look, ManifestFacts, Origin, Place, Position, Rejected,
 };
 use crate::oci::{
     Algorithm, Chunk, Descriptor, Digest, InvalidManifest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, SessionId, Tag,
@@ -229,7 +229,7 @@ impl Registry {
     async fn commit_now(&self, repository: &RepositoryName, uploaded: Uploaded) -> Result<Position, PushError> {
         let open = self.region()?;
         let link = Event::link(repository.clone(), uploaded.digest);
-        if self.has_own_copy(&open.ledger, &uploaded.digest) {
+        if open.ledger.places(&uploaded.digest)?.is_some_and(|entry| entry.is_in(&open.bucket)) {
             match open.ledger.append(vec![link.clone()]).await {
                 Ok(position) => {
                     uploaded.discard(&open.bucket).await;
@@ -246,10 +246,6 @@ impl Registry {
         // Whoever pulls it first does not wait for this.
         tokio::spawn(async move { uploaded.keep(&bucket, &store).await });
         Ok(position)
-    }
-
-    fn has_own_copy(&self, ledger: &Ledger, digest: &Digest) -> bool {
-        ledger.places(digest).is_ok_and(|found| found.is_some_and(|entry| entry.inline.is_some() || !entry.places.is_empty()))
     }
 
     /// Keeps a manifest, with the tag that it is pushed under and those besides.
@@ -361,7 +357,7 @@ impl Registry {
         let mut object = bucket.upload(&Key::Blob(key)).await?;
         object.write(bytes).await?;
         object.finish().await?;
-        Ok(Content::Key(Place { origin: Origin::new(bucket.region(), bucket.incarnation()), key }))
+        Ok(Content::Key(Place { origin: Origin::of(bucket), key }))
     }
 
     /// A tag goes alone; a manifest goes with its tags.

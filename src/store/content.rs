@@ -117,6 +117,22 @@ impl Content {
         Region { content: self.clone(), rest: range, buffer: BytesMut::new(), follower: None }
     }
 
+    /// All the bytes of a small content, once they are verified.
+    ///
+    /// # Errors
+    /// What broke it.
+    pub async fn bytes(&self) -> Result<Bytes, ContentError> {
+        if let Kind::Memory(bytes) = &self.0 {
+            return Ok(bytes.clone());
+        }
+        let mut region = self.whole();
+        let mut bytes = BytesMut::with_capacity(usize::try_from(self.size_bytes().unwrap_or_default()).unwrap_or_default().min(READ_BYTES));
+        while let Some(block) = region.next(READ_BYTES).await? {
+            bytes.extend_from_slice(&block);
+        }
+        Ok(bytes.freeze())
+    }
+
     /// All of it, also when its length is not known yet.
     pub fn whole(&self) -> Region {
         self.region(0..self.size_bytes().unwrap_or(u64::MAX))

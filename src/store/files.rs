@@ -107,10 +107,6 @@ impl OpenFiles {
         }
     }
 
-    pub fn remove(&self, digest: &Digest) {
-        lock(&self.table).remove(digest);
-    }
-
     /// Forgets the file with this stamp; another one of the same digest stays.
     pub fn remove_exactly(&self, digest: &Digest, stamp: Stamp) {
         let mut table = lock(&self.table);

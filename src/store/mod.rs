@@ -190,20 +190,6 @@ impl Store {
         self.0.shared.index.touch(digest);
     }
 
-    /// Deletes a blob. Those who read it read on.
-    pub async fn remove(&self, digest: &Digest) {
-        let (shared, digest) = (self.0.shared.clone(), *digest);
-        let remove = move || {
-            shared.files.remove(&digest);
-            match std::fs::remove_file(shared.layout.blob(&digest)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(%digest, %error, "removing a cached blob"),
-                Ok(()) | Err(_) => shared.index.blob_gone(digest),
-            }
-        };
-        // Only an ending runtime does not run it.
-        let _ = tokio::task::spawn_blocking(remove).await;
-    }
-
     /// The record of this key, also one that is not written down yet.
     pub async fn record(&self, key: &str) -> Option<Vec<u8>> {
         let shared = &self.0.shared;

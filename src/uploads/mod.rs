@@ -140,11 +140,7 @@ impl Uploads {
         let session = self.session(owner, id)?;
         let work = session.lock()?;
         let outcome = self.take_in(&session, work, part, inflow).await;
-        match &outcome {
-            // The bucket lost it, or the process ends: there is nothing to go on from.
-            Err(UploadError::Unavailable { .. }) => self.end(id, "failed"),
-            _ => session.touch(self.0.clock.now()),
-        }
+        self.after_writing(&session, id, &outcome);
         outcome.map(|()| session.received_bytes())
     }
 
@@ -159,12 +155,9 @@ impl Uploads {
     ) -> Result<Uploaded, UploadError> {
         let session = self.session(owner, id)?;
         let work = session.lock()?;
-        if let Err(error) = self.take_in(&session, work, part, inflow).await {
-            if matches!(error, UploadError::Unavailable { .. }) {
-                self.end(id, "failed");
-            }
-            return Err(error);
-        }
+        let taken_in = self.take_in(&session, work, part, inflow).await;
+        self.after_writing(&session, id, &taken_in);
+        taken_in?;
         let mut work = session.lock()?;
         let (inner, id, digest) = (self.0.clone(), id.clone(), *digest);
         // The session ends with its work, also when nobody waits for it any more: a client whose answer was lost finds none.
@@ -182,14 +175,14 @@ impl Uploads {
         // A request that is dropped leaves a session that expires.
         let outcome = self.finish(&owner, &id, (Chunk::default(), None), digest, inflow).await;
         if outcome.is_err() {
-            self.end(&id, "failed");
+            self.0.end(&id, "failed");
         }
         outcome
     }
 
     pub fn cancel(&self, owner: &Owner, id: &SessionId) -> Result<(), UploadError> {
         self.session(owner, id)?;
-        self.end(id, "cancelled");
+        self.0.end(id, "cancelled");
         Ok(())
     }
 
@@ -200,9 +193,12 @@ impl Uploads {
         session.filter(|session| *session.owner() == *owner && !session.is_expired(now, self.0.settings.ttl)).ok_or(UploadError::Unknown)
     }
 
-    /// Dropping a session gives up what it has in the bucket and on the disk.
-    fn end(&self, id: &SessionId, outcome: &'static str) {
-        self.0.end(id, outcome);
+    /// What the bucket lost has nothing to go on from; any other session stands.
+    fn after_writing(&self, session: &Session, id: &SessionId, outcome: &Result<(), UploadError>) {
+        match outcome {
+            Err(UploadError::Unavailable { .. }) => self.0.end(id, "failed"),
+            _ => session.touch(self.0.clock.now()),
+        }
     }
 
     async fn take_in(
@@ -239,6 +235,7 @@ impl Inner {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Dropping a session gives up what it has in the bucket and on the disk.
     fn end(&self, id: &SessionId, outcome: &'static str) {
         let mut sessions = self.sessions();
         if sessions.remove(id).is_some() {

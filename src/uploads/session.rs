@@ -234,7 +234,7 @@ async fn digest_of(bucket: &Bucket, key: Ulid, size_bytes: u64, algorithm: Algor
 }
 
 fn place(bucket: &Bucket, key: Ulid) -> Place {
-    Place { origin: Origin::new(bucket.region(), bucket.incarnation()), key }
+    Place { origin: Origin::of(bucket), key }
 }
 
 impl Uploaded {
@@ -265,11 +265,7 @@ impl Uploaded {
 
 impl From<BucketError> for UploadError {
     fn from(error: BucketError) -> UploadError {
-        let retry_after = match &error {
-            BucketError::Unavailable { retry_after, .. } => *retry_after,
-            BucketError::Refused(_) | BucketError::Broken(_) => None,
-        };
-        UploadError::Unavailable { why: error.to_string(), retry_after }
+        UploadError::Unavailable { why: error.to_string(), retry_after: error.retry_after() }
     }
 }
 

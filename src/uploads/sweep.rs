@@ -82,7 +82,7 @@ async fn remove_unnamed(bucket: &Bucket, ledger: &Ledger, candidates: Vec<ulid::
             unnamed.push(key);
         }
     }
-    let origin = Origin::new(bucket.region(), bucket.incarnation());
+    let origin = Origin::of(bucket);
     for keys in unnamed.chunks(MAX_ABANDONED) {
         let places = keys.iter().map(|key| Place { origin: origin.clone(), key: *key }).collect();
         ledger.append(vec![Event::Abandon { places }]).await?;

@@ -1,7 +1,11 @@
 //! The own region as this edge reaches it: its bucket and its ledger, once they are open. An object store that is away when an edge
 //! starts keeps nothing from starting; what needs the region is answered 503 until it is back.
 
+mod reading;
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+pub use reading::Reading;
 
 use crate::bucket::Bucket;
 use crate::ledger::Ledger;
