@@ -7,16 +7,23 @@
 //! - **No error is definite.** A write that failed may have landed, now or hours later; whoever must know reads back.
 //! - **"Exists" may be a mistake.** S3 tells a conflict of two requests as if there were an object, and a request that was sent again
 //!   meets what its first sending created. The creator puts a nonce into the bytes and reads back.
-//! - **Listings are for sweeping.** Nothing that must be right asks for one.
+//! - **Listings are for sweeping and for recovery.** Nothing that must be right asks for one: what it may lack costs time only.
+//!
+//! What lies in the roots of other regions is read through a [`ForeignBucket`], which cannot write.
 //!
 //! What a store does not do is found at the start and said ([`OpenError::Unsafe`]). `open.rs` has the layout beside the root.
 
+#[cfg(test)]
+mod abroad;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connect;
+mod documents;
 mod error;
+mod foreign;
+mod incarnations;
 mod key;
 mod local;
 mod object;
@@ -40,9 +47,10 @@ use ulid::Ulid;
 
 pub use connect::check;
 pub use error::{BucketError, OpenError};
-pub use key::{BLOB_SHARDS, Key, KeyError};
+pub use foreign::ForeignBucket;
+pub use key::{BLOB_SHARDS, Key, KeyError, SnapshotPart, Through};
 pub use object::ObjectReader;
-pub use sweep::{ListedBlob, MAX_LISTED};
+pub use sweep::{ListedBlob, ListedPart, MAX_LISTED};
 pub use upload::ObjectUpload;
 
 use error::Failure;
