@@ -288,17 +288,3 @@ fn each_planted_bug_is_caught() {
     ];
     catch(run, BUGS);
 }
-
-#[test]
-fn zz_probe() {
-    let from: u64 = std::env::var("FROM").map_or(0, |text| text.parse().unwrap());
-    let to: u64 = std::env::var("TO").map_or(5, |text| text.parse().unwrap());
-    for seed in from..to {
-        let started = std::time::Instant::now();
-        let outcome = regions::run(seed, None);
-        println!("{seed} {:?} {} {:?}", started.elapsed(), outcome.trace.lines().count(), outcome.violations);
-        if std::env::var("TRACE").is_ok() {
-            println!("{}", outcome.trace);
-        }
-    }
-}
