@@ -14,6 +14,7 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
+//! recover   a new incarnation takes over from the one before it
 //! core      what they share
 //! ```
 //!
@@ -43,6 +44,7 @@ mod index;
 mod planted;
 mod pull;
 mod query;
+mod recover;
 mod relay;
 mod segment;
 #[cfg(test)]
@@ -72,6 +74,7 @@ pub use query::{
     BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
     UnforwardedQuery, WantedEntry, WantedKey,
 };
+pub use recover::{RecoverError, Recovered};
 pub use segment::is_stub;
 pub use tail::Look;
 
