@@ -19,13 +19,17 @@ use super::segment::{self, MAX_OBJECT_BYTES, Object, Segment, SegmentError};
 use super::simulation::Fuse;
 use super::state::{ImportsRow, LedgerRow};
 use super::{LedgerError, Regions};
-use crate::bucket::{Bucket, BucketError, Created, Key};
+use crate::bucket::{Bucket, BucketError, Created, Key, Through};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
 /// Segments read at one time while there are many to fold.
 const READ_AHEAD: usize = 32;
+/// A node that is behind, and finds a snapshot so many segments or imports ahead, begins from it. Once it reads so many at one time,
+/// it looks.
+const FAR_BEHIND: u64 = 10_000;
+const LEAP_READS: usize = 4;
 
 pub(super) struct Core {
     pub bucket: Bucket,
@@ -43,6 +47,16 @@ pub(super) struct Core {
     folds: watch::Sender<u64>,
     /// One fold at a time, and none while the index is made anew.
     folding: Mutex<()>,
+    /// A snapshot is loaded: nothing is folded until it is there, or thrown away.
+    is_loading: AtomicBool,
+    /// One attempt to begin from a snapshot at a time.
+    pub restoring: tokio::sync::Mutex<()>,
+    /// Whether a snapshot far ahead was looked for since this process began.
+    is_placed: AtomicBool,
+    /// How far ahead a snapshot must be to be loaded by who could fold on.
+    pub far_behind: u64,
+    /// How large shards of snapshots become, if not as large as they should.
+    pub shard_bytes: Option<usize>,
     /// The index was compared with the bucket since this process, or a fault, began.
     is_compared: AtomicBool,
     #[cfg(test)]
@@ -56,8 +70,10 @@ pub(super) struct Core {
 pub(super) enum FoldError {
     #[error("segment {0}: {1}")]
     Segment(u64, SegmentError),
-    #[error("segment {0} was trimmed, and there is no snapshot to begin from")]
-    Trimmed(u64),
+    #[error("{0} was trimmed, and there is no snapshot to begin from")]
+    Trimmed(Key),
+    #[error("the index is being loaded from a snapshot")]
+    Loading,
     /// It does not follow the one that was folded before it.
     #[error("segment {0} does not follow the one before it: {1}")]
     Chain(u64, &'static str),
@@ -89,6 +105,8 @@ pub(super) enum Folded {
     All,
     /// A segment of the own ledger names an import that is not folded yet.
     WaitsForImport,
+    /// What was read was trimmed: the index began anew from a snapshot, and there may be more behind that.
+    FromSnapshot,
 }
 
 /// A definite end of an attempt to create an object.
@@ -122,6 +140,11 @@ impl Core {
             fence: Mutex::default(),
             folds: watch::Sender::new(0),
             folding: Mutex::new(()),
+            is_loading: AtomicBool::new(false),
+            restoring: tokio::sync::Mutex::new(()),
+            is_placed: AtomicBool::new(false),
+            far_behind: FAR_BEHIND,
+            shard_bytes: None,
             is_compared: AtomicBool::new(false),
             #[cfg(test)]
             fuse: Fuse::default(),
@@ -197,7 +220,7 @@ impl Core {
 
     /// Folds all that is there: once this returns, everything that was committed before it was called is folded.
     pub async fn catch_up(self: &Arc<Core>) -> Result<(), LedgerError> {
-        if self.work(|core| core.index.mend()).await?? == Mended::Emptied {
+        if self.work(Core::mend).await?? == Mended::Emptied {
             self.metrics.ledger_rebuilt("damaged");
         }
         let (mut reads, mut folded, mut fruitless) = (1, Folded::All, 0);
@@ -220,6 +243,9 @@ impl Core {
                 return Ok(());
             }
             reads = (reads * 2).min(READ_AHEAD);
+            if reads >= LEAP_READS {
+                self.leap().await?;
+            }
         }
     }
 
@@ -286,6 +312,14 @@ impl Core {
         #[cfg(test)]
         self.finish().await;
         match folded {
+            Err(FoldError::Trimmed(key)) => {
+                let beyond = match key {
+                    Key::Import(number) => Through { ledger: 0, imports: number },
+                    Key::Ledger(seq) => Through { ledger: seq, imports: 0 },
+                    _ => Through::default(),
+                };
+                if self.restore(beyond).await? { Ok(Folded::FromSnapshot) } else { Err(FoldError::Trimmed(key).into()) }
+            }
             Err(why @ (FoldError::Chain(..) | FoldError::ImportChain(_))) => {
                 self.is_compared.store(false, Ordering::Relaxed);
                 let before = (self.position()?.seq, self.imports()?.number);
@@ -308,6 +342,9 @@ impl Core {
     fn fold_read(&self, pieces: &[Piece]) -> Result<Folded, FoldError> {
         let started = Instant::now();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_loading() {
+            return Err(FoldError::Loading);
+        }
         let snapshot = self.index.snapshot()?;
         let mut rows = Overlay::new(snapshot.as_ref());
         let before = (self.position_in(&rows)?.seq, Core::imports_in(&rows)?.number);
@@ -359,7 +396,7 @@ impl Core {
         }
         let Import { header, segments } = match import::decode(bytes) {
             Ok(import::Object::Import(import)) => import,
-            Ok(import::Object::Stub(_)) => return Err(FoldError::Trimmed(number)),
+            Ok(import::Object::Stub(_)) => return Err(FoldError::Trimmed(Key::Import(number))),
             Err(why) => return Err(FoldError::Import(number, why.to_string())),
         };
         if header.number != number || (header.previous != at.hash && !self.planted.is(Bug::ChainNotChecked)) {
@@ -375,7 +412,7 @@ impl Core {
     fn fold_foreign(&self, rows: &mut Overlay<'_>, object: &Bytes) -> Result<(), FoldError> {
         let segment = match segment::decode(object) {
             Ok(Object::Segment(segment)) => segment,
-            Ok(Object::Stub(stub)) => return Err(FoldError::Trimmed(stub.trimmed)),
+            Ok(Object::Stub(stub)) => return Err(FoldError::Segment(stub.trimmed, SegmentError::Damaged("a stub was imported".into()))),
             Err(why) => return Err(FoldError::Segment(0, why)),
         };
         let (origin, seq) = (&segment.header.origin, segment.header.seq);
@@ -395,7 +432,7 @@ impl Core {
     fn next_segment(&self, at: &LedgerRow, seq: u64, bytes: &[u8]) -> Result<Segment, FoldError> {
         let segment = match segment::decode(bytes) {
             Ok(Object::Segment(segment)) => segment,
-            Ok(Object::Stub(_)) => return Err(FoldError::Trimmed(seq)),
+            Ok(Object::Stub(_)) => return Err(FoldError::Trimmed(Key::Ledger(seq))),
             Err(why) => return Err(FoldError::Segment(seq, why)),
         };
         let header = &segment.header;
@@ -446,7 +483,8 @@ impl Core {
             self.metrics.ledger_rebuilt("diverged");
             self.work(|core| {
                 let _folding = core.folding.lock().unwrap_or_else(PoisonError::into_inner);
-                core.index.clear()
+                // What was compared is gone already then.
+                if core.is_loading() { Ok(()) } else { core.index.clear() }
             })
             .await??;
         }
@@ -454,8 +492,46 @@ impl Core {
         Ok(())
     }
 
+    fn mend(&self) -> Result<Mended, FoldError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_loading() { Err(FoldError::Loading) } else { Ok(self.index.mend()?) }
+    }
+
+    /// A node that finds a snapshot far ahead of what it has begins from that; it looks once.
+    async fn leap(self: &Arc<Core>) -> Result<(), LedgerError> {
+        if self.is_placed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (at, last) = (self.folded_through()?, self.status().await?.snapshots.last().copied());
+        let is_far = |last: &Through| last.ledger > at.ledger + self.far_behind || last.imports > at.imports + self.far_behind;
+        if last.is_some_and(|last| is_far(&last) && last.ledger >= at.ledger && last.imports >= at.imports) {
+            self.restore(last.unwrap_or_default()).await?;
+        }
+        self.is_placed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub fn is_loading(&self) -> bool {
+        self.is_loading.load(Ordering::Acquire)
+    }
+
+    /// Empties the index for a snapshot. Blocks.
+    pub fn begin_loading(&self) -> Result<(), IndexError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_loading.store(true, Ordering::Release);
+        if self.planted.is(Bug::LoadedOverOldRows) { Ok(()) } else { self.index.begin_loading() }
+    }
+
+    /// From here on segments are folded again, behind the snapshot or from the beginning.
+    pub fn end_loading(&self) {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_compared.store(false, Ordering::Relaxed);
+        self.is_loading.store(false, Ordering::Release);
+        self.folds.send_modify(|folds| *folds += 1);
+    }
+
     /// Whether the bucket has this object, or had it before it was trimmed. Number 0 is before all.
-    async fn has(&self, key: &Key, hash: &Digest) -> Result<bool, BucketError> {
+    pub async fn has(&self, key: &Key, hash: &Digest) -> Result<bool, BucketError> {
         if matches!(key, Key::Ledger(0) | Key::Import(0)) {
             return Ok(true);
         }

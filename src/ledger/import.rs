@@ -64,6 +64,11 @@ pub fn encode(header: &Header, segments: &[Bytes]) -> Result<Bytes, SegmentError
     pack(&First::Import(header.clone()), segments)
 }
 
+/// What trimming leaves.
+pub fn encode_stub(stub: &Stub) -> Result<Bytes, SegmentError> {
+    pack(&First::Stub(stub.clone()), &[])
+}
+
 fn pack(first: &First, segments: &[Bytes]) -> Result<Bytes, SegmentError> {
     let first = serde_json::to_vec(first).map_err(|why| SegmentError::Damaged(why.to_string()))?;
     let length = 1 + segments.iter().map(|segment| 4 + segment.len()).sum::<usize>() + 4 + first.len();
@@ -160,6 +165,6 @@ mod tests {
         assert_eq!(decode(&encode(&newer, &[]).unwrap()), Err(SegmentError::Reader(READER + 1)));
         assert_eq!(decode(&Bytes::from_static(&[2, 0])), Err(SegmentError::Layout(2)));
         let stub = Stub { trimmed: 3, hash: no_segment() };
-        assert_eq!(decode(&pack(&First::Stub(stub.clone()), &[]).unwrap()), Ok(Object::Stub(stub)));
+        assert_eq!(decode(&encode_stub(&stub).unwrap()), Ok(Object::Stub(stub)));
     }
 }

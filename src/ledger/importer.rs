@@ -142,7 +142,12 @@ async fn settle(core: &Arc<Core>, segments: &Arc<Vec<Foreign>>) -> Result<(), Im
         match attempt(core, &plan).await {
             End::Committed => folded(core, plan.number, plan.bytes).await,
             End::Lost(theirs) => folded(core, plan.number, theirs).await,
-            End::Behind => return Err(ImportError::Unavailable("this node is too far behind".into())),
+            End::Behind => {
+                core.catch_up().await?;
+                if core.imports()?.number < plan.number {
+                    return Err(ImportError::Unavailable("this node is too far behind".into()));
+                }
+            }
         }
     }
 }
@@ -153,6 +158,8 @@ async fn attempt(core: &Arc<Core>, plan: &Plan) -> End {
         Ok(Object::Import(import)) if import.header.nonce == plan.nonce => Ok(Whose::Ours),
         Ok(Object::Import(_)) if core.planted.is(Bug::ImportRaceTakenForWon) => Ok(Whose::Ours),
         Ok(Object::Import(_)) => Ok(Whose::Theirs),
+        // Ours landed long ago, and was folded and trimmed by others.
+        Ok(Object::Stub(stub)) if stub.hash == segment::hash(&plan.bytes) => Ok(Whose::Ours),
         Ok(Object::Stub(_)) => Ok(Whose::Trimmed),
         Err(why) => Err(why.to_string()),
     };

@@ -14,6 +14,8 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
+//! snapshot/ the fold written down         trim      stubs in place of what nobody needs any more
+//! upkeep    the timer of both             status    where to look first
 //! core      what they share
 //! ```
 //!
@@ -47,12 +49,16 @@ mod relay;
 mod segment;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 mod state;
+mod status;
 mod tail;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trim;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,12 +79,15 @@ pub use query::{
     UnforwardedQuery, WantedEntry, WantedKey,
 };
 pub use tail::Look;
+pub use trim::Trimmed;
+pub use upkeep::Upkept;
 
 use self::core::{Core, FoldError, Identity};
 use append::Appender;
 use importer::Importer;
 use index::{Index, Memory, Rows};
 use tail::Tail;
+use upkeep::Upkeep;
 
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
@@ -97,6 +106,7 @@ struct Inner {
     appender: Appender,
     importer: Importer,
     tail: Tail,
+    upkeep: Arc<Upkeep>,
 }
 
 /// Where a node keeps its index, and its name in the ledger.
@@ -147,6 +157,7 @@ impl From<FoldError> for LedgerError {
     fn from(why: FoldError) -> LedgerError {
         match why {
             FoldError::Index(why) => LedgerError::Index(why),
+            FoldError::Loading => LedgerError::Unavailable(why.to_string()),
             other => LedgerError::Broken(other.to_string()),
         }
     }
@@ -157,6 +168,7 @@ impl Drop for Inner {
         self.appender.stop();
         self.importer.stop();
         self.tail.stop();
+        self.upkeep.stop();
     }
 }
 
@@ -176,6 +188,7 @@ impl Ledger {
         };
         let ledger =
             Ledger::over(Core::new(bucket, index, Identity { node: settings.node, origin, regions: settings.regions }, clock, metrics));
+        ledger.0.upkeep.start(&ledger.0.core);
         match tokio::time::timeout(OPENING, ledger.0.core.catch_up()).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::warn!(%why, "the ledger is opened as this node last knew it"),
@@ -187,7 +200,7 @@ impl Ledger {
     fn over(core: Core) -> Ledger {
         let core = Arc::new(core);
         let (appender, importer) = (Appender::start(core.clone()), Importer::start(core.clone()));
-        Ledger(Arc::new(Inner { appender, importer, tail: Tail::new(core.clone()), core }))
+        Ledger(Arc::new(Inner { appender, importer, tail: Tail::new(core.clone()), upkeep: Arc::default(), core }))
     }
 
     /// Commits the events, in this order, in one segment, or none of them.
