@@ -1,6 +1,7 @@
 //! What the ledger's parts share: the bucket, the index, and the one way by which segments get from the one into the other.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ const READ_AHEAD: usize = 32;
 /// A node that is behind, and finds a snapshot so many segments or imports ahead, begins from it. Once it reads so many at one time,
 /// it looks.
 const FAR_BEHIND: u64 = 10_000;
+/// How often the index begins anew while it catches up once.
+const MAX_RESTORES: u32 = 4;
 const LEAP_READS: usize = 4;
 
 pub(super) struct Core {
@@ -49,12 +52,18 @@ pub(super) struct Core {
     folding: Mutex<()>,
     /// A snapshot is loaded: nothing is folded until it is there, or thrown away.
     is_loading: AtomicBool,
+    /// How often the index was emptied for a snapshot; and how often, when it was last caught up. While they differ it may lack what
+    /// it had.
+    loads: AtomicU64,
+    settled: AtomicU64,
     /// One attempt to begin from a snapshot at a time.
     pub restoring: tokio::sync::Mutex<()>,
     /// Whether a snapshot far ahead was looked for since this process began.
     is_placed: AtomicBool,
     /// How far ahead a snapshot must be to be loaded by who could fold on.
     pub far_behind: u64,
+    /// Where another region's snapshot is laid out; in memory if there is no place.
+    pub scratch: Option<PathBuf>,
     /// How large shards of snapshots become, if not as large as they should.
     pub shard_bytes: Option<usize>,
     /// The index was compared with the bucket since this process, or a fault, began.
@@ -72,6 +81,8 @@ pub(super) enum FoldError {
     Segment(u64, SegmentError),
     #[error("{0} was trimmed, and there is no snapshot to begin from")]
     Trimmed(Key),
+    #[error("import {0} stands for a snapshot that is not there")]
+    Adopted(u64),
     #[error("the index is being loaded from a snapshot")]
     Loading,
     /// It does not follow the one that was folded before it.
@@ -141,9 +152,12 @@ impl Core {
             folds: watch::Sender::new(0),
             folding: Mutex::new(()),
             is_loading: AtomicBool::new(false),
+            loads: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
             restoring: tokio::sync::Mutex::new(()),
             is_placed: AtomicBool::new(false),
             far_behind: FAR_BEHIND,
+            scratch: None,
             shard_bytes: None,
             is_compared: AtomicBool::new(false),
             #[cfg(test)]
@@ -223,8 +237,9 @@ impl Core {
         if self.work(Core::mend).await?? == Mended::Emptied {
             self.metrics.ledger_rebuilt("damaged");
         }
-        let (mut reads, mut folded, mut fruitless) = (1, Folded::All, 0);
+        let (mut reads, mut folded, mut fruitless, mut restores) = (1, Folded::All, 0, 0);
         loop {
+            let loads = self.loads.load(Ordering::Acquire);
             self.compare().await?;
             let (at, imports) = (self.position()?, self.imports()?);
             let has_imports = self.regions == Regions::Many || imports.number > 0 || at.imports > 0 || folded == Folded::WaitsForImport;
@@ -239,8 +254,14 @@ impl Core {
             let imports = imports.into_iter().map(|(number, bytes)| Piece::Import(number, bytes));
             let segments = segments.into_iter().map(|(seq, bytes)| Piece::Segment(seq, bytes));
             folded = self.fold(imports.chain(segments).collect()).await?;
-            if is_tail && folded == Folded::All {
+            // What was read belongs to an index that is no more, if a snapshot came between.
+            if is_tail && folded == Folded::All && loads == self.loads.load(Ordering::Acquire) {
+                self.settled.fetch_max(loads, Ordering::AcqRel);
                 return Ok(());
+            }
+            restores += u32::from(folded == Folded::FromSnapshot);
+            if restores > MAX_RESTORES {
+                return Err(LedgerError::Broken("no snapshot leads to the end of the ledger".into()));
             }
             reads = (reads * 2).min(READ_AHEAD);
             if reads >= LEAP_READS {
@@ -312,6 +333,13 @@ impl Core {
         #[cfg(test)]
         self.finish().await;
         match folded {
+            Err(why @ FoldError::Adopted(number)) => {
+                if self.restore(Through { ledger: 0, imports: number }).await? {
+                    Ok(Folded::FromSnapshot)
+                } else {
+                    Err(why.into())
+                }
+            }
             Err(FoldError::Trimmed(key)) => {
                 let beyond = match key {
                     Key::Import(number) => Through { ledger: 0, imports: number },
@@ -399,6 +427,9 @@ impl Core {
             Ok(import::Object::Stub(_)) => return Err(FoldError::Trimmed(Key::Import(number))),
             Err(why) => return Err(FoldError::Import(number, why.to_string())),
         };
+        if header.adopts.is_some() && header.previous == at.hash {
+            return Err(FoldError::Adopted(number));
+        }
         if header.number != number || (header.previous != at.hash && !self.planted.is(Bug::ChainNotChecked)) {
             return Err(FoldError::ImportChain(number));
         }
@@ -511,6 +542,11 @@ impl Core {
         Ok(())
     }
 
+    /// Whether the index has all that it ever had.
+    pub fn is_settled(&self) -> bool {
+        self.loads.load(Ordering::Acquire) == self.settled.load(Ordering::Acquire)
+    }
+
     pub fn is_loading(&self) -> bool {
         self.is_loading.load(Ordering::Acquire)
     }
@@ -519,6 +555,7 @@ impl Core {
     pub fn begin_loading(&self) -> Result<(), IndexError> {
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_loading.store(true, Ordering::Release);
+        self.loads.fetch_add(1, Ordering::AcqRel);
         if self.planted.is(Bug::LoadedOverOldRows) { Ok(()) } else { self.index.begin_loading() }
     }
 

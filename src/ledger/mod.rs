@@ -78,6 +78,7 @@ pub use query::{
     BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
     UnforwardedQuery, WantedEntry, WantedKey,
 };
+pub use snapshot::Adopted;
 pub use tail::Look;
 pub use trim::Trimmed;
 pub use upkeep::Upkept;
@@ -180,14 +181,19 @@ impl Ledger {
     pub async fn open(bucket: Bucket, settings: Settings, clock: Clock, metrics: Metrics) -> Result<Ledger, LedgerError> {
         let origin = Origin::of(&bucket);
         let of = origin.clone();
+        let scratch = match &settings.index {
+            IndexPlace::Memory => None,
+            IndexPlace::File(path) => Some(path.with_extension("adopted")),
+        };
         let index = match settings.index {
             IndexPlace::Memory => Index::in_memory(Memory::default(), &origin)?,
             IndexPlace::File(path) => tokio::task::spawn_blocking(move || Index::open(&path, &of))
                 .await
                 .map_err(|_| LedgerError::Unavailable("the process is ending".into()))??,
         };
-        let ledger =
-            Ledger::over(Core::new(bucket, index, Identity { node: settings.node, origin, regions: settings.regions }, clock, metrics));
+        let mut core = Core::new(bucket, index, Identity { node: settings.node, origin, regions: settings.regions }, clock, metrics);
+        core.scratch = scratch;
+        let ledger = Ledger::over(core);
         ledger.0.upkeep.start(&ledger.0.core);
         match tokio::time::timeout(OPENING, ledger.0.core.catch_up()).await {
             Ok(Ok(())) => {}

@@ -119,18 +119,19 @@ fn is_folded(event: &Event) -> bool {
 impl Core {
     /// One round. `verified` are the last verified snapshots, the oldest first.
     pub(super) async fn trim(self: &Arc<Core>, verified: &[Manifest], status: &mut Status) -> Result<Trimmed, LedgerError> {
-        let (Some(oldest), true) = (verified.iter().map(Manifest::through).min(), verified.len() >= self.covering()) else {
+        if verified.len() < self.covering() {
             return Ok(Trimmed::default());
-        };
+        }
         let least = |of: fn(Through) -> u64| verified.iter().map(|manifest| of(manifest.through())).min().unwrap_or_default();
+        let covered = Through { ledger: least(|through| through.ledger), imports: least(|through| through.imports) };
         let floor = match self.planted.is(Bug::TrimmedWithoutCover) {
             true => self.folded_through()?,
-            false => Through { ledger: least(|through| through.ledger), imports: least(|through| through.imports) },
+            false => covered,
         };
         let members = self.index.read(|rows| Members::of(rows, &self.origin))?;
         let segments = self.trim_kind(Key::Ledger, (&mut status.trimmed.ledger, floor.ledger), &members).await?;
         let imports = self.trim_kind(Key::Import, (&mut status.trimmed.imports, floor.imports), &members).await?;
-        let done = Trimmed { segments, imports, deleted: self.delete_snapshots(oldest).await? };
+        let done = Trimmed { segments, imports, deleted: self.delete_snapshots(verified, covered).await? };
         self.metrics.ledger_trimmed(done.segments, done.imports);
         Ok(done)
     }
@@ -193,11 +194,15 @@ impl Core {
         Ok(Found::Whole(stub.map_err(|why| broken(&why))?))
     }
 
-    /// Deletes the snapshots before this one.
-    async fn delete_snapshots(&self, oldest: Through) -> Result<usize, LedgerError> {
+    /// Deletes the snapshots that need not be kept. One that covers more imports than these do is what an import stands for.
+    async fn delete_snapshots(&self, kept: &[Manifest], covered: Through) -> Result<usize, LedgerError> {
+        let is_old = |through: Through| {
+            let is_covered = through.ledger <= covered.ledger && through.imports <= covered.imports;
+            is_covered && !kept.iter().any(|manifest| manifest.through() == through)
+        };
         let listed = self.bucket.list_snapshots().await?;
         let old: Vec<Key> =
-            listed.into_iter().filter(|(through, _)| *through < oldest).map(|(through, part)| Key::Snapshot(through, part)).collect();
+            listed.into_iter().filter(|(through, _)| is_old(*through)).map(|(through, part)| Key::Snapshot(through, part)).collect();
         // Manifests stand last in the order of keys: shards without one are taken for nothing, a manifest without shards is refused.
         for keys in old.iter().rev().take(MAX_DELETED).collect::<Vec<_>>().chunks(AT_ONCE as usize) {
             try_join_all(keys.iter().map(|key| self.bucket.delete(key))).await?;

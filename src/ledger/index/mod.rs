@@ -97,6 +97,16 @@ impl Index {
         })
     }
 
+    /// Reads the rows and makes the changes that follow from them. Blocks; nobody else must change it meanwhile.
+    pub fn change(&self, make: impl FnOnce(&mut Overlay<'_>) -> Result<(), IndexError>) -> Result<(), IndexError> {
+        let snapshot = self.snapshot()?;
+        let mut rows = Overlay::new(snapshot.as_ref());
+        make(&mut rows)?;
+        let changes = rows.into_changes();
+        drop(snapshot);
+        self.commit(changes)
+    }
+
     /// Forces what was committed to the disk. Blocks.
     pub fn flush(&self) -> Result<(), IndexError> {
         match &self.rows {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
-use super::Manifest;
 use super::shard::{self, MAX_SHARD_BYTES, Row};
+use super::{Manifest, Shard};
 use crate::bucket::{BucketError, SnapshotPart, Through};
 use crate::ledger::LedgerError;
 use crate::ledger::core::Core;
@@ -156,8 +156,7 @@ impl Core {
         if self.planted.is(Bug::ShardNotVerified) {
             return Ok(shard::unpack(&bytes));
         }
-        let is_right = bytes.len() as u64 == expected.size_bytes && segment::hash(&bytes) == expected.hash;
-        Ok(shard::unpack(&bytes).filter(|rows| is_right && rows.len() as u64 == expected.rows))
+        Ok(expected.rows_of(&bytes))
     }
 
     /// Whether a snapshot is whole and continues into the bucket's ledger: reads all of it.
@@ -196,6 +195,14 @@ impl Core {
             manifest.shards.push(super::Shard { hash: segment::hash(&bytes), rows, size_bytes: bytes.len() as u64 });
         }
         Ok(Some(manifest))
+    }
+}
+
+impl Shard {
+    /// The rows, if the bytes are what the manifest says.
+    pub(super) fn rows_of(&self, bytes: &[u8]) -> Option<Vec<Row>> {
+        let is_right = bytes.len() as u64 == self.size_bytes && segment::hash(bytes) == self.hash;
+        if is_right { shard::unpack(bytes).filter(|rows| rows.len() as u64 == self.rows) } else { None }
     }
 }
 

@@ -11,7 +11,7 @@ use super::shard::{self, MAX_SHARD_BYTES, Packed};
 use super::{LAYOUT, MAX_MANIFEST_BYTES, Manifest, Shard};
 use crate::bucket::{BucketError, Key, SnapshotPart, Through};
 use crate::ledger::core::Core;
-use crate::ledger::index::{self, IndexError, Rows, Walk};
+use crate::ledger::index::{self, Index, IndexError, Rows, Walk};
 use crate::ledger::segment;
 use crate::ledger::{LedgerError, query};
 
@@ -19,6 +19,29 @@ use crate::ledger::{LedgerError, query};
 const SHARDS_AHEAD: usize = 2;
 /// How often an object is written whose end is not known.
 const MAX_WRITES: u32 = 4;
+
+/// Whose rows are packed.
+pub(super) enum Of {
+    Own,
+    Scratch(Arc<Index>),
+}
+
+impl Of {
+    fn index<'a>(&'a self, core: &'a Core) -> &'a Index {
+        match self {
+            Of::Own => &core.index,
+            Of::Scratch(index) => index,
+        }
+    }
+}
+
+/// What became of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    New,
+    /// There is one already at its place.
+    Stood,
+}
 
 /// What is packed, in this order: once the head, then shards.
 enum Part {
@@ -29,16 +52,17 @@ enum Part {
 type Thread = (mpsc::Receiver<Part>, JoinHandle<Result<(), IndexError>>);
 
 /// One state of the index being packed: in a thread of its own where that can block, else at once.
-struct Packing {
+pub(super) struct Packing {
     ready: VecDeque<Part>,
     thread: Option<Thread>,
 }
 
 impl Packing {
-    fn start(core: &Arc<Core>) -> Result<Packing, IndexError> {
-        if !core.index.blocks() {
+    /// Packs the rows of an index: the own one, or one that was laid out for this.
+    pub(super) fn start(core: &Arc<Core>, of: Of) -> Result<Packing, IndexError> {
+        if !of.index(core).blocks() {
             let mut ready = VecDeque::new();
-            core.index.read(|rows| {
+            of.index(core).read(|rows| {
                 core.pack(rows, &mut |part| {
                     ready.push_back(part);
                     Walk::On
@@ -49,7 +73,7 @@ impl Packing {
         let (tell, parts) = mpsc::channel(SHARDS_AHEAD);
         let core = core.clone();
         let thread = tokio::task::spawn_blocking(move || {
-            core.index.read(|rows| core.pack(rows, &mut |part| if tell.blocking_send(part).is_ok() { Walk::On } else { Walk::Stop }))
+            of.index(&core).read(|rows| core.pack(rows, &mut |part| if tell.blocking_send(part).is_ok() { Walk::On } else { Walk::Stop }))
         });
         Ok(Packing { ready: VecDeque::new(), thread: Some((parts, thread)) })
     }
@@ -95,14 +119,16 @@ impl Core {
     /// # Errors
     /// It may have become one or not. What is left of one that did not is removed by trimming, when it is old.
     pub async fn make_snapshot(self: &Arc<Core>) -> Result<Option<Through>, LedgerError> {
-        let mut packing = Packing::start(self)?;
-        let Some(Part::Head(mut manifest)) = packing.next().await? else { return Ok(None) };
+        let packing = Packing::start(self, Of::Own)?;
+        let (through, _) = self.send(packing).await?;
+        Ok(Some(through).filter(|through| *through != Through::default()))
+    }
+
+    pub(super) async fn send(self: &Arc<Core>, mut packing: Packing) -> Result<(Through, Made), LedgerError> {
+        let Some(Part::Head(mut manifest)) = packing.next().await? else { return Ok((Through::default(), Made::Stood)) };
         let through = manifest.through;
-        if through == Through::default() {
-            return Ok(None);
-        }
-        if self.manifest(through).await?.is_some() {
-            return Ok(Some(through));
+        if through == Through::default() || self.manifest(through).await?.is_some() {
+            return Ok((through, Made::Stood));
         }
         while let Some(Part::Shard(packed)) = packing.next().await? {
             let shard = Shard { hash: segment::hash(&packed.bytes), rows: packed.rows, size_bytes: packed.bytes.len() as u64 };
@@ -119,7 +145,7 @@ impl Core {
             self.delete_shards(&manifest).await;
         }
         self.metrics.ledger_snapshot(if stands == bytes { "made" } else { "overtaken" });
-        Ok(Some(through))
+        Ok((through, if stands == bytes { Made::New } else { Made::Stood }))
     }
 
     /// Creates an object, and tells what stands there in the end.

@@ -28,23 +28,24 @@
 //! A segment with events that this program does not fold is never trimmed ([`super::trim`]), so that one which does finds them.
 //! A program whose index has another format reads the rows of older snapshots, from this format on, or folds what is not trimmed.
 //!
-//! # A peer's snapshot (design; not built)
-//! A region that joins a long history finds its peer's segments trimmed. It takes the peer's snapshot, which is the fold of the
-//! vector `theirs`, into its own state, the fold of `ours`; both are closed under cause and effect. The result is the fold of the
-//! greater of both in each ledger:
-//! - Claims on a name: one in both stays; one in the peer's state alone stays unless `ours` covers its event (it was folded here
-//!   and something superseded it: it is dead); one in our state alone stays unless `theirs` covers its event. That is the rule "an
-//!   event that a vector covers and a state lacks is dead", both ways; the rest of a name's tables follow from its claims.
-//! - Places: the union, gone if either says so, with the least digest and the earliest time. Contents: the union of places that are
-//!   not gone, and of inline bytes. What a name was known as, members, cuts, forwards: the greatest. Where a ledger was folded to,
-//!   and what its last writer had seen: from whoever came further. Repositories: the earliest and latest time; counts are made anew.
-//! - What is wanted is the joining region's own view, and made anew; imports are its own chain, and the peer's number means nothing.
+//! # A peer's snapshot
+//! A region that joins a long history, or was away for long, finds its peer's segments trimmed. It adopts the peer's snapshot, the
+//! fold of the vector `theirs`, if that covers all that it has imported. Then nothing need be merged claim by claim: the fold of
+//! `theirs`, and behind it this region's own segments that the peer had not seen, is the fold of both, for the order of ledgers
+//! does not matter. What is wanted is a region's own view, and made anew; imports are its own chain.
 //!
-//! So that every node of the joining region takes the same step at the same point, the step is an import: the node writes the
-//! merged state as a snapshot of its own region at (its segment, the *next* import) and then creates that import with nothing in it
-//! but the manifest's hash and the vector. If another import wins the number, the snapshot is of no use and is made anew. Who folds
-//! such an import loads that snapshot, and folds its own ledger on from there: no header of a segment before it names it.
+//! So that every node takes this step at the same point, it is an import. The node writes the peer's rows as a snapshot of its own
+//! region, at (the last own segment that the peer had seen, the *next* import), and then creates that import, which holds no segments
+//! but names the vector. If another import wins the number, the snapshot does not continue into the bucket's imports, so nobody uses
+//! it, and the step is tried again. Who folds such an import begins from that snapshot, or from one that covers it. Own segments
+//! behind it must be whole, and stay so: a member that lacks them keeps them from being trimmed. A snapshot that an import stands
+//! for is deleted only when others cover the import ([`super::trim`]).
+//!
+//! A region that has imported something which its peer's snapshot lacks cannot adopt it: it waits for a later one, or adopts that of
+//! another peer. (The general merge of two states would be: of claims on a name, one in both stays, and one in one state alone stays
+//! unless the vector of the other covers it; an event that a vector covers and a state lacks is dead.)
 
+mod adopt;
 mod load;
 mod make;
 mod shard;
@@ -53,6 +54,8 @@ mod tests;
 
 #[cfg(test)]
 pub(super) use shard::{pack, unpack, without_last_row};
+
+pub use adopt::Adopted;
 
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -118,6 +121,11 @@ impl Manifest {
         self.through
     }
 
+    fn read(bytes: &[u8], origin: &Origin, through: Through) -> Option<Manifest> {
+        let manifest: Option<Manifest> = serde_json::from_slice(bytes).ok();
+        manifest.filter(|manifest| manifest.is_of(origin, through))
+    }
+
     fn is_of(&self, origin: &Origin, through: Through) -> bool {
         (self.layout, self.index) == (LAYOUT, index::FORMAT) && self.origin == *origin && self.through == through
     }
@@ -128,8 +136,7 @@ impl Core {
     pub async fn manifest(&self, through: Through) -> Result<Option<Manifest>, BucketError> {
         let key = Key::Snapshot(through, SnapshotPart::Manifest);
         let Some(bytes) = self.bucket.read(&key, MAX_MANIFEST_BYTES).await? else { return Ok(None) };
-        let manifest: Option<Manifest> = serde_json::from_slice(&bytes).ok();
-        let manifest = manifest.filter(|manifest| manifest.is_of(&self.origin, through));
+        let manifest = Manifest::read(&bytes, &self.origin, through);
         if manifest.is_none() {
             tracing::warn!(%through, "a snapshot is passed over: this program cannot use its manifest");
         }

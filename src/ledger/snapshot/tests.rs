@@ -7,13 +7,16 @@ use bytes::Bytes;
 
 use super::Manifest;
 use crate::bucket::testing::{Fault, INCARNATION, SimulatedStore, Verb};
-use crate::bucket::{Bucket, Key, Through};
+use crate::bucket::{Bucket, ForeignBucket, Key, Through};
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::core::{Core, Identity};
 use crate::ledger::index::{Index, Memory, Table, Walk};
 use crate::ledger::segment::{self, Object};
 use crate::ledger::trim::Trimmed;
-use crate::ledger::{AppendError, Content, ControlRecord, Event, Foreign, Ledger, LedgerError, Look, Origin, Regions, Segments, Standing};
+use crate::ledger::{
+    Adopted, AppendError, Content, ControlRecord, Event, Foreign, ImportError, Ledger, LedgerError, Look, Origin, Place, Regions, Segments,
+    Standing,
+};
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
@@ -419,4 +422,162 @@ async fn our_own_stub_is_our_own_success() {
     store.plant(&format!("eu.{INCARNATION}/{}", Key::Ledger(1)), segment::encode_stub(&stub).unwrap());
     assert!(core(&one).has(&Key::Ledger(1), &stub.hash).await.unwrap());
     assert!(!core(&one).has(&Key::Ledger(1), &Digest::sha256(b"other")).await.unwrap());
+}
+
+fn abroad(store: &SimulatedStore, region: &str) -> ForeignBucket {
+    let incarnation = if region == "eu" { INCARNATION } else { OTHER };
+    ForeignBucket::simulated(&store.node(), region, incarnation)
+}
+
+/// The rows that are the same in all regions.
+fn shared(ledger: &Ledger) -> Dump {
+    let own = [Table::Imports.name(), Table::Wanted.name()];
+    dump(ledger).into_iter().filter(|(table, ..)| !own.contains(table)).collect()
+}
+
+fn wanted(ledger: &Ledger) -> usize {
+    dump(ledger).iter().filter(|(table, ..)| *table == Table::Wanted.name()).count()
+}
+
+/// A region with a history that was trimmed, and content that has a place there only.
+async fn old_region(store: &SimulatedStore) -> Ledger {
+    let eu = fresh(store);
+    let (digest, key) = (Digest::sha256(b"large"), Place { origin: eu.origin().clone(), key: ulid::Ulid::from_parts(1, 1) });
+    let name: crate::oci::RepositoryName = "app".parse().unwrap();
+    eu.append(vec![Event::blob(digest, 9, Content::Key(key)), Event::link(name, digest)]).await.unwrap();
+    blobs(&eu, 0..4).await;
+    snapshot(&eu).await;
+    blobs(&eu, 4..8).await;
+    snapshot(&eu).await;
+    blobs(&eu, 8..10).await;
+    assert_eq!(trim(&eu).await.segments, 5);
+    eu
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_joins_a_trimmed_history_by_the_snapshot_of_its_peer() {
+    for on_disk in [false, true] {
+        let store = store();
+        let eu = old_region(&store).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adopted");
+        let mut us = node(&store, "us", in_memory);
+        if on_disk {
+            let bucket = Bucket::simulated_as(&store.node(), "us", OTHER, clock());
+            let identity = Identity { node: "edge".into(), origin: us.origin().clone(), regions: Regions::Many };
+            let index = Index::open(&folder.path().join("index"), us.origin()).unwrap();
+            let mut core = Core::new(bucket, index, identity, clock(), Metrics::new());
+            core.scratch = Some(path.clone());
+            us = Ledger::over(core);
+        }
+        let other = node(&store, "us", in_memory);
+        // It has taken pushes already, and another node has folded them.
+        blobs(&us, 100..102).await;
+        other.confirm(Look::Now).await.unwrap();
+        assert_eq!(eu.segments_of(eu.origin(), 0, 1 << 20).await, Ok(Segments::Trimmed));
+        assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Adopted));
+        assert!(!path.exists(), "what was laid out is cleared away");
+        assert_eq!(us.vector().unwrap().get(eu.origin()), 9);
+        assert_eq!(us.position().unwrap().seq, 2, "its own pushes are there");
+        assert!(us.places(&Digest::sha256(b"blob 101")).unwrap().is_some());
+        assert_eq!((wanted(&eu), wanted(&us)), (0, 1), "its own view of what it lacks");
+        // From there it follows, and is followed: both say the same.
+        us.import(segments(&store, &eu, 9)).await.unwrap();
+        blobs(&us, 102..103).await;
+        eu.import(segments(&store, &us, 0)).await.unwrap();
+        us.confirm(Look::Now).await.unwrap();
+        assert!(shared(&us) == shared(&eu), "regions differ");
+        // Nodes that were there before, and new ones, take the same step.
+        for node in [other, node(&store, "us", in_memory)] {
+            node.confirm(Look::Now).await.unwrap();
+            assert_same(&node, &us, "");
+        }
+        // What it relays begins behind the snapshot.
+        assert_eq!(us.segments_of(eu.origin(), 0, 1 << 20).await, Ok(Segments::Trimmed));
+        assert!(matches!(us.segments_of(eu.origin(), 9, 1 << 20).await, Ok(Segments::Some(found)) if found.len() == 2));
+        // Its own snapshots and trimming go on, and what the import stands for is kept until they cover it.
+        snapshot(&us).await;
+        blobs(&us, 103..104).await;
+        assert_eq!(trim(&us).await, Trimmed { imports: 1, ..Trimmed::default() });
+        snapshot(&us).await;
+        assert!(trim(&us).await.deleted > 0);
+        let new = node(&store, "us", in_memory);
+        new.confirm(Look::Now).await.unwrap();
+        assert_same(&new, &us, "");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_lacks_what_was_imported_or_is_damaged_is_not_adopted() {
+    for case in ["damaged", "imported more", "own trimmed", "set back", "none"] {
+        let store = store();
+        let (eu, us) = (old_region(&store).await, node(&store, "us", in_memory));
+        blobs(&us, 100..102).await;
+        let mut expected = Ok(Adopted::None);
+        match case {
+            "damaged" => {
+                for path in paths(&store, "/snapshots/").into_iter().filter(|path| !path.ends_with("manifest")) {
+                    let bytes = super::without_last_row(&store.objects()[&path]);
+                    store.plant(&path, bytes);
+                }
+            }
+            "imported more" => {
+                let ap = node(&store, "ap", in_memory);
+                blobs(&ap, 200..201).await;
+                us.import(segments(&store, &ap, 0)).await.unwrap();
+            }
+            "own trimmed" => {
+                let path = format!("{}/ledger/{:020}", us.origin(), 1);
+                let stub = segment::Stub { trimmed: 1, hash: segment::hash(&store.objects()[&path]) };
+                store.plant(&path, segment::encode_stub(&stub).unwrap());
+            }
+            "set back" => {
+                eu.import(segments(&store, &us, 0)).await.unwrap();
+                snapshot(&eu).await;
+                store.remove(&format!("{}/ledger/{:020}", us.origin(), 2));
+                expected = Err(ImportError::OwnBehind { seq: 2 });
+            }
+            _ => paths(&store, "eu.01ARZ3NDEKTSV4RRFFQ69G5FAV/snapshots/").iter().for_each(|path| store.remove(path)),
+        }
+        let us = if case == "set back" { node(&store, "us", in_memory) } else { us };
+        let before = dump(&us);
+        assert_eq!(us.adopt(&abroad(&store, "eu")).await, expected, "{case}");
+        if case != "set back" {
+            assert!(dump(&us) == before, "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adoption_that_was_overtaken_is_tried_again() {
+    let store = store();
+    let (eu, us, other) = (old_region(&store).await, node(&store, "us", in_memory), node(&store, "us", in_memory));
+    blobs(&us, 100..101).await;
+    // Both take the same step: one import, whoever made it.
+    let peer = abroad(&store, "eu");
+    let both = tokio::join!(us.adopt(&peer), other.adopt(&peer));
+    assert!(matches!(both, (Ok(Adopted::Adopted), Ok(_)) | (Ok(_), Ok(Adopted::Adopted))), "{both:?}");
+    us.confirm(Look::Now).await.unwrap();
+    other.confirm(Look::Now).await.unwrap();
+    assert_same(&us, &other, "");
+    assert_eq!(us.vector().unwrap().get(eu.origin()), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adoption_that_was_broken_off_is_passed() {
+    let store = store();
+    let (eu, us) = (old_region(&store).await, node(&store, "us", in_memory));
+    blobs(&us, 100..101).await;
+    // A node made the snapshot, of an older state of the peer, and ended before its import.
+    let place = Through { ledger: 0, imports: 1 };
+    let mut left = core(&eu).manifest(Through { ledger: 5, imports: 0 }).await.unwrap().unwrap();
+    (left.origin, left.through) = (us.origin().clone(), place);
+    let key = Key::Snapshot(place, crate::bucket::SnapshotPart::Manifest);
+    store.plant(&format!("{}/{key}", us.origin()), serde_json::to_vec(&left).unwrap());
+    assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Overtaken));
+    assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Adopted));
+    let new = node(&store, "us", in_memory);
+    new.confirm(Look::Now).await.unwrap();
+    assert_same(&new, &us, "");
+    assert_eq!(us.vector().unwrap().get(eu.origin()), 9);
 }
