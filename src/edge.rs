@@ -14,12 +14,12 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
-use crate::http::{Http, Locations, Site};
+use crate::http::{Http, Locations, Owner, Site};
 use crate::identity::Identity;
 use crate::ledger::{self, IndexPlace, Ledger, Regions};
 use crate::metrics::Metrics;
-use crate::peers::{Seal, Siblings};
-use crate::region::Region;
+use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
+use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
@@ -81,17 +81,19 @@ impl Edge {
         let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
         let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<Vec<_>, _>>()?;
         let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
-        let region = Region::default();
+        let peers = config.peers.iter().map(|peer| outside.peer(peer, config.limits.request_timeout));
+        let region = Region::with_peers(peers.collect::<Result<_, _>>()?);
         open_region(&config, region.clone(), clock.clone(), metrics.clone()).await?;
         let uploads = Uploads::start(region.clone(), store.clone(), upload_settings(&config), clock.clone(), metrics.clone());
         let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
         let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, forwarder.clone());
         registry.set_upstreams(upstreams);
         registry.set_hosted(&config.hosted);
-        let locations = match &config.siblings {
-            Some(siblings) => Locations::Region(outside.siblings(siblings, config.limits.request_timeout)?),
-            None => Locations::Alone(Box::new(Seal::random())),
+        let owner = match &config.siblings {
+            Some(siblings) => Owner::Shared(outside.siblings(siblings, config.limits.request_timeout)?),
+            None => Owner::Alone(Box::new(Seal::random())),
         };
+        let locations = Locations::new(&config.region, owner);
         let http = Http::new(registry.clone(), locations, site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -171,11 +173,11 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted);
-        self.http.reload(site(&new));
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
-        let Config { region, data_dir, listen, cache, bucket, siblings, log, .. } = config.clone();
-        *config = Config { region, data_dir, listen, cache, bucket, siblings, log, limits, ..new };
+        let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
+        self.http.reload(site(&config));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -221,6 +223,12 @@ impl Outside {
         Siblings::new(siblings, answer_timeout, self.resolver.clone(), self.clock.clone(), self.metrics.clone())
     }
 
+    fn peer(&self, peer: &config::Peer, answer_timeout: Duration) -> Result<Peer, DialError> {
+        let Outside { resolver, clock, metrics, .. } = self.clone();
+        let edges = RemoteEdges::new(peer, answer_timeout, resolver, clock.clone(), metrics.clone())?;
+        Ok(Peer::new(peer, edges, clock, metrics))
+    }
+
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
         let Outside { resolver, proxies, clock, metrics } = self.clone();
         Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
@@ -236,10 +244,12 @@ fn upload_settings(config: &Config) -> uploads::Settings {
 /// # Errors
 /// The bucket answers, and what it answers will not change by waiting.
 async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Result<(), OpenError> {
-    let (settings, name, ledger_dir) = (config.bucket.clone(), config.region.clone(), config.data_dir.join("ledger"));
+    let (settings, name) = (config.bucket.clone(), config.region.clone());
+    let regions = if config.peers.is_empty() { Regions::One } else { Regions::Many };
+    let index = (config.data_dir.join("ledger"), regions);
     let opening = Bucket::open(&settings, &name, clock.clone(), metrics.clone());
     let why = match tokio::time::timeout(BUCKET_PATIENCE, opening).await {
-        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), ledger_dir.clone(), clock.clone(), metrics.clone()).await {
+        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), &index, clock.clone(), metrics.clone()).await {
             Some(ledger) => {
                 region.open(bucket, ledger);
                 return Ok(());
@@ -257,7 +267,7 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
         match Bucket::open_patiently(&settings, &name, clock.clone(), metrics.clone(), failed).await {
             Err(error) => tracing::error!(%error, "the bucket cannot be used: pushes and hosted repositories stay unavailable"),
             Ok(bucket) => {
-                if let Some(ledger) = open_ledger(bucket.clone(), ledger_dir, clock, metrics).await {
+                if let Some(ledger) = open_ledger(bucket.clone(), &index, clock, metrics).await {
                     region.open(bucket, ledger);
                     tracing::info!("the bucket is open");
                 }
@@ -268,9 +278,10 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
 }
 
 /// On a disk that does not take the index it is kept in memory, and made anew at each start.
-async fn open_ledger(bucket: Bucket, dir: PathBuf, clock: Clock, metrics: Metrics) -> Option<Ledger> {
-    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string(), regions: Regions::One };
-    let on_disk = match tokio::fs::create_dir_all(&dir).await {
+async fn open_ledger(bucket: Bucket, (dir, regions): &(PathBuf, Regions), clock: Clock, metrics: Metrics) -> Option<Ledger> {
+    let regions = *regions;
+    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string(), regions };
+    let on_disk = match tokio::fs::create_dir_all(dir).await {
         Ok(()) => {
             let place = IndexPlace::File(dir.join("index"));
             Ledger::open(bucket.clone(), settings(place), clock.clone(), metrics.clone()).await.map_err(|error| error.to_string())
@@ -304,6 +315,7 @@ fn site(config: &Config) -> Site {
         names: Names::new(&config.upstreams),
         identity: Identity::new(&config.principals),
         policy: Policy { anonymous, principals: principals.collect() },
+        tokens: Tokens::new(&config.peers),
         deadline: config.limits.deadline,
     }
 }

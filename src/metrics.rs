@@ -83,6 +83,8 @@ pub struct Families {
     forward_oldest_seconds: IntGauge,
     forwards: IntCounterVec,
     sibling_requests: IntCounterVec,
+    peer_requests: IntCounterVec,
+    peer_bytes: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -255,18 +257,30 @@ impl Metrics {
                 "Requests of uploads that were passed on to the edge that began them.",
                 &["outcome"],
             ),
+            peer_requests: build.counters("outport_peer_requests_total", "Requests to edges of other regions.", &["region", "outcome"]),
+            peer_bytes: build.counters("outport_peer_bytes_total", "Bytes of content received from other regions.", &["region"]),
             registry,
         }))
     }
 }
 
 impl Families {
+    /// A request to an edge of another region has ended: answered, denied, refused, unavailable, broken or left.
+    pub fn peer_request(&self, region: &str, outcome: &'static str) {
+        self.peer_requests.with_label_values(&[region, outcome]).inc();
+    }
+
+    /// Content came from another region.
+    pub fn peer_bytes(&self, region: &str, count: u64) {
+        self.peer_bytes.with_label_values(&[region]).inc_by(count);
+    }
+
     /// Every metric in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// An answer's head is on its way; `source` is `memory`, `disk`, `upstream` or `none`.
+    /// An answer's head is on its way; `source` is `memory`, `disk`, `bucket`, `region`, `upstream` or `none`.
     pub fn first_byte(&self, route: &'static str, source: &'static str, after: Duration) {
         self.first_byte_seconds.with_label_values(&[route, source]).observe(after.as_secs_f64());
     }

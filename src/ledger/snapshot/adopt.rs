@@ -82,9 +82,8 @@ impl Core {
             }
             let seen = manifest.vector.get(&self.origin);
             if seen > ours.get(&self.origin) {
-                let why = ImportError::OwnBehind { seq: seen };
-                self.fence(why.to_string());
-                return Err(why);
+                self.require(seen);
+                return Err(ImportError::OwnBehind { seq: seen });
             }
             if self.are_whole(seen + 1, ours.get(&self.origin)).await? {
                 return Ok(Some(manifest));
