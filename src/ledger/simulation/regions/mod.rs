@@ -64,7 +64,7 @@ async fn schedule(seed: u64, planted: Option<Bug>) -> Outcome {
     settle(&world, &pool, &mut random).await;
     checks::check(&world).await;
     let record = std::mem::take(&mut *world.record.lock().unwrap());
-    Outcome { violations: record.violations, trace: record.trace.join("\n") }
+    Outcome { violations: record.violations, trace: record.trace.join("\n"), ..Outcome::default() }
 }
 
 /// Clients at work, while nodes, their ways to stores and to each other go wrong.
