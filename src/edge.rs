@@ -171,11 +171,11 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted);
-        self.http.reload(site(&new));
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
-        let Config { region, data_dir, listen, cache, bucket, siblings, log, .. } = config.clone();
-        *config = Config { region, data_dir, listen, cache, bucket, siblings, log, limits, ..new };
+        let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
+        self.http.reload(site(&config));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }

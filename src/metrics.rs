@@ -57,6 +57,8 @@ pub struct Families {
     bucket_requests: IntCounterVec,
     bucket_seconds: HistogramVec,
     bucket_bytes: IntCounterVec,
+    peer_bucket_requests: IntCounterVec,
+    peer_bucket_bytes: IntCounterVec,
     /// How far the bucket's clock is ahead of this edge's, in seconds, as the last opening saw it.
     pub bucket_clock_ahead: IntGauge,
     /// Upload sessions that are open on this node.
@@ -78,6 +80,8 @@ pub struct Families {
     forward_oldest_seconds: IntGauge,
     forwards: IntCounterVec,
     sibling_requests: IntCounterVec,
+    peer_requests: IntCounterVec,
+    peer_bytes: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -199,6 +203,16 @@ impl Metrics {
             bucket_requests: build.counters("outport_bucket_requests_total", "Requests to the region's bucket.", &["verb", "outcome"]),
             bucket_seconds: build.times("outport_bucket_request_seconds", "Time to the answer of the region's bucket.", &["verb"]),
             bucket_bytes: build.counters("outport_bucket_bytes_total", "Bytes of objects sent to the bucket or received.", &["direction"]),
+            peer_bucket_requests: build.counters(
+                "outport_peer_bucket_requests_total",
+                "Requests to the buckets of other regions, all of which read.",
+                &["region", "verb", "outcome"],
+            ),
+            peer_bucket_bytes: build.counters(
+                "outport_peer_bucket_bytes_total",
+                "Bytes of objects received from the buckets of other regions.",
+                &["region"],
+            ),
             bucket_clock_ahead: build.gauge(
                 "outport_bucket_clock_ahead_seconds",
                 "How far the bucket's clock is ahead of this edge's, as the last opening saw it.",
@@ -233,12 +247,24 @@ impl Metrics {
                 "Requests of uploads that were passed on to the edge that began them.",
                 &["outcome"],
             ),
+            peer_requests: build.counters("outport_peer_requests_total", "Requests to edges of other regions.", &["region", "outcome"]),
+            peer_bytes: build.counters("outport_peer_bytes_total", "Bytes of content received from other regions.", &["region"]),
             registry,
         }))
     }
 }
 
 impl Families {
+    /// A request to an edge of another region has ended: answered, denied, refused, unavailable, broken or left.
+    pub fn peer_request(&self, region: &str, outcome: &'static str) {
+        self.peer_requests.with_label_values(&[region, outcome]).inc();
+    }
+
+    /// Content came from another region.
+    pub fn peer_bytes(&self, region: &str, count: u64) {
+        self.peer_bytes.with_label_values(&[region]).inc_by(count);
+    }
+
     /// Every metric in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
@@ -332,6 +358,16 @@ impl Families {
     /// `direction` is `sent` or `received`.
     pub fn bucket_bytes(&self, direction: &'static str, bytes: u64) {
         self.bucket_bytes.with_label_values(&[direction]).inc_by(bytes);
+    }
+
+    /// One request to the bucket of another region.
+    pub fn peer_bucket_request(&self, region: &str, verb: &'static str, outcome: &'static str) {
+        self.peer_bucket_requests.with_label_values(&[region, verb, outcome]).inc();
+    }
+
+    /// Bytes of objects that came from the bucket of another region.
+    pub fn peer_bucket_bytes(&self, region: &str, bytes: u64) {
+        self.peer_bucket_bytes.with_label_values(&[region]).inc_by(bytes);
     }
 
     /// `outcome` is `complete`, `failed`, `cancelled` or `expired`.

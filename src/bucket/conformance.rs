@@ -2,12 +2,12 @@
 //!
 //! It runs here over memory, a folder and the simulated store. Against a real server it runs when `OUTPORT_TEST_BUCKET` names one:
 //! a URL as `[bucket] url`, then options, all separated by `;`:
-//! `OUTPORT_TEST_BUCKET='s3://test/x;endpoint=http://127.0.0.1:5555;allow_http=true' cargo test --lib bucket::conformance`.
+//! `OUTPORT_TEST_BUCKET='s3://test/x;endpoint=http://127.0.0.1:5555;allow_http=true' cargo test --lib the_named_bucket`.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{BLOB_SHARDS, Bucket, BucketError, Created, Key, ObjectReader};
+use super::{BLOB_SHARDS, Bucket, BucketError, Created, ForeignBucket, Key, ObjectReader};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
@@ -25,6 +25,26 @@ pub(crate) async fn conforms(bucket: &Bucket, part_bytes: usize) {
     gives_up_uploads(bucket, part_bytes).await;
     lists(bucket).await;
     bucket.probe().await.unwrap();
+}
+
+/// What a reader of another region sees of an opened bucket, through a client of its own.
+pub(crate) async fn conforms_abroad(bucket: &Bucket, foreign: &ForeignBucket) {
+    let incarnation = foreign.incarnation().to_owned();
+    assert_eq!((foreign.region(), incarnation.as_str()), (bucket.region(), bucket.incarnation()));
+    let key = Key::Ledger(1);
+    assert_eq!(foreign.read(&key, LIMIT_BYTES).await, Ok(None));
+    assert!(foreign.open_object(&key, 0..u64::MAX).await.unwrap().is_none());
+    bucket.create(&key, text("0123456789")).await.unwrap();
+    assert_eq!(foreign.read(&key, LIMIT_BYTES).await, Ok(Some(text("0123456789"))));
+    assert!(matches!(foreign.read(&key, 2).await, Err(BucketError::Broken(_))));
+    assert_eq!(all_of(foreign.open_object(&key, 4..7).await.unwrap().unwrap()).await, b"456");
+    let next = bucket.begin_incarnation().await.unwrap();
+    assert_eq!((next.is_in_force().await, bucket.is_in_force().await), (Ok(true), Ok(false)));
+    assert_eq!(foreign.incarnation_now().await, Ok(next.incarnation().to_owned()));
+    assert_eq!(foreign.at_incarnation(next.incarnation()).read(&key, LIMIT_BYTES).await, Ok(None));
+    // What the older one left stays readable.
+    assert_eq!(foreign.at_incarnation(&incarnation).read(&key, LIMIT_BYTES).await, Ok(Some(text("0123456789"))));
+    bucket.delete(&key).await.unwrap();
 }
 
 fn text(text: &'static str) -> Bytes {

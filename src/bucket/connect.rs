@@ -39,6 +39,16 @@ pub fn check(settings: &config::Bucket) -> Result<(), OpenError> {
     }
 }
 
+/// A client of the store of another region: nothing is created, not even the folder, and its requests are counted as that region's.
+pub(super) fn connect_abroad(settings: &config::Bucket, region: &str, clock: Clock, metrics: Metrics) -> Result<Wire, OpenError> {
+    if let BucketPlace::File(folder) = &settings.place
+        && !folder.try_exists().map_err(|error| OpenError::Settings(format!("{}: {error}", folder.display())))?
+    {
+        return Err(OpenError::NotYet(format!("{} does not exist", folder.display())));
+    }
+    Ok(Wire { abroad: Some(region.into()), ..connect(settings, clock, metrics)? })
+}
+
 pub(super) fn connect(settings: &config::Bucket, clock: Clock, metrics: Metrics) -> Result<Wire, OpenError> {
     let (store, sending) = client(settings)?;
     let prefix = match &settings.place {
@@ -54,6 +64,7 @@ pub(super) fn connect(settings: &config::Bucket, clock: Clock, metrics: Metrics)
         clock,
         random: Arc::new(Mutex::new(fastrand::Rng::new())),
         metrics,
+        abroad: None,
     })
 }
 

@@ -35,6 +35,9 @@ pub enum OpenError {
     /// What lies there was written by another program, or by a version that this one does not understand.
     #[error("the bucket holds something else: {0}")]
     Format(String),
+    /// Another region, which has not begun there. It may at any time.
+    #[error("no such region is there yet: {0}")]
+    NotYet(String),
 }
 
 impl OpenError {
@@ -43,7 +46,7 @@ impl OpenError {
         match self {
             OpenError::Settings(_) | OpenError::Unsafe(_) | OpenError::Format(_) => true,
             // A permission can be granted, and a bucket made, while this process waits.
-            OpenError::Bucket(_) => false,
+            OpenError::Bucket(_) | OpenError::NotYet(_) => false,
         }
     }
 }

@@ -154,7 +154,7 @@ impl FileUpload {
         let outcome = in_time(&wire, self.publish()).await;
         wire.record(Verb::Complete, &outcome, started);
         outcome?;
-        wire.metrics.bucket_bytes("sent", self.written);
+        wire.count_bytes("sent", self.written);
         Ok(self.written)
     }
 

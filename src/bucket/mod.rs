@@ -9,14 +9,21 @@
 //!   meets what its first sending created. The creator puts a nonce into the bytes and reads back.
 //! - **Listings are for sweeping.** Nothing that must be right asks for one.
 //!
+//! What lies in the roots of other regions is read through a [`ForeignBucket`], which cannot write.
+//!
 //! What a store does not do is found at the start and said ([`OpenError::Unsafe`]). `open.rs` has the layout beside the root.
 
+#[cfg(test)]
+mod abroad;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connect;
+mod documents;
 mod error;
+mod foreign;
+mod incarnations;
 mod key;
 mod local;
 mod object;
@@ -40,6 +47,7 @@ use ulid::Ulid;
 
 pub use connect::check;
 pub use error::{BucketError, OpenError};
+pub use foreign::ForeignBucket;
 pub use key::{BLOB_SHARDS, Key, KeyError};
 pub use object::ObjectReader;
 pub use sweep::{ListedBlob, MAX_LISTED};

@@ -83,7 +83,7 @@ impl ObjectReader {
             return Err(BucketError::unavailable("the content ended early or late"));
         };
         self.range.start += bytes.len() as u64;
-        self.wire.metrics.bucket_bytes("received", bytes.len() as u64);
+        self.wire.count_bytes("received", bytes.len() as u64);
         Ok(Some(bytes))
     }
 }

@@ -5,35 +5,23 @@
 //! <prefix>/<region>.<incarnation>/format.json  created once: {format, least_reader, least_writer, region, incarnation}
 //! <prefix>/<region>.probes/<ulid>              passing
 //! ```
-//! The last of the incarnations is the one in force. Whoever begins a new one creates the next number; create-if-absent lets one
-//! of several win, and the others read who did. So there is nothing to overwrite, and no listing is asked for: finding the one in
-//! force takes a read of each, of which there is one unless a region was declared lost or restored.
+//! The last of the incarnations is the one in force (`incarnations.rs`). A root that one incarnation has left stays as it is: places
+//! in it are named by what other regions hold, and its segments by the ledgers that have imported them.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 
-use super::Bucket;
 use super::connect::connect;
-use super::error::{BucketError, Failure, OpenError};
+use super::documents::{self, FORMAT, create_or_read};
+use super::error::OpenError;
 use super::key::Key;
-use super::probe;
 use super::wire::Wire;
+use super::{Bucket, incarnations, probe};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 
-/// The layout that this program writes, and the versions of reader and writer that it is.
-const FORMAT: u32 = 1;
-/// How many incarnations a region may have had.
-const MAX_INCARNATIONS: u64 = 1_000;
-/// How often a create is judged by reading back before it is given up.
-const MAX_ROUNDS: u32 = 5;
-/// What these small documents may measure.
-const MAX_DOCUMENT_BYTES: u64 = 16 << 10;
 /// Between attempts of [`Bucket::open_patiently`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -46,14 +34,6 @@ struct Format {
     /// Who may read it, and who may write to it: programs of these versions or above.
     least_reader: u32,
     least_writer: u32,
-    region: String,
-    incarnation: String,
-}
-
-/// An entry of the list of incarnations.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Incarnation {
-    format: u32,
     region: String,
     incarnation: String,
 }
@@ -93,42 +73,46 @@ impl Bucket {
 
     pub(super) async fn open_over(wire: Wire, region: &str) -> Result<Bucket, OpenError> {
         probe::examine(&wire, region).await?;
-        let incarnation = find_or_begin(&wire, region).await?;
-        let bucket = Bucket::new(wire, region, &incarnation);
+        let found = incarnations::find_or_begin(&wire, region).await?;
+        let bucket = Bucket::new(wire, region, &found.incarnation);
+        agree_on_format(&bucket).await?;
+        Ok(bucket)
+    }
+
+    /// Whether this incarnation is still the region's last. One that is not takes no events any more: whoever follows the region has
+    /// gone on to the next.
+    ///
+    /// # Errors
+    /// It cannot be told now, or the list is not what it was.
+    pub async fn is_in_force(&self) -> Result<bool, OpenError> {
+        let found = incarnations::in_force(self.wire(), self.region()).await?.ok_or_else(|| incarnations::list_is_gone(self.region()))?;
+        Ok(found.incarnation == self.incarnation())
+    }
+
+    /// Begins the incarnation after this one, unless somebody has: the root of the one that is in force then. Doing it twice, or on
+    /// several nodes at once, begins one.
+    ///
+    /// # Errors
+    /// It may have begun or not: ask again.
+    pub async fn begin_incarnation(&self) -> Result<Bucket, OpenError> {
+        let (wire, region) = (self.wire(), self.region());
+        let last = incarnations::in_force(wire, region).await?.ok_or_else(|| incarnations::list_is_gone(region))?;
+        let found = match last.incarnation == self.incarnation() {
+            true => incarnations::begin(wire, region, last.number + 1).await?,
+            false => last,
+        };
+        let bucket = Bucket::new(wire.clone(), region, &found.incarnation);
         agree_on_format(&bucket).await?;
         Ok(bucket)
     }
 }
 
-fn entry_path(wire: &Wire, region: &str, number: u64) -> Path {
-    wire.path(&format!("{region}.incarnations/{number:020}"))
-}
-
-/// The incarnation in force; the first one is begun if there is none.
-async fn find_or_begin(wire: &Wire, region: &str) -> Result<String, OpenError> {
-    let mut in_force = None;
-    for number in 1..=MAX_INCARNATIONS {
-        match read_document::<Incarnation>(wire, &entry_path(wire, region, number)).await? {
-            Some(entry) => in_force = Some(known_entry(entry, region)?),
-            None if number == 1 => in_force = Some(begin(wire, region).await?),
-            None => break,
-        }
-    }
-    in_force.ok_or_else(|| OpenError::Format("the list of incarnations has no end".into()))
-}
-
-fn known_entry(entry: Incarnation, region: &str) -> Result<String, OpenError> {
-    let is_name = entry.incarnation.parse::<Ulid>().is_ok();
-    match entry {
-        Incarnation { format: FORMAT, region: named, incarnation } if named == region && is_name => Ok(incarnation),
-        other => Err(OpenError::Format(format!("an entry of the incarnations of {region:?} is {other:?}"))),
-    }
-}
-
-async fn begin(wire: &Wire, region: &str) -> Result<String, OpenError> {
-    let incarnation = wire.fresh_ulid().to_string();
-    let entry = Incarnation { format: FORMAT, region: region.to_owned(), incarnation };
-    known_entry(create_or_read(wire, &entry_path(wire, region, 1), &entry).await?, region)
+/// Reads the format of another region's root; `None` if it has none yet.
+pub(super) async fn may_be_read(wire: &Wire, region: &str, incarnation: &str) -> Result<Option<()>, OpenError> {
+    let path = wire.path(&format!("{region}.{incarnation}/{}", Key::Format));
+    let Some(found) = documents::read::<Format>(wire, &path).await? else { return Ok(None) };
+    judge_reader(&found)?;
+    judge_names(&found, region, incarnation).map(Some)
 }
 
 async fn agree_on_format(bucket: &Bucket) -> Result<(), OpenError> {
@@ -136,44 +120,39 @@ async fn agree_on_format(bucket: &Bucket) -> Result<(), OpenError> {
     let ours = Format { format: FORMAT, least_reader: FORMAT, least_writer: FORMAT, region, incarnation };
     let path = bucket.path(&Key::Format);
     let wire = bucket.wire();
-    let found = match read_document(wire, &path).await? {
+    let found = match documents::read(wire, &path).await? {
         Some(found) => found,
         None => create_or_read(wire, &path, &ours).await?,
     };
-    judge_format(&found, &ours)
+    judge_format(&found, bucket.region(), bucket.incarnation())
 }
 
-fn judge_format(found: &Format, ours: &Format) -> Result<(), OpenError> {
-    if found.least_reader > FORMAT || found.least_writer > FORMAT {
+fn judge_format(found: &Format, region: &str, incarnation: &str) -> Result<(), OpenError> {
+    judge_reader(found)?;
+    if found.least_writer > FORMAT {
         return Err(OpenError::Format(format!(
-            "it needs a reader of version {} and a writer of version {}; this program is {FORMAT}: use a newer one",
-            found.least_reader, found.least_writer
+            "it needs a writer of version {}; this program is {FORMAT}: use a newer one",
+            found.least_writer
         )));
     }
-    if found.format == 0 || (&found.region, &found.incarnation) != (&ours.region, &ours.incarnation) {
-        return Err(OpenError::Format(format!("its format.json is {found:?}, and {ours:?} belongs there")));
-    }
-    Ok(())
+    judge_names(found, region, incarnation)
 }
 
-/// What lies at the path in the end, whoever created it.
-async fn create_or_read<T: Serialize + for<'de> Deserialize<'de>>(wire: &Wire, path: &Path, document: &T) -> Result<T, OpenError> {
-    let bytes = Bytes::from(serde_json::to_vec(document).map_err(|error| OpenError::Format(error.to_string()))?);
-    for _ in 0..MAX_ROUNDS {
-        if let Err(Failure::Error(error @ BucketError::Refused(_))) = wire.create(path, &bytes).await {
-            return Err(error.into());
-        }
-        // Neither "created" nor "exists" nor an error is the last word: what can be read is.
-        if let Some(found) = read_document(wire, path).await? {
-            return Ok(found);
-        }
+fn judge_reader(found: &Format) -> Result<(), OpenError> {
+    match found.least_reader > FORMAT {
+        true => Err(OpenError::Format(format!(
+            "it needs a reader of version {}; this program is {FORMAT}: use a newer one",
+            found.least_reader
+        ))),
+        false => Ok(()),
     }
-    Err(BucketError::unavailable(format!("{path} was created and is not there")).into())
 }
 
-async fn read_document<T: for<'de> Deserialize<'de>>(wire: &Wire, path: &Path) -> Result<Option<T>, OpenError> {
-    let Some(bytes) = wire.read(path, MAX_DOCUMENT_BYTES).await? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| OpenError::Format(format!("{path}: {error}")))
+fn judge_names(found: &Format, region: &str, incarnation: &str) -> Result<(), OpenError> {
+    match found.format != 0 && (found.region.as_str(), found.incarnation.as_str()) == (region, incarnation) {
+        true => Ok(()),
+        false => Err(OpenError::Format(format!("its format.json is {found:?}, and that of {region}.{incarnation} belongs there"))),
+    }
 }
 
 #[cfg(test)]
@@ -189,17 +168,17 @@ mod tests {
             region: region.into(),
             incarnation: "I".into(),
         };
-        let ours = format(1, 1, 1, "eu");
-        assert_eq!(judge_format(&ours, &ours), Ok(()));
+        let judge = |found: &Format| judge_format(found, "eu", "I");
+        assert_eq!(judge(&format(1, 1, 1, "eu")), Ok(()));
         // A newer writer that keeps the old ones in.
-        assert_eq!(judge_format(&format(2, 1, 1, "eu"), &ours), Ok(()));
+        assert_eq!(judge(&format(2, 1, 1, "eu")), Ok(()));
         for (found, why) in [
             (format(2, 2, 2, "eu"), "use a newer one"),
             (format(2, 1, 2, "eu"), "a writer of version 2"),
             (format(0, 1, 1, "eu"), "belongs there"),
             (format(1, 1, 1, "us"), "belongs there"),
         ] {
-            let error = judge_format(&found, &ours).unwrap_err();
+            let error = judge(&found).unwrap_err();
             assert!(error.is_lasting() && error.to_string().contains(why), "{error}");
         }
     }

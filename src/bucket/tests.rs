@@ -50,6 +50,45 @@ async fn the_last_incarnation_is_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn racing_nodes_begin_one_incarnation() {
+    for seed in 0..50 {
+        let store = SimulatedStore::new(seed, clock());
+        let first = Bucket::open_simulated(&store.node(), "eu", clock()).await.unwrap();
+        let nodes: Vec<_> = (0..5).map(|_| store.node()).collect();
+        let mut buckets = Vec::new();
+        for node in &nodes {
+            buckets.push(Bucket::open_simulated(node, "eu", clock()).await.unwrap());
+            node.set_faults(Faults {
+                false_exists: 100,
+                exists_after: 100,
+                latency: Duration::ZERO..Duration::from_millis(50),
+                ..Faults::NONE
+            });
+        }
+        assert_eq!(first.is_in_force().await, Ok(true));
+        let begun = join_all(buckets.iter().map(Bucket::begin_incarnation)).await;
+        let begun: Vec<Bucket> = begun.into_iter().map(|bucket| bucket.unwrap()).collect();
+        assert!(begun.iter().all(|bucket| bucket.incarnation() == begun[0].incarnation()), "{begun:?}");
+        assert_eq!((first.is_in_force().await, begun[0].is_in_force().await), (Ok(false), Ok(true)));
+        // Once more, from a node that slept over it.
+        assert_eq!(first.begin_incarnation().await.unwrap().incarnation(), begun[0].incarnation());
+        assert_eq!(store.objects().keys().filter(|path| path.starts_with("eu.incarnations/")).count(), 2);
+        // And the one after it.
+        let third = begun[1].begin_incarnation().await.unwrap();
+        assert_eq!(Bucket::open_simulated(&store.node(), "eu", clock()).await.unwrap().incarnation(), third.incarnation());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_incarnations_that_is_gone_begins_nothing() {
+    let store = SimulatedStore::new(1, clock());
+    let bucket = Bucket::simulated(&store.node(), "eu", clock());
+    assert!(matches!(bucket.is_in_force().await, Err(OpenError::Format(_))));
+    assert!(matches!(bucket.begin_incarnation().await, Err(OpenError::Format(_))));
+    assert!(store.objects().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_not_ours_is_refused() {
     let entry = "eu.incarnations/00000000000000000001";
     let root = "01ARZ3NDEKTSV4RRFFQ69G5FAV";

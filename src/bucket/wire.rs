@@ -81,6 +81,8 @@ pub(super) struct Wire {
     /// For names that nobody has; a simulation gives its seed.
     pub(super) random: Arc<Mutex<fastrand::Rng>>,
     pub(super) metrics: Metrics,
+    /// The region whose store it is, if it is not our own: its requests are on another bill.
+    pub(super) abroad: Option<Arc<str>>,
 }
 
 impl Wire {
@@ -109,7 +111,7 @@ impl Wire {
         let request = || self.store.put_opts(path, payload.clone(), PutOptions::from(mode.clone()));
         match self.call(verb, self.patience(bytes), request).await {
             Ok(_) => {
-                self.metrics.bucket_bytes("sent", bytes);
+                self.count_bytes("sent", bytes);
                 Ok(())
             }
             // A write names no object that could be absent: the bucket itself is.
@@ -130,7 +132,7 @@ impl Wire {
         };
         match self.call(Verb::Read, patience, request).await {
             Ok(Ok(bytes)) => {
-                self.metrics.bucket_bytes("received", bytes.len() as u64);
+                self.count_bytes("received", bytes.len() as u64);
                 Ok(Some(bytes))
             }
             Ok(Err(size)) => Err(BucketError::Broken(format!("{path} has {size} bytes, more than {limit_bytes}"))),
@@ -196,7 +198,7 @@ impl Wire {
         let bytes = payload.content_length() as u64;
         let request = || parts.put_part(path, id, index, payload.clone());
         let part = self.call(Verb::Part, self.patience(bytes), request).await.map_err(Failure::into_error)?;
-        self.metrics.bucket_bytes("sent", bytes);
+        self.count_bytes("sent", bytes);
         Ok(part)
     }
 
@@ -251,12 +253,26 @@ impl Wire {
     /// Counts what did not go through the client.
     pub(super) fn record<T>(&self, verb: Verb, outcome: &Result<T, BucketError>, started: Instant) {
         let word = outcome.as_ref().map_or_else(BucketError::outcome, |_| "done");
-        self.metrics.bucket_request(verb.as_str(), word, started.elapsed());
+        self.count_request(verb, word, started);
     }
 
     fn count<T>(&self, verb: Verb, outcome: &Result<T, Failure>, started: Instant) {
         let word = outcome.as_ref().map_or_else(Failure::outcome, |_| "done");
-        self.metrics.bucket_request(verb.as_str(), word, started.elapsed());
+        self.count_request(verb, word, started);
+    }
+
+    fn count_request(&self, verb: Verb, outcome: &'static str, started: Instant) {
+        match &self.abroad {
+            None => self.metrics.bucket_request(verb.as_str(), outcome, started.elapsed()),
+            Some(region) => self.metrics.peer_bucket_request(region, verb.as_str(), outcome),
+        }
+    }
+
+    pub(super) fn count_bytes(&self, direction: &'static str, bytes: u64) {
+        match &self.abroad {
+            None => self.metrics.bucket_bytes(direction, bytes),
+            Some(region) => self.metrics.peer_bucket_bytes(region, bytes),
+        }
     }
 
     /// How long one attempt may take that moves so many bytes.

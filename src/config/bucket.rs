@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::peers::Regions;
 use super::reader::Section;
 use super::schema::{MILLISECONDS_100, MINUTE, mebibytes, require_pem, seconds, secret_of_file, secret_of_variable};
-use super::{ByteSize, Secret};
+use super::{Acknowledge, ByteSize, Secret};
 
 /// The region's object store, which all edges of the region share.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +91,7 @@ impl fmt::Display for BucketPlace {
     }
 }
 
+const PART_SIZE: ByteSize = mebibytes(8);
 /// The longest name that a store takes is shorter; this keeps errors and keys in bounds.
 const MAX_NAME_CHARS: usize = 255;
 
@@ -110,18 +112,38 @@ fn folder(text: &str) -> Result<PathBuf, String> {
     url.and_then(|url| url.to_file_path().ok()).ok_or_else(|| "not of the form file:///absolute/path".to_owned())
 }
 
-pub(super) fn read(mut section: Section<'_, '_, '_>, data_dir: &Path) -> Bucket {
+/// The own bucket, and what is done for a push before it is answered, where no repository says it.
+pub(super) fn read(mut section: Section<'_, '_, '_>, data_dir: &Path, regions: Regions<'_>) -> (Bucket, Acknowledge) {
     let place = section.optional("url").unwrap_or_else(|| BucketPlace::File(data_dir.join("bucket")));
     let ca_file = section.optional_file("ca_file");
     require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
     let request_timeout = section.bounded("request_timeout", seconds(5), MILLISECONDS_100..=seconds(5 * MINUTE));
-    let part_size = section.bounded("part_size", mebibytes(8), mebibytes(5)..=mebibytes(256));
+    let part_size = section.bounded("part_size", PART_SIZE, mebibytes(5)..=mebibytes(256));
     let options = read_options(&mut section);
     if !options.is_empty() && matches!(place, BucketPlace::File(_) | BucketPlace::Memory) {
         section.fault("options", format!("{place} takes no options"));
     }
+    let acknowledge = section.or("acknowledge", Acknowledge::Store);
+    regions.check_acknowledge(&section, acknowledge);
     section.finish();
-    Bucket { place, options, ca_file: ca_file.map(|file| file.path), request_timeout, part_size }
+    (Bucket { place, options, ca_file: ca_file.map(|file| file.path), request_timeout, part_size }, acknowledge)
+}
+
+/// Another region's store, which is only read.
+pub(super) fn read_foreign(mut section: Section<'_, '_, '_>) -> Option<Bucket> {
+    let place: Option<BucketPlace> = section.required("url");
+    if place == Some(BucketPlace::Memory) {
+        section.fault("url", "memory:// is this process's own: another region's store cannot be there");
+    }
+    let ca_file = section.optional_file("ca_file");
+    require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
+    let request_timeout = section.bounded("request_timeout", seconds(5), MILLISECONDS_100..=seconds(5 * MINUTE));
+    let options = read_options(&mut section);
+    if let Some(place @ BucketPlace::File(_)) = place.as_ref().filter(|_| !options.is_empty()) {
+        section.fault("options", format!("{place} takes no options"));
+    }
+    section.finish();
+    Some(Bucket { place: place?, options, ca_file: ca_file.map(|file| file.path), request_timeout, part_size: PART_SIZE })
 }
 
 /// How the names of options end whose values do not belong into a configuration.

@@ -7,6 +7,7 @@ mod bucket;
 mod files;
 mod load;
 mod names;
+mod peers;
 mod problem;
 mod reader;
 mod schema;
@@ -25,6 +26,7 @@ use crate::access::Pattern;
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
 pub use names::path_prefix;
+pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
@@ -39,8 +41,13 @@ pub struct Config {
     pub tls: Option<Tls>,
     pub cache: Cache,
     pub bucket: Bucket,
+    /// What has happened when a push to a repository is answered that no `hosted` pattern matches.
+    pub acknowledge: Acknowledge,
     /// Other edges of this region; `None` for one that stands alone.
     pub siblings: Option<Siblings>,
+    /// The other regions.
+    pub peers: Vec<Peer>,
+    pub replication: Replication,
     pub upstreams: Vec<Upstream>,
     /// Policies of hosted repositories: the first whose pattern matches counts. Names without one have the defaults.
     pub hosted: Vec<Hosted>,
@@ -149,6 +156,10 @@ pub struct Hosted {
     pub forward_to: Option<String>,
     /// Whether an index may list manifests that are not here.
     pub sparse_indexes: bool,
+    pub replicate: Replicate,
+    pub acknowledge: Acknowledge,
+    /// The region that alone says where tags lead: this one or a peer. Without one every region does.
+    pub home: Option<String>,
 }
 
 /// What everybody may do, as patterns of full repository names.
@@ -228,7 +239,10 @@ impl Config {
             tls,
             cache,
             bucket,
+            acknowledge: _,
             siblings,
+            peers,
+            replication,
             upstreams: _,
             hosted: _,
             access: _,
@@ -250,6 +264,8 @@ impl Config {
             ("cache", *cache != new.cache),
             ("bucket", *bucket != new.bucket),
             ("siblings", *siblings != new.siblings),
+            ("peer", *peers != new.peers),
+            ("replication", *replication != new.replication),
             ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
         ];

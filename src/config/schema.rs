@@ -9,11 +9,12 @@ use std::time::Duration;
 use url::Url;
 
 use super::files::Readable;
+use super::peers::{self, Regions};
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{
-    Access, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Secret, Siblings, Tls,
-    Upstream, names,
+    Access, Acknowledge, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Replicate, Secret,
+    Siblings, Tls, Upstream, names,
 };
 use crate::access::Pattern;
 
@@ -42,14 +43,34 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let listen = read_listen(root.section("listen"), tls.as_ref(), &access);
     let limits = read_limits(root.section("limits"));
     let cache = read_cache(root.section("cache"), &limits);
-    let bucket = super::bucket::read(root.section("bucket"), &data_dir);
+    let peers = peers::read(&mut root, &region);
+    let regions = Regions { own: &region, peers: &peers };
+    let (bucket, acknowledge) = super::bucket::read(root.section("bucket"), &data_dir, regions);
+    let replication = peers::read_replication(root.section("replication"));
     let log = read_log(root.section("log"));
     let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
-    let hosted = read_hosted(&mut root, &upstreams);
+    let hosted = read_hosted(&mut root, &HostedContext { upstreams: &upstreams, regions, acknowledge });
     let principals = read_principals(&mut root);
     root.finish();
-    Config { region, data_dir, listen, tls, cache, bucket, siblings, upstreams, hosted, access, principals, limits, log }
+    Config {
+        region,
+        data_dir,
+        listen,
+        tls,
+        cache,
+        bucket,
+        acknowledge,
+        siblings,
+        peers,
+        replication,
+        upstreams,
+        hosted,
+        access,
+        principals,
+        limits,
+        log,
+    }
 }
 
 fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Access) -> Listen {
@@ -198,26 +219,47 @@ fn read_siblings(mut section: Section<'_, '_, '_>) -> Option<Siblings> {
     if dns.as_ref().is_some_and(|name| !names::is_host(name) || name.contains(':')) {
         section.fault("dns", "is not a host name without a port");
     }
-    let given = read_secret(&mut section, TOKEN);
+    let token = read_token(&mut section, TokenNeed::Always);
+    let ca_file = section.optional_file("ca_file");
+    require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
+    section.finish();
+    Some(Siblings { advertise: advertise?, dns, token: token?, ca_file: ca_file.map(|file| file.path) })
+}
+
+/// Whether a token may be left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenNeed {
+    Always,
+    IfGiven,
+}
+
+pub(super) fn read_token(section: &mut Section<'_, '_, '_>, need: TokenNeed) -> Option<Secret> {
+    let given = read_secret(section, TOKEN);
     match &given {
-        Given::Nothing => section.fault(TOKEN.file, "is missing: name a file, or a variable in token_env"),
+        Given::Nothing if need == TokenNeed::Always => section.fault(TOKEN.file, "is missing: name a file, or a variable in token_env"),
         Given::Secret(token) if token.expose().len() < MIN_TOKEN_BYTES => {
             section.fault(TOKEN.file, format!("is too short: a token has at least {MIN_TOKEN_BYTES} characters"));
         }
         _ => {}
     }
-    let ca_file = section.optional_file("ca_file");
-    require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
-    section.finish();
-    Some(Siblings { advertise: advertise?, dns, token: given.into_secret()?, ca_file: ca_file.map(|file| file.path) })
+    given.into_secret()
 }
 
-fn read_hosted(root: &mut Section<'_, '_, '_>, upstreams: &[Upstream]) -> Vec<Hosted> {
+/// What the tables of hosted repositories refer to.
+struct HostedContext<'a> {
+    upstreams: &'a [Upstream],
+    regions: Regions<'a>,
+    /// Where a table says nothing.
+    acknowledge: Acknowledge,
+}
+
+fn read_hosted(root: &mut Section<'_, '_, '_>, context: &HostedContext<'_>) -> Vec<Hosted> {
     let mut patterns = Owners::new();
-    root.sections("hosted").into_iter().filter_map(|section| read_one_hosted(section, upstreams, &mut patterns)).collect()
+    root.sections("hosted").into_iter().filter_map(|section| read_one_hosted(section, context, &mut patterns)).collect()
 }
 
-fn read_one_hosted(mut section: Section<'_, '_, '_>, upstreams: &[Upstream], patterns: &mut Owners) -> Option<Hosted> {
+fn read_one_hosted(mut section: Section<'_, '_, '_>, context: &HostedContext<'_>, patterns: &mut Owners) -> Option<Hosted> {
+    let HostedContext { upstreams, regions, acknowledge } = *context;
     let pattern: Option<Pattern> = section.required("pattern");
     if let Some(pattern) = &pattern {
         let prefix = pattern.as_str().split('/').next().unwrap_or_default();
@@ -233,8 +275,14 @@ fn read_one_hosted(mut section: Section<'_, '_, '_>, upstreams: &[Upstream], pat
         section.fault("forward_to", format!("{name:?} is no upstream of this configuration"));
     }
     let sparse_indexes = section.or("sparse_indexes", false);
+    let replicate = section.or("replicate", Replicate::Lazy);
+    regions.check_replicate(&section, replicate);
+    let acknowledge = section.or("acknowledge", acknowledge);
+    regions.check_acknowledge(&section, acknowledge);
+    let home: Option<String> = section.optional("home");
+    regions.check_home(&section, home.as_deref());
     section.finish();
-    Some(Hosted { pattern: pattern?, forward_to, sparse_indexes })
+    Some(Hosted { pattern: pattern?, forward_to, sparse_indexes, replicate, acknowledge, home })
 }
 
 fn read_log(mut section: Section<'_, '_, '_>) -> Log {
@@ -255,10 +303,10 @@ fn misspelt_level(filter: &str) -> Option<&str> {
 }
 
 /// What may be there only once, and who has it: the key path of the owner by the thing's name.
-type Owners = HashMap<String, String>;
+pub(super) type Owners = HashMap<String, String>;
 
 /// Notes that `owner` has `name`; the earlier owner, if there is one.
-fn note(owners: &mut Owners, name: String, owner: &str) -> Option<String> {
+pub(super) fn note(owners: &mut Owners, name: String, owner: &str) -> Option<String> {
     match owners.entry(name) {
         Entry::Occupied(earlier) => Some(earlier.get().clone()),
         Entry::Vacant(free) => {
@@ -357,7 +405,7 @@ fn read_token_hosts(section: &mut Section<'_, '_, '_>) -> Vec<String> {
     hosts
 }
 
-fn warn_of_plain_secret(section: &Section<'_, '_, '_>, key: &'static str, urls: &[Url], secret: &str) {
+pub(super) fn warn_of_plain_secret(section: &Section<'_, '_, '_>, key: &'static str, urls: &[Url], secret: &str) {
     let local = |url: &Url| url.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]");
     if urls.iter().any(|url| url.scheme() == "http" && !local(url)) {
         section.warn(key, format!("is plain HTTP: {secret} travels unprotected"));

@@ -124,6 +124,7 @@ password = "hunter2"
 #[test]
 fn faults_of_one_kind() {
     let upstream = |rest: &str| format!("[[upstream]]\nname = 'a.io'\nurl = 'https://a.io'\n{rest}");
+    let peer = |rest: &str| format!("[[peer]]\nregion = 'us'\nbucket.url = 's3://x'\n{rest}");
     for (text, expected) in [
         ("region = ", "1: string values must be quoted"),
         ("listen = 3", "1: listen: expected a table [listen], found an integer"),
@@ -188,7 +189,35 @@ fn faults_of_one_kind() {
         ("[siblings]\nadvertise = 'https://a'\ntoken = 'hunter2'", "3: siblings.token: a token does not stand in the configuration"),
         ("[siblings]\nadvertise = 'https://a'\ndns = 'b:1'", "3: siblings.dns: is not a host name without a port"),
         ("[[hosted]]", "1: hosted[0].pattern: is missing"),
-        ("[[hosted]]\npattern = 'a'\nreplicate = 'all'", "3: hosted[0].replicate: unknown key"),
+        ("[[hosted]]\npattern = 'a'\nreplicate = 'most'", r#"3: hosted[0].replicate: "most" is neither "lazy" nor "all" nor a number"#),
+        ("[[hosted]]\npattern = 'a'\nreplicate = 1", "3: hosted[0].replicate: 1 other regions are asked for, and 0 are configured"),
+        ("[[hosted]]\npattern = 'a'\nreplicate = 0", "3: hosted[0].replicate: 0 other regions"),
+        ("[[hosted]]\npattern = 'a'\nreplicate = true", "3: hosted[0].replicate: expected \"lazy\", \"all\" or a number of other regions"),
+        ("[[hosted]]\npattern = 'a'\nacknowledge = { regions = 2 }", "3: hosted[0].acknowledge: 2 other regions are asked for"),
+        ("[[hosted]]\npattern = 'a'\nacknowledge = { region = 2 }", "3: hosted[0].acknowledge: expected \"store\" or { regions = 1 }"),
+        ("bucket.acknowledge = { regions = 1 }", "1: bucket.acknowledge: 1 other regions are asked for, and 0 are configured"),
+        ("bucket.acknowledge = 'disk'", r#"1: bucket.acknowledge: "disk" is neither "store" nor"#),
+        ("[[hosted]]\npattern = 'a'\nhome = 'us'", r#"3: hosted[0].home: "us" is neither this region nor a [[peer]]"#),
+        ("[[peer]]", "1: peer[0].region: is missing"),
+        ("[[peer]]\nregion = 'US'", r#"2: peer[0].region: "US" is not a region"#),
+        ("[[peer]]\nregion = 'local'", r#"2: peer[0].region: "local" stands already in region"#),
+        ("[[peer]]\nregion = 'us'", "1: peer[0].edges: is missing, and so is [peer.bucket]"),
+        (&peer("[[peer]]\nregion = 'us'"), r#"5: peer[1].region: "us" stands already in peer[0]"#),
+        ("[[peer]]\nregion = 'us'\nedges = ['https://a']", "1: peer[0].token_file: is missing: name a file"),
+        ("[[peer]]\nregion = 'us'\nedges = ['https://a/b']", "3: peer[0].edges[0]: has a path"),
+        ("[[peer]]\nregion = 'us'\nedges = ['s3://a']", "3: peer[0].edges[0]: the URL must begin with http:// or https://"),
+        (&peer("token_file = 'none'"), "4: peer[0].token_file: cannot read /nowhere/none: No such file or directory"),
+        (&peer("token = 'hunter2'"), "4: peer[0].token: a token does not stand in the configuration"),
+        ("[[peer]]\nregion = 'us'\nbucket.url = 'memory://'", "3: peer[0].bucket.url: memory:// is this process's own"),
+        ("[[peer]]\nregion = 'us'\nbucket = {}", "3: peer[0].bucket.url: is missing"),
+        (&peer("bucket.part_size = '8MiB'"), "4: peer[0].bucket.part_size: unknown key"),
+        (
+            &peer("bucket.options.token = 'hunter2'"),
+            r#"4: peer[0].bucket.options: the value of "token" does not stand in the configuration"#,
+        ),
+        ("replication.bandwidth = '0B'", "1: replication.bandwidth: is 0: leave it out for no limit"),
+        ("replication.hours = ['22-6']", r#"1: replication.hours[0]: "22-6" is not a part of the day in UTC"#),
+        ("replication.follow_interval = '1ms'", r#"1: replication.follow_interval: "1ms" is out of bounds: "200ms" to "1m""#),
         ("[[hosted]]\npattern = 'a/**'\nforward_to = 'b.io'", r#"3: hosted[0].forward_to: "b.io" is no upstream of this configuration"#),
         ("[[hosted]]\npattern = 'a'\n[[hosted]]\npattern = 'a'", r#"4: hosted[1].pattern: "a" stands already in hosted[0]"#),
         (&upstream("[[hosted]]\npattern = 'a.io/*'"), r#"5: hosted[0].pattern: repositories below "a.io" are the upstream "a.io"'s"#),
@@ -257,6 +286,32 @@ fn hosted_repositories_have_their_policies() {
     let hosted = parse(text).unwrap().hosted;
     let shown: Vec<_> = hosted.iter().map(|each| (each.pattern.as_str(), each.forward_to.as_deref(), each.sparse_indexes)).collect();
     assert_eq!(shown, [("team/**", Some("a.io"), true), ("**", None, false)]);
+}
+
+#[test]
+fn peers_are_regions_with_edges_or_a_store() {
+    let folder = folder(&[("token", "0123456789abcdef\n"), ("ca.crt", CERTIFICATE)]);
+    let path = folder.path().join("outport.toml");
+    let text = "bucket.acknowledge = { regions = 1 }
+        [[peer]]\nregion = 'us'\nedges = ['https://us.example', 'http://10.0.0.1:5000']\ntoken_file = 'token'\nca_file = 'ca.crt'
+        [peer.bucket]\nurl = 's3://us'\noptions.region = 'us-east-1'
+        [[peer]]\nregion = 'ap'\nbucket.url = 'file:///srv/ap'
+        [[hosted]]\npattern = 'a'\nreplicate = 2\nhome = 'ap'
+        [[hosted]]\npattern = 'b'\nreplicate = 'all'\nacknowledge = 'store'\nhome = 'local'
+        [replication]\nbandwidth = '10MiB'\nhours = ['22:00-06:00']\nfollow_interval = '5s'";
+    std::fs::write(&path, text).unwrap();
+    let loaded = Loaded::load(Some(&path), &no_environment).unwrap();
+    let [us, ap] = &loaded.config.peers[..] else { panic!("two peers") };
+    let edges: Vec<&str> = us.edges.iter().map(url::Url::as_str).collect();
+    assert_eq!((us.region.as_str(), edges), ("us", vec!["https://us.example/", "http://10.0.0.1:5000/"]));
+    assert_eq!((us.token.as_ref().map(Secret::expose), &us.ca_file), (Some("0123456789abcdef"), &Some(folder.path().join("ca.crt"))));
+    assert_eq!(us.bucket.as_ref().map(|bucket| bucket.place.to_string()).as_deref(), Some("s3://us"));
+    assert_eq!((ap.edges.len(), ap.token.is_none(), ap.bucket.is_some()), (0, true, true));
+    let shown: Vec<_> = loaded.config.hosted.iter().map(|each| (each.replicate, each.acknowledge, each.home.as_deref())).collect();
+    assert_eq!(shown, [(Replicate::Regions(2), Acknowledge::Regions(1), Some("ap")), (Replicate::All, Acknowledge::Store, Some("local"))]);
+    assert_eq!((loaded.config.acknowledge, loaded.config.replication.bandwidth), (Acknowledge::Regions(1), Some(ByteSize(10 << 20))));
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["peer[0].edges: is plain HTTP: the token travels unprotected"]);
 }
 
 #[test]
@@ -372,6 +427,8 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     std::fs::write(folder.path().join("siblings.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("password"), "secret").unwrap();
     std::fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
+    std::fs::write(folder.path().join("peer-token"), "0123456789abcdef").unwrap();
+    std::fs::write(folder.path().join("peer.crt"), CERTIFICATE).unwrap();
     let text = uncommented();
     let (_, findings) = load::read(&text, folder.path(), &no_environment, Files::default());
     let faults: Vec<String> = findings.faults.iter().map(ToString::to_string).collect();
@@ -381,6 +438,8 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
         [
             r#"bucket.options_from_env: the environment variable "BUCKET_KEY_ID" is not set"#,
             "siblings.token_env: stands beside token_file: only one of them is possible",
+            "peer[0].token_env: stands beside token_file: only one of them is possible",
+            r#"peer[0].bucket.options_from_env: the environment variable "PEER_KEY_ID" is not set"#,
             "upstream[0].password_env: stands beside password_file: only one of them is possible",
             "principal[0].password_files: is missing: name one file or two, or variables in password_envs",
         ]
@@ -439,6 +498,8 @@ fn what_needs_a_restart_is_named() {
     assert_eq!((old.fixed_changes(&one), one.fixed_changes(&other)), (vec!["tls"], vec![]));
     let siblings = Siblings { advertise: "https://a".parse().unwrap(), dns: None, token: Secret::new("t".into()), ca_file: None };
     assert_eq!(old.fixed_changes(&Config { siblings: Some(siblings), ..old.clone() }), ["siblings"]);
+    let peers = parse("[[peer]]\nregion = 'us'\nbucket.url = 's3://x'\n[replication]\nhours = ['00:00-01:00']").unwrap();
+    assert_eq!(old.fixed_changes(&Config { peers: peers.peers, replication: peers.replication, ..old.clone() }), ["peer", "replication"]);
 }
 
 /// Lines that come close to a configuration.
@@ -456,6 +517,9 @@ fn line() -> impl Strategy<Value = String> {
         "[[principal]]",
         "[[hosted]]",
         "[siblings]",
+        "[[peer]]",
+        "[peer.bucket]",
+        "[replication]",
         "[upstream.x]",
         "[",
     ];

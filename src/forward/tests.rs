@@ -73,6 +73,9 @@ impl World {
             pattern: pattern.parse().unwrap(),
             forward_to: to.map(str::to_owned),
             sparse_indexes: false,
+            replicate: config::Replicate::Lazy,
+            acknowledge: config::Acknowledge::Store,
+            home: None,
         };
         let hosted = [hosted("team/own", None), hosted("team/**", Some(ORIGIN))];
         let policies = Policies::new(&hosted, |wanted| (wanted == ORIGIN).then(|| self.upstream()));
@@ -278,7 +281,14 @@ async fn policies_that_change_are_followed() {
     sleep(Duration::from_millis(100)).await;
     assert_eq!((pending(&forwarder).len(), world.origin.requests().len()), (0, 0));
     // What the ledger has is found under the new ones.
-    let hosted = config::Hosted { pattern: "**".parse().unwrap(), forward_to: Some(ORIGIN.to_owned()), sparse_indexes: false };
+    let hosted = config::Hosted {
+        pattern: "**".parse().unwrap(),
+        forward_to: Some(ORIGIN.to_owned()),
+        sparse_indexes: false,
+        replicate: config::Replicate::Lazy,
+        acknowledge: config::Acknowledge::Store,
+        home: None,
+    };
     forwarder.set_policies(Policies::new(&[hosted], |_| Some(world.upstream())));
     until("nothing was found", || !pending(&forwarder).is_empty()).await;
     forwarder.note(&name("team/app"), &image, &[tag("v1")]);

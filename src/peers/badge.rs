@@ -1,4 +1,4 @@
-//! How an edge knows a request, or an answer, for a sibling's.
+//! How an edge knows a request, or an answer, for a sibling's or for a peer's.
 //!
 //! Not the token itself goes over the wire but a value derived from it, one for requests and another for answers. An address that was a
 //! sibling's yesterday may be anybody's today: whoever gets a request there learns nothing that seals locations, and cannot answer
@@ -14,12 +14,22 @@ use crate::config::Secret;
 
 /// In a request: it comes from a sibling and is not passed on again. In its answer: a sibling gave it.
 pub const OUTPORT_SIBLING: HeaderName = HeaderName::from_static("outport-sibling");
-const OF_REQUESTS: &str = "outport, requests of siblings, 1";
-const OF_ANSWERS: &str = "outport, answers of siblings, 1";
+/// The same between the edges of two regions.
+pub(super) const OUTPORT_PEER: HeaderName = HeaderName::from_static("outport-peer");
+
+/// What the values are for: each serves one purpose only.
+const OF_SIBLINGS: Purposes = Purposes { requests: "outport, requests of siblings, 1", answers: "outport, answers of siblings, 1" };
+const OF_PEERS: Purposes = Purposes { requests: "outport, requests of peers, 1", answers: "outport, answers of peers, 1" };
+
+struct Purposes {
+    requests: &'static str,
+    answers: &'static str,
+}
 
 /// What proves one edge to another.
 #[derive(Debug)]
 pub(super) struct Badge {
+    header: HeaderName,
     /// Both are marked as sensitive: they do not print.
     asking: HeaderValue,
     answering: HeaderValue,
@@ -27,23 +37,46 @@ pub(super) struct Badge {
 
 impl Badge {
     pub(super) fn new(token: &Secret) -> Badge {
-        Badge { asking: value(token, OF_REQUESTS), answering: value(token, OF_ANSWERS) }
+        Badge::with(OUTPORT_SIBLING, token, &OF_SIBLINGS)
+    }
+
+    /// What proves an edge of one region to one of another.
+    pub(super) fn of_peers(token: &Secret) -> Badge {
+        Badge::with(OUTPORT_PEER, token, &OF_PEERS)
+    }
+
+    fn with(header: HeaderName, token: &Secret, purposes: &Purposes) -> Badge {
+        Badge { header, asking: value(token, purposes.requests), answering: value(token, purposes.answers) }
     }
 
     pub(super) fn put_on_request(&self, headers: &mut HeaderMap) {
-        headers.insert(OUTPORT_SIBLING, self.asking.clone());
+        headers.insert(self.header.clone(), self.asking.clone());
     }
 
     pub(super) fn put_on_answer(&self, headers: &mut HeaderMap) {
-        headers.insert(OUTPORT_SIBLING, self.answering.clone());
+        headers.insert(self.header.clone(), self.answering.clone());
     }
 
     pub(super) fn is_on_request(&self, headers: &HeaderMap) -> bool {
-        bears(headers, &self.asking)
+        self.bears(headers, &self.asking)
     }
 
     pub(super) fn is_on_answer(&self, headers: &HeaderMap) -> bool {
-        bears(headers, &self.answering)
+        self.bears(headers, &self.answering)
+    }
+
+    /// Takes off what is for one hop only.
+    pub(super) fn take_off(&self, headers: &mut HeaderMap) {
+        headers.remove(&self.header);
+    }
+
+    /// Once, and compared in a time that does not tell where it differs.
+    fn bears(&self, headers: &HeaderMap, value: &HeaderValue) -> bool {
+        let mut given = headers.get_all(&self.header).iter();
+        match (given.next(), given.next()) {
+            (Some(only), None) => verify_slices_are_equal(only.as_bytes(), value.as_bytes()).is_ok(),
+            _ => false,
+        }
     }
 }
 
@@ -52,15 +85,6 @@ fn value(token: &Secret, purpose: &str) -> HeaderValue {
     let mut value = HeaderValue::try_from(text).expect("base64 is printable ASCII");
     value.set_sensitive(true);
     value
-}
-
-/// Once, and compared in a time that does not tell where it differs.
-fn bears(headers: &HeaderMap, value: &HeaderValue) -> bool {
-    let mut given = headers.get_all(OUTPORT_SIBLING).iter();
-    match (given.next(), given.next()) {
-        (Some(only), None) => verify_slices_are_equal(only.as_bytes(), value.as_bytes()).is_ok(),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -83,6 +107,10 @@ mod tests {
         assert!(ours.is_on_request(&asked) && badge("0123456789abcdef").is_on_answer(&answered));
         assert!(!badge("0123456789abcdeF").is_on_request(&asked));
         assert!(!ours.is_on_answer(&asked) && !ours.is_on_request(&answered), "the one is not the other");
+        let (peers, mut of_peers) = (Badge::of_peers(&Secret::new("0123456789abcdef".to_owned())), HeaderMap::new());
+        peers.put_on_request(&mut of_peers);
+        assert!(peers.is_on_request(&of_peers) && !ours.is_on_request(&of_peers) && !peers.is_on_request(&asked));
+        assert_ne!(of_peers[OUTPORT_PEER], asked[OUTPORT_SIBLING]);
         let good = asked[OUTPORT_SIBLING].to_str().unwrap();
         for forged in [&[][..], &[""], &["0123456789abcdef"], &[&good[1..]], &[good, good], &["", good], &[&good.to_lowercase()]] {
             assert!(!ours.is_on_request(&bearing(forged)), "{forged:?}");

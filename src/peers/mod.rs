@@ -1,5 +1,6 @@
-//! The other edges of this region: who they are, and how the requests of an upload reach the edge that began it.
+//! The other edges: those of this region, and those of other regions.
 //!
+//! # Siblings
 //! An upload lives in one edge, its owner, and its location names that edge under a [`Seal`]. A load balancer knows nothing of it: a
 //! sibling that gets the next request passes it on to the owner, as it is, and hands the owner's answer back. The owner authorizes
 //! it again by the client's own credentials: a sibling is trusted with nothing but where an upload lives.
@@ -10,15 +11,22 @@
 //!   from a connection that broke.
 //! - **[`PassError::Gone`] is sure:** nobody takes connections there, or who does is no sibling of ours and proved it by its answer.
 //!   The upload is lost with its owner. What cannot be told is [`PassError::Broken`].
+//!
+//! # Peers
+//! [`RemoteEdges`] asks the edges of one other region, and [`Tokens`] knows who asks here. What is said is in [`protocol`]. A request is
+//! tried at one edge after the other where that repeats nothing; only an answer that bears the peer's mark is believed.
 
 mod badge;
 mod headers;
 mod members;
 mod outflow;
 mod pass;
+pub mod protocol;
+mod remote;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,14 +46,16 @@ use badge::Badge;
 pub use badge::OUTPORT_SIBLING;
 use members::Members;
 use outflow::Outflow;
+pub use remote::{Batch, PeerError, RemoteEdges, Segments, Transfer, Wanted};
 pub use seal::{MAX_SEALED_CHARS, MAX_TEXT_BYTES, Seal};
+pub use tokens::{Caller, Tokens};
 
 /// Looking up and connecting to a sibling, which is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests on their way to siblings at one time. Each holds a connection, and of its body what waits in that connection: some
 /// hundred KiB at most.
 const MAX_PASSES: usize = 1_024;
-/// Where siblings may lie besides the public internet: private networks, and this machine. A cloud platform's own addresses, which
+/// Where siblings and peers may lie besides the public internet: private networks, and this machine. A cloud platform's own addresses, which
 /// are link-local, are not among them.
 const NETWORKS: [&str; 7] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "127.0.0.0/8", "::1/128"];
 

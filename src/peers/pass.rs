@@ -1,26 +1,25 @@
-//! One request to the owner of an upload, and its answer.
+//! One request that is passed on to another edge, and its answer.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
-use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 use url::{Position, Url};
 
-use super::badge::OUTPORT_SIBLING;
+use super::badge::Badge;
 use super::headers::end_to_end;
 use super::members::Standing;
 use super::outflow::{Outflow, outflow};
 use super::{Inner, PassError, Passed};
-use crate::dial::DialError;
+use crate::dial::{self, DialError};
 use crate::inflow::Inflow;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Answers about uploads are heads, or errors of a few lines.
+/// Answers about uploads and pushes are heads, or errors of a few lines.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// From the head of an answer to its end.
 const ANSWER_BODY_TIME: Duration = Duration::from_secs(10);
@@ -28,22 +27,18 @@ const ANSWER_BODY_TIME: Duration = Duration::from_secs(10);
 impl Inner {
     pub(super) async fn pass(&self, owner: &Url, passed: Passed<'_>, inflow: &mut Inflow) -> Result<Response<Bytes>, PassError> {
         self.check(owner).await?;
-        let (body, feed) = outflow(inflow);
-        let request = self.request(owner, passed, body)?;
-        // The feed lives until the answer is whole: dropping it cuts the body, and with it the connection.
-        let feeding = feed.run();
-        let answering = self.client.send(request);
-        tokio::pin!(feeding, answering);
-        let answer = tokio::select! {
-            biased;
-            answer = &mut answering => answer,
-            fed = &mut feeding => {
-                fed?;
-                answering.await
-            }
-        };
-        let (head, body) = answer.map_err(|error| failed(owner, error))?.into_parts();
-        self.finish(owner, head, body).await
+        let uri = target(owner, passed).ok_or_else(|| gone(owner, "it has no address that can be dialled"))?;
+        let mut headers = forwarded(passed);
+        // The name that the client came by chooses a repository; HTTP/2 has it in the URI.
+        if let Some(host) = passed.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+            headers.insert(header::HOST, host);
+        }
+        self.badge.put_on_request(&mut headers);
+        exchange(&self.client, &self.badge, (passed, uri, headers), inflow).await.map_err(|failure| match failure {
+            Failed::Stranger => gone(owner, "who answers there is no sibling"),
+            Failed::Dial(error) => failed(owner, error),
+            Failed::Pass(error) => error,
+        })
     }
 
     /// Whether there may be a sibling, other than this edge.
@@ -57,55 +52,83 @@ impl Inner {
             Err(why) => Err(PassError::Broken(why)),
         }
     }
+}
 
-    fn request(&self, owner: &Url, passed: Passed<'_>, body: Outflow) -> Result<Request<Outflow>, PassError> {
-        let path = passed.uri.path_and_query().map_or("/", |path| path.as_str());
-        let authority = &owner[Position::BeforeHost..Position::AfterPort];
-        let uri = Uri::builder().scheme(owner.scheme()).authority(authority).path_and_query(path).build();
-        let uri = uri.map_err(|_| gone(owner, "it has no address that can be dialled"))?;
-        let headers = self.headers(passed, body.size_hint().exact());
-        let mut request = Request::new(body);
-        *request.method_mut() = passed.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
+/// Where a request goes at another edge.
+pub(super) fn target(edge: &Url, passed: Passed<'_>) -> Option<Uri> {
+    let path = passed.uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = &edge[Position::BeforeHost..Position::AfterPort];
+    Uri::builder().scheme(edge.scheme()).authority(authority).path_and_query(path).build().ok()
+}
 
-    fn headers(&self, passed: Passed<'_>, size_bytes: Option<u64>) -> HeaderMap {
-        let mut headers = end_to_end(passed.headers);
-        // The body is framed anew. Whether it is wanted was asked and answered by reading it.
-        for name in [header::CONTENT_LENGTH, header::EXPECT] {
-            headers.remove(name);
-        }
-        if let Some(size_bytes) = size_bytes {
-            headers.insert(header::CONTENT_LENGTH, size_bytes.into());
-        }
-        // The name that the client came by chooses a repository; HTTP/2 has it in the URI.
-        if let Some(Ok(host)) = passed.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str())) {
-            headers.insert(header::HOST, host);
-        }
-        if let Ok(id) = HeaderValue::from_str(passed.request_id) {
-            headers.insert(X_REQUEST_ID, id);
-        }
-        self.badge.put_on_request(&mut headers);
-        headers
+/// The headers that go on, without those of the body, which is framed anew. Whether it is wanted was asked and answered by reading it.
+pub(super) fn forwarded(passed: Passed<'_>) -> HeaderMap {
+    let mut headers = end_to_end(passed.headers);
+    for name in [header::CONTENT_LENGTH, header::EXPECT] {
+        headers.remove(name);
     }
+    if let Ok(id) = HeaderValue::from_str(passed.request_id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    headers
+}
 
-    async fn finish<B>(&self, owner: &Url, mut head: Parts, body: B) -> Result<Response<Bytes>, PassError>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        if !self.badge.is_on_answer(&head.headers) {
-            return Err(gone(owner, "who answers there is no sibling"));
-        }
-        let whole = timeout(ANSWER_BODY_TIME, Limited::new(body, MAX_ANSWER_BYTES).collect()).await;
-        let whole = whole.map_err(|_| PassError::Broken(format!("its answer took more than {ANSWER_BODY_TIME:?}")))?;
-        let whole = whole.map_err(|error| PassError::Broken(format!("its answer broke: {error}")))?;
-        head.headers = end_to_end(&head.headers);
-        head.headers.remove(OUTPORT_SIBLING);
-        Ok(Response::from_parts(head, whole.to_bytes()))
+/// Why there is no answer.
+pub(super) enum Failed {
+    /// Somebody answered, without the mark that an edge puts there.
+    Stranger,
+    Dial(DialError),
+    Pass(PassError),
+}
+
+/// Sends a request whose body streams as fast as it is taken, and returns the answer, if it bears the badge. Nothing of the body is
+/// read before there is a connection.
+pub(super) async fn exchange(
+    client: &dial::Client<Outflow>,
+    badge: &Badge,
+    (passed, uri, mut headers): (Passed<'_>, Uri, HeaderMap),
+    inflow: &mut Inflow,
+) -> Result<Response<Bytes>, Failed> {
+    let (body, feed) = outflow(inflow);
+    if let Some(size_bytes) = body.size_hint().exact() {
+        headers.insert(header::CONTENT_LENGTH, size_bytes.into());
     }
+    let mut request = Request::new(body);
+    *request.method_mut() = passed.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    // The feed lives until the answer is whole: dropping it cuts the body, and with it the connection.
+    let feeding = feed.run();
+    let answering = client.send(request);
+    tokio::pin!(feeding, answering);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answering => answer,
+        fed = &mut feeding => {
+            fed.map_err(Failed::Pass)?;
+            answering.await
+        }
+    };
+    let answer = answer.map_err(Failed::Dial)?;
+    if !badge.is_on_answer(answer.headers()) {
+        return Err(Failed::Stranger);
+    }
+    whole(answer, badge).await.map_err(Failed::Pass)
+}
+
+/// The whole of an answer, as the client gets it.
+async fn whole<B>(answer: Response<B>, badge: &Badge) -> Result<Response<Bytes>, PassError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (mut head, body) = answer.into_parts();
+    let whole = timeout(ANSWER_BODY_TIME, Limited::new(body, MAX_ANSWER_BYTES).collect()).await;
+    let whole = whole.map_err(|_| PassError::Broken(format!("its answer took more than {ANSWER_BODY_TIME:?}")))?;
+    let whole = whole.map_err(|error| PassError::Broken(format!("its answer broke: {error}")))?;
+    head.headers = end_to_end(&head.headers);
+    badge.take_off(&mut head.headers);
+    Ok(Response::from_parts(head, whole.to_bytes()))
 }
 
 /// A failed attempt to connect says that nobody is there, unless the failure is this edge's own.

@@ -17,8 +17,8 @@ pub(crate) use world::SimulatedStore;
 
 pub(crate) use super::wire::Verb;
 use super::wire::{Sending, Wire};
-use super::{Bucket, OpenError};
-use crate::clock::Clock;
+use super::{Bucket, ForeignBucket, OpenError};
+use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 
 /// The incarnation of a bucket made by [`Bucket::simulated`].
@@ -34,10 +34,32 @@ impl Bucket {
         Bucket::new(wire(node, clock), region, INCARNATION)
     }
 
+    /// The same in an incarnation of its own name: several regions may share the store, or have one each.
+    pub(crate) fn simulated_as(node: &SimulatedNode, region: &str, incarnation: &str, clock: Clock) -> Bucket {
+        Bucket::new(wire(node, clock), region, incarnation)
+    }
+
     /// The same, opened as any other: with the start-up probe and `format.json`.
     pub(crate) async fn open_simulated(node: &SimulatedNode, region: &str, clock: Clock) -> Result<Bucket, OpenError> {
         Bucket::open_over(wire(node, clock), region).await
     }
+}
+
+impl ForeignBucket {
+    /// What one node reads of another region's root, without opening.
+    pub(crate) fn simulated(node: &SimulatedNode, region: &str, incarnation: &str) -> ForeignBucket {
+        ForeignBucket::of(wire_abroad(node, region), region, incarnation)
+    }
+
+    /// The same, opened as any other: the incarnation in force is found, and its format checked.
+    pub(crate) async fn open_simulated(node: &SimulatedNode, region: &str) -> Result<ForeignBucket, OpenError> {
+        ForeignBucket::open_over(wire_abroad(node, region), region).await
+    }
+}
+
+/// Readers take no time from the clock.
+fn wire_abroad(node: &SimulatedNode, region: &str) -> Wire {
+    Wire { abroad: Some(region.into()), ..wire(node, Clock::manual(Timestamp::from_ms(0))) }
 }
 
 fn wire(node: &SimulatedNode, clock: Clock) -> Wire {
@@ -50,5 +72,6 @@ fn wire(node: &SimulatedNode, clock: Clock) -> Wire {
         clock,
         random: Arc::new(Mutex::new(node.fork_random())),
         metrics: Metrics::new(),
+        abroad: None,
     }
 }
