@@ -43,6 +43,25 @@ pub(super) struct Wanted {
     pub urgency: Urgency,
 }
 
+/// What may be begun now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Most {
+    /// Contents of up to this class, and what a client waits for.
+    Class(u8),
+    /// Only what a client waits for.
+    Awaited,
+}
+
+impl Most {
+    fn allows(self, urgency: Urgency, class: u8) -> bool {
+        match self {
+            _ if urgency == Urgency::Awaited => true,
+            Most::Class(most) => class <= most,
+            Most::Awaited => false,
+        }
+    }
+}
+
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -121,13 +140,13 @@ impl Queue {
         Some(job)
     }
 
-    /// What is next, if anything is due; it is running from now on. `most_class` leaves larger classes out, unless a client waits.
-    pub fn take(&mut self, now: Instant, most_class: u8) -> Option<Wanted> {
+    /// What is next, if anything is due; it is running from now on.
+    pub fn take(&mut self, now: Instant, most: Most) -> Option<Wanted> {
         self.wake(now);
         let served = |lane: &Lane| self.served.get(lane).copied().unwrap_or_default();
         let heads = self.ready.iter().filter_map(|(lane, ranks)| {
             let (urgency, class, _, digest) = ranks.first()?;
-            (*class <= most_class || *urgency == Urgency::Awaited).then_some(((*urgency, *class, served(lane)), lane, *digest))
+            most.allows(*urgency, *class).then_some(((*urgency, *class, served(lane)), lane, *digest))
         });
         let (_, lane, digest) = heads.min_by(|(a, _, _), (b, _, _)| a.cmp(b))?;
         let lane = lane.clone();
@@ -196,7 +215,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const ANY: u8 = u8::MAX;
+    const ANY: Most = Most::Class(u8::MAX);
 
     fn wanted(name: &str, repository: &str, size_bytes: u64, pushed_ms: u64) -> Wanted {
         Wanted {
@@ -272,9 +291,9 @@ mod tests {
     fn large_ones_can_be_left_out_and_an_awaited_one_not() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.push(wanted("large", "a", 900 * MIB, 1), now);
-        assert_eq!(queue.take(now, SMALLEST), None);
+        assert_eq!((queue.take(now, Most::Class(SMALLEST)), queue.take(now, Most::Awaited)), (None, None));
         queue.push(Wanted { urgency: Urgency::Awaited, ..wanted("large", "a", 900 * MIB, 1) }, now);
-        assert!(queue.take(now, SMALLEST).is_some());
+        assert!(queue.take(now, Most::Awaited).is_some());
         assert_eq!((queue.running(), queue.running_large()), (1, 1));
     }
 
