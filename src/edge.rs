@@ -16,7 +16,7 @@ use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Site};
 use crate::identity::Identity;
-use crate::ledger::{self, IndexPlace, Ledger};
+use crate::ledger::{self, IndexPlace, Ledger, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{Seal, Siblings};
 use crate::region::Region;
@@ -269,7 +269,7 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
 
 /// On a disk that does not take the index it is kept in memory, and made anew at each start.
 async fn open_ledger(bucket: Bucket, dir: PathBuf, clock: Clock, metrics: Metrics) -> Option<Ledger> {
-    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string() };
+    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string(), regions: Regions::One };
     let on_disk = match tokio::fs::create_dir_all(&dir).await {
         Ok(()) => {
             let place = IndexPlace::File(dir.join("index"));

@@ -72,6 +72,7 @@ pub struct Families {
     ledger_appends: IntCounterVec,
     ledger_append_seconds: HistogramVec,
     ledger_attempts: IntCounterVec,
+    import_attempts: IntCounterVec,
     ledger_folded: IntCounter,
     ledger_fold_seconds: HistogramVec,
     ledger_rebuilds: IntCounterVec,
@@ -234,6 +235,7 @@ impl Metrics {
             ledger_appends: build.counters("outport_ledger_appends_total", "Requests to append to the ledger.", &["outcome"]),
             ledger_append_seconds: build.times("outport_ledger_append_seconds", "Time that a caller waited for its append.", &["outcome"]),
             ledger_attempts: build.counters("outport_ledger_attempts_total", "Tries to create a segment.", &["outcome"]),
+            import_attempts: build.counters("outport_import_attempts_total", "Tries to create an import.", &["outcome"]),
             ledger_folded: build.counter("outport_ledger_folded_segments_total", "Segments folded into the index."),
             ledger_fold_seconds: build.times("outport_ledger_fold_seconds", "Time to fold and commit what was read at one time.", &[]),
             ledger_rebuilds: build.counters("outport_ledger_rebuilds_total", "Times that the index was thrown away.", &["reason"]),
@@ -391,7 +393,12 @@ impl Families {
         self.ledger_append_seconds.with_label_values(&[outcome]).observe(after.as_secs_f64());
     }
 
-    /// `outcome` is `created`, `ours` (an answer was lost), `lost` (another's segment has the number) or `unsettled`.
+    /// `outcome` is `committed`, `lost` (another node's has the number) or `unsettled`.
+    pub fn import_attempt(&self, outcome: &'static str) {
+        self.import_attempts.with_label_values(&[outcome]).inc();
+    }
+
+    /// `outcome` is `committed`, `lost` (another's segment has the number) or `unsettled`.
     pub fn ledger_attempt(&self, outcome: &'static str) {
         self.ledger_attempts.with_label_values(&[outcome]).inc();
     }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{BLOB_SHARDS, Bucket, BucketError, Created, ForeignBucket, Key, ObjectReader};
+use super::{BLOB_SHARDS, Bucket, BucketError, Created, ForeignBucket, Key, ObjectReader, SnapshotPart, Through};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
@@ -24,6 +24,7 @@ pub(crate) async fn conforms(bucket: &Bucket, part_bytes: usize) {
     }
     gives_up_uploads(bucket, part_bytes).await;
     lists(bucket).await;
+    lists_snapshots(bucket).await;
     bucket.probe().await.unwrap();
 }
 
@@ -38,6 +39,10 @@ pub(crate) async fn conforms_abroad(bucket: &Bucket, foreign: &ForeignBucket) {
     assert_eq!(foreign.read(&key, LIMIT_BYTES).await, Ok(Some(text("0123456789"))));
     assert!(matches!(foreign.read(&key, 2).await, Err(BucketError::Broken(_))));
     assert_eq!(all_of(foreign.open_object(&key, 4..7).await.unwrap().unwrap()).await, b"456");
+    let manifest = (Through { ledger: 1, imports: 0 }, SnapshotPart::Manifest);
+    bucket.create(&Key::Snapshot(manifest.0, manifest.1), text("x")).await.unwrap();
+    assert_eq!(foreign.list_snapshots().await, Ok(vec![manifest]));
+    bucket.delete(&Key::Snapshot(manifest.0, manifest.1)).await.unwrap();
     let next = bucket.begin_incarnation().await.unwrap();
     assert_eq!((next.is_in_force().await, bucket.is_in_force().await), (Ok(true), Ok(false)));
     assert_eq!(foreign.incarnation_now().await, Ok(next.incarnation().to_owned()));
@@ -166,6 +171,21 @@ async fn lists(bucket: &Bucket) {
     assert_eq!(sizes, (0..20).collect::<Vec<u64>>());
     for ulid in keys {
         bucket.delete(&Key::Blob(ulid)).await.unwrap();
+    }
+}
+
+async fn lists_snapshots(bucket: &Bucket) {
+    assert_eq!(bucket.list_snapshots().await, Ok(Vec::new()));
+    let attempt = bucket.fresh_ulid();
+    let of = |ledger, imports, part| (Through { ledger, imports }, part);
+    let shard = |number| SnapshotPart::Shard { attempt, number };
+    let parts = [of(9, 1, shard(0)), of(9, 1, shard(1)), of(9, 1, SnapshotPart::Manifest), of(10, 0, shard(0))];
+    for (through, part) in parts.iter().rev() {
+        bucket.create(&Key::Snapshot(*through, *part), text("x")).await.unwrap();
+    }
+    assert_eq!(bucket.list_snapshots().await, Ok(parts.to_vec()));
+    for (through, part) in parts {
+        bucket.delete(&Key::Snapshot(through, part)).await.unwrap();
     }
 }
 

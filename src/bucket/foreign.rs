@@ -12,6 +12,7 @@ use super::connect::connect_abroad;
 use super::error::{BucketError, OpenError};
 use super::key::Key;
 use super::object::ObjectReader;
+use super::sweep::ListedPart;
 use super::wire::Wire;
 use super::{Bucket, incarnations, open};
 use crate::clock::Clock;
@@ -85,6 +86,14 @@ impl ForeignBucket {
     /// [`BucketError::Broken`] for a range that begins at the object's end or behind it.
     pub async fn open_object(&self, key: &Key, range: Range<u64>) -> Result<Option<ObjectReader>, BucketError> {
         self.root.open_object(key, range).await
+    }
+
+    /// The objects of the region's snapshots: for a region that joins, and finds its peer's ledger trimmed.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn list_snapshots(&self) -> Result<Vec<ListedPart>, BucketError> {
+        self.root.list_snapshots().await
     }
 }
 

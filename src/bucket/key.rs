@@ -22,10 +22,27 @@ pub enum Key {
     Blob(Ulid),
     /// Inline bytes that trimming the ledger would lose.
     Pack(Ulid),
+    /// A part of the folded state.
+    Snapshot(Through, SnapshotPart),
     /// Advisory, overwritten: never a base of any decision.
     Status,
     /// Content of an upstream, which may be lost.
     Proxied(Digest),
+}
+
+/// What a snapshot is the fold of: the segments of both kinds up to these numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Through {
+    pub ledger: u64,
+    pub imports: u64,
+}
+
+/// The objects of a snapshot. Several nodes may make one at once: each under a name of its own, and the manifest, which is created
+/// last and once, says whose counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SnapshotPart {
+    Shard { attempt: Ulid, number: u32 },
+    Manifest,
 }
 
 /// Why a text is no key.
@@ -37,6 +54,10 @@ pub struct KeyError;
 pub const BLOB_SHARDS: u16 = 256;
 /// Decimal digits of a number in a key: enough for all of `u64`, so that keys sort as their numbers do.
 const NUMBER_DIGITS: usize = 20;
+/// And of the number of a snapshot's shard.
+const SHARD_DIGITS: usize = 6;
+pub(super) const SNAPSHOTS: &str = "snapshots";
+const MANIFEST: &str = "manifest";
 
 impl Key {
     /// The folder of one shard of the content.
@@ -53,9 +74,45 @@ impl fmt::Display for Key {
             Key::Import(seq) => write!(f, "imports/{seq:0NUMBER_DIGITS$}"),
             Key::Blob(ulid) => write!(f, "{}/{ulid}", Key::shard_folder(shard_of(*ulid))),
             Key::Pack(ulid) => write!(f, "packs/{ulid}"),
+            Key::Snapshot(through, part) => write!(f, "{SNAPSHOTS}/{through}/{part}"),
             Key::Status => f.write_str("status.json"),
             Key::Proxied(digest) => write!(f, "proxied/{:02x}/{digest}", digest.as_bytes().first().copied().unwrap_or_default()),
         }
+    }
+}
+
+impl fmt::Display for Through {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:0NUMBER_DIGITS$}-{:0NUMBER_DIGITS$}", self.ledger, self.imports)
+    }
+}
+
+impl FromStr for Through {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Through, KeyError> {
+        let (ledger, imports) = text.split_once('-').ok_or(KeyError)?;
+        Ok(Through { ledger: number(ledger)?, imports: number(imports)? })
+    }
+}
+
+impl fmt::Display for SnapshotPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SnapshotPart::Shard { attempt, number } => write!(f, "{attempt}-{number:0SHARD_DIGITS$}"),
+            SnapshotPart::Manifest => f.write_str(MANIFEST),
+        }
+    }
+}
+
+impl FromStr for SnapshotPart {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<SnapshotPart, KeyError> {
+        let Some((attempt, number)) = text.split_once('-') else {
+            return if text == MANIFEST { Ok(SnapshotPart::Manifest) } else { Err(KeyError) };
+        };
+        Ok(SnapshotPart::Shard { attempt: ulid(attempt)?, number: number.parse().map_err(|_| KeyError)? })
     }
 }
 
@@ -71,6 +128,7 @@ impl FromStr for Key {
             Some("imports") => Key::Import(number(name)?),
             Some("blobs") => Key::Blob(ulid(name)?),
             Some("packs") => Key::Pack(ulid(name)?),
+            Some(SNAPSHOTS) => Key::Snapshot(folder.split('/').nth(1).ok_or(KeyError)?.parse()?, name.parse()?),
             Some("proxied") => Key::Proxied(name.parse().map_err(|_| KeyError)?),
             _ => return Err(KeyError),
         };
@@ -106,6 +164,10 @@ mod tests {
             any::<u64>().prop_map(Key::Import),
             ulid().prop_map(Key::Blob),
             ulid().prop_map(Key::Pack),
+            (any::<u64>(), any::<u64>()).prop_map(|(ledger, imports)| Key::Snapshot(Through { ledger, imports }, SnapshotPart::Manifest)),
+            (any::<u64>(), any::<u64>(), ulid(), any::<u32>()).prop_map(|(ledger, imports, attempt, number)| {
+                Key::Snapshot(Through { ledger, imports }, SnapshotPart::Shard { attempt, number })
+            }),
             any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::sha256(&bytes))),
             any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::of(crate::oci::Algorithm::Sha512, &bytes))),
         ]
@@ -126,10 +188,12 @@ mod tests {
         #[test]
         fn numbered_keys_sort_as_their_numbers(a: u64, b: u64) {
             prop_assert_eq!(Key::Ledger(a).to_string().cmp(&Key::Ledger(b).to_string()), a.cmp(&b));
+            let (one, two) = (Through { ledger: a, imports: b }, Through { ledger: b, imports: a });
+            prop_assert_eq!(one.to_string().cmp(&two.to_string()), one.cmp(&two));
         }
 
         #[test]
-        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
+        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied|snapshots)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
             if let Ok(key) = text.parse::<Key>() {
                 prop_assert_eq!(key.to_string(), text);
             }
@@ -146,6 +210,14 @@ mod tests {
             (Key::Import(u64::MAX), "imports/18446744073709551615".to_owned()),
             (Key::Blob(ulid), "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
             (Key::Pack(ulid), "packs/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
+            (
+                Key::Snapshot(Through { ledger: 7, imports: 3 }, SnapshotPart::Manifest),
+                "snapshots/00000000000000000007-00000000000000000003/manifest".to_owned(),
+            ),
+            (
+                Key::Snapshot(Through { ledger: 7, imports: 3 }, SnapshotPart::Shard { attempt: ulid, number: 12 }),
+                "snapshots/00000000000000000007-00000000000000000003/014D2PF2DBSQQG28T5CY4TQKFF-000012".to_owned(),
+            ),
             (Key::Proxied(Digest::sha256(b"")), format!("proxied/e3/{}", Digest::sha256(b""))),
         ] {
             assert_eq!(key.to_string(), text);
@@ -167,6 +239,11 @@ mod tests {
             "blobs/ef/014d2pf2dbsqqg28t5cy4tqkff",
             "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF#1",
             "packs/x",
+            "snapshots/manifest",
+            "snapshots/7-3/manifest",
+            "snapshots/00000000000000000007/manifest",
+            "snapshots/00000000000000000007-00000000000000000003/x/manifest",
+            "snapshots/00000000000000000007-00000000000000000003/014D2PF2DBSQQG28T5CY4TQKFF-12",
             "proxied/00/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         ] {
             assert_eq!(text.parse::<Key>(), Err(KeyError), "{text}");

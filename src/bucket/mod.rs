@@ -7,7 +7,7 @@
 //! - **No error is definite.** A write that failed may have landed, now or hours later; whoever must know reads back.
 //! - **"Exists" may be a mistake.** S3 tells a conflict of two requests as if there were an object, and a request that was sent again
 //!   meets what its first sending created. The creator puts a nonce into the bytes and reads back.
-//! - **Listings are for sweeping.** Nothing that must be right asks for one.
+//! - **Listings are for sweeping and for recovery.** Nothing that must be right asks for one: what it may lack costs time only.
 //!
 //! What lies in the roots of other regions is read through a [`ForeignBucket`], which cannot write.
 //!
@@ -48,9 +48,9 @@ use ulid::Ulid;
 pub use connect::check;
 pub use error::{BucketError, OpenError};
 pub use foreign::ForeignBucket;
-pub use key::{BLOB_SHARDS, Key, KeyError};
+pub use key::{BLOB_SHARDS, Key, KeyError, SnapshotPart, Through};
 pub use object::ObjectReader;
-pub use sweep::{ListedBlob, MAX_LISTED};
+pub use sweep::{ListedBlob, ListedPart, MAX_LISTED};
 pub use upload::ObjectUpload;
 
 use error::Failure;

@@ -1,4 +1,5 @@
-//! What is there, for the sweep of content that no event names: the only reader of listings, whose order means nothing.
+//! What is there, for the sweep of content that no event names, and for finding and removing snapshots: the only reader of
+//! listings, whose order means nothing.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use ulid::Ulid;
 
 use super::Bucket;
 use super::error::BucketError;
-use super::key::Key;
+use super::key::{Key, SNAPSHOTS, SnapshotPart, Through};
 use super::local::of_disk;
 use super::wire::Sending;
 use crate::clock::Timestamp;
@@ -24,7 +25,29 @@ pub struct ListedBlob {
     pub modified: Timestamp,
 }
 
+/// An object of a snapshot that is there.
+pub type ListedPart = (Through, SnapshotPart);
+
 impl Bucket {
+    /// The objects of all snapshots, sorted, at most [`MAX_LISTED`] of those that cover the most. For recovery, where nothing tells
+    /// which there are, and for trimming.
+    ///
+    /// # Errors
+    /// What the store answers. A listing may lack what was created or deleted while it was made.
+    pub async fn list_snapshots(&self) -> Result<Vec<ListedPart>, BucketError> {
+        let mut parts: Vec<ListedPart> = Vec::new();
+        let found = |object: object_store::ObjectMeta| {
+            let Some(Key::Snapshot(through, part)) = self.key(&object.location) else { return };
+            parts.push((through, part));
+            if parts.len() > 2 * MAX_LISTED {
+                keep_last(&mut parts);
+            }
+        };
+        self.wire().list(&self.root_path(SNAPSHOTS), None, found).await?;
+        keep_last(&mut parts);
+        Ok(parts)
+    }
+
     /// The content of one of the [`BLOB_SHARDS`](super::BLOB_SHARDS) shards whose key is greater than `after`, in the order of their
     /// keys. There may be more when it is [`MAX_LISTED`] of them: ask again from the last.
     ///
@@ -68,4 +91,9 @@ impl Bucket {
         let root = self.root_path("");
         path.as_ref().strip_prefix(root.as_ref())?.strip_prefix('/')?.parse().ok()
     }
+}
+
+fn keep_last(parts: &mut Vec<ListedPart>) {
+    parts.sort_unstable();
+    parts.drain(..parts.len().saturating_sub(MAX_LISTED));
 }

@@ -54,7 +54,7 @@ impl World {
         };
         let (clock, metrics) = (Clock::system(), Metrics::new());
         let bucket = Bucket::open(&settings, "eu", clock.clone(), metrics.clone()).await.unwrap();
-        let settings = Settings { index: IndexPlace::Memory, node: "edge".to_owned() };
+        let settings = Settings { index: IndexPlace::Memory, node: "edge".to_owned(), regions: crate::ledger::Regions::One };
         let ledger = Ledger::open(bucket.clone(), settings, clock, metrics.clone()).await.unwrap();
         let registry = Registry::default();
         let origin = registry.start().await;

@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::LedgerError;
 use super::check::Rejected;
-use super::core::Core;
+use super::core::{Core, End, Piece, Whose};
 use super::draft::{Draft, Verdict};
 use super::event::{Content, Event};
 use super::identity::Position;
 use super::planted::Bug;
-use super::segment::{self, MAX_OBJECT_BYTES, Object};
-use crate::bucket::{Created, Key};
+use super::segment::{self, Object};
+use crate::bucket::Key;
 
 /// Callers that wait, at most, and the bytes of their events together.
 const QUEUE_CALLERS: usize = 1_024;
@@ -32,8 +32,8 @@ const BATCH_CALLERS: usize = 512;
 const DEADLINE: Duration = Duration::from_secs(10);
 const DEADLINE_IN_OUTAGE: Duration = Duration::from_secs(1);
 /// Between two tries at one number.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// When a caller that was told "unavailable" should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -71,14 +71,6 @@ pub(super) struct Appender {
     in_outage: Arc<AtomicBool>,
     core: Arc<Core>,
     task: AbortHandle,
-}
-
-/// A definite end of an attempt.
-enum End {
-    Committed,
-    /// Another's segment has the number.
-    Lost(Bytes),
-    Behind,
 }
 
 impl Appender {
@@ -169,6 +161,9 @@ impl Writer {
             if batch.is_empty() {
                 return batch;
             }
+            if let Some(why) = self.core.fenced() {
+                return refuse(batch, &why);
+            }
             let mut draft = match self.draft(&batch, lost_races).await {
                 Ok(draft) => draft,
                 Err(why) => return refuse(batch, &why),
@@ -206,7 +201,7 @@ impl Writer {
 
     /// Folds what stands at a number now. A failure does not undo a commit: the next look finds the segment.
     async fn folded(&self, seq: u64, bytes: &Bytes) {
-        let folded = self.core.fold(vec![(seq, bytes.clone())]).await;
+        let folded = self.core.fold(vec![Piece::Segment(seq, bytes.clone())]).await;
         let is_there = self.core.position().is_ok_and(|at| at.seq >= seq);
         if (folded.is_err() || !is_there)
             && let Err(why) = self.core.catch_up().await
@@ -239,21 +234,17 @@ impl Writer {
         let key = Key::Ledger(draft.seq);
         let mut pause = FIRST_PAUSE;
         loop {
-            let why = match self.core.bucket.create(&key, draft.bytes.clone()).await {
-                Ok(Created::Created) => return self.ended("created", End::Committed),
-                Ok(Created::Exists) => match self.judge(&key, draft).await {
-                    Ok(End::Committed) => return self.ended("ours", End::Committed),
-                    Ok(end) => return self.ended("lost", end),
-                    Err(why) => why,
-                },
-                Err(_) if self.core.planted.is(Bug::ErrorTakenForFailure) => return End::Behind,
-                Err(why) => why.to_string(),
+            let why = match self.core.create(&key, &draft.bytes, |found| self.whose(found, draft)).await {
+                Ok(End::Committed) => return self.ended("committed", End::Committed),
+                Ok(End::Behind) if self.core.planted.is(Bug::ErrorTakenForFailure) => return End::Behind,
+                Ok(end) => return self.ended("lost", end),
+                Err(why) => why,
             };
             self.core.metrics.ledger_attempt("unsettled");
             if !self.in_outage.swap(true, Ordering::Relaxed) {
                 tracing::warn!(%why, seq = draft.seq, "an append has no definite outcome; it is tried again");
             }
-            sleep(self.jittered(pause)).await;
+            sleep(self.core.jittered(pause)).await;
             pause = (pause * 2).min(LAST_PAUSE);
             if self.core.planted.is(Bug::NumberReusedWithOtherBytes)
                 && let Ok(other) = self.draft(batch, 0).await
@@ -270,33 +261,19 @@ impl Writer {
         end
     }
 
-    /// Something may stand at the number: whose it is, if that can be told.
-    async fn judge(&self, key: &Key, draft: &Draft) -> Result<End, String> {
-        if self.core.planted.is(Bug::ExistsTakenForOurs) {
-            return Ok(End::Committed);
-        }
-        let read = self.core.bucket.read(key, MAX_OBJECT_BYTES).await.map_err(|why| why.to_string());
-        if self.core.planted.is(Bug::UnreadableTakenForCommitted) && !matches!(read, Ok(Some(_))) {
-            return Ok(End::Committed);
-        }
-        // A store may say that there is an object when two requests met and neither has landed.
-        let bytes = read?.ok_or("the store says that it exists, and has nothing to read")?;
-        match segment::decode(&bytes) {
-            Ok(Object::Segment(segment)) if segment.header.nonce == draft.nonce => Ok(End::Committed),
-            Ok(Object::Segment(segment)) if self.is_namesake(&segment.header.node) => Ok(End::Committed),
-            Ok(Object::Segment(_)) => Ok(End::Lost(bytes)),
-            Ok(Object::Stub(_)) => Ok(End::Behind),
+    /// Something stands at the number: whose it is, if that can be told.
+    fn whose(&self, found: &Bytes, draft: &Draft) -> Result<Whose, String> {
+        match segment::decode(found) {
+            Ok(Object::Segment(segment)) if segment.header.nonce == draft.nonce => Ok(Whose::Ours),
+            Ok(Object::Segment(segment)) if self.is_namesake(&segment.header.node) => Ok(Whose::Ours),
+            Ok(Object::Segment(_)) => Ok(Whose::Theirs),
+            Ok(Object::Stub(_)) => Ok(Whose::Trimmed),
             Err(why) => Err(why.to_string()),
         }
     }
 
     fn is_namesake(&self, node: &str) -> bool {
         self.core.planted.is(Bug::NonceNotChecked) && node == self.core.node
-    }
-
-    fn jittered(&self, pause: Duration) -> Duration {
-        let mut random = self.core.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        pause.mul_f64(0.5 + random.f64() / 2.0)
     }
 }
 

@@ -4,7 +4,7 @@
 use ulid::Ulid;
 
 use super::event::{Content, ContentKind, Event, INLINE_BYTES, ManifestEvent};
-use super::fold::row;
+use super::fold::{self, row};
 use super::identity::Place;
 use super::index::{IndexError, Rows, Table, Value, key};
 use super::planted::{Bug, Planted};
@@ -25,6 +25,9 @@ pub enum Rejected {
     ReferencesUnknown(Vec<Digest>),
     #[error("the manifest {0} refers to it")]
     InUse(Digest),
+    /// It, or a tag that names it, or its whole repository.
+    #[error("{0} is locked")]
+    Locked(String),
     #[error("the key {0} was abandoned")]
     Abandoned(Ulid),
     /// It holds another content, or one that must not be abandoned.
@@ -88,14 +91,23 @@ pub(super) fn check(rows: &dyn Rows, event: &Event, planted: Planted) -> Result<
             check_content(rows, &manifest.digest, &manifest.content, planted)?;
             if planted.is(Bug::ReferencesNotChecked) { Ok(()) } else { check_references(rows, manifest) }
         }
-        Event::Tag { repository, digest, .. } => check_present(rows, repository, digest, ContentKind::Manifest),
+        Event::Tag { repository, tag, digest, .. } => {
+            check_unlocked(rows, (repository, tag), Some(digest), planted)?;
+            check_present(rows, repository, digest, ContentKind::Manifest)
+        }
         Event::Untag { repository, tag } => {
             let is_there = rows.get(Table::Tags, &key::tag(repository, tag))?.is_some();
+            check_unlocked(rows, (repository, tag), None, planted)?;
             if is_there { Ok(()) } else { Err(Rejected::TagUnknown(tag.clone()).into()) }
         }
         Event::Delete { repository, digest, kind } => {
             check_present(rows, repository, digest, *kind)?;
-            check_unused(rows, repository, digest)
+            check_unused(rows, repository, digest)?;
+            check_unpinned(rows, repository, digest)
+        }
+        Event::Lock { repository, tag: Some(tag), digest: Some(digest), locked: true } => {
+            check_unlocked(rows, (repository, tag), Some(digest), planted)?;
+            check_present(rows, repository, digest, ContentKind::Manifest)
         }
         Event::Abandon { places } => places.iter().try_for_each(|place| check_unnamed(rows, place)),
         Event::Unknown(_) => Err(Rejected::Kind.into()),
@@ -140,11 +152,10 @@ fn check_unnamed(rows: &dyn Rows, place: &Place) -> Result<(), Refusal> {
 }
 
 fn is_present(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest, kind: ContentKind) -> Result<bool, IndexError> {
-    let table = match kind {
-        ContentKind::Manifest => Table::Manifests,
-        ContentKind::Blob => Table::Links,
-    };
-    Ok(rows.get(table, &key::in_repository(repository, digest))?.is_some())
+    match kind {
+        ContentKind::Manifest => Ok(fold::manifest_claim(rows, repository, digest)?.is_some()),
+        ContentKind::Blob => fold::is_readable(rows, repository, digest),
+    }
 }
 
 fn check_present(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest, kind: ContentKind) -> Result<(), Refusal> {
@@ -180,6 +191,37 @@ fn check_unused(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -
         Some((manifest, _)) => Err(Rejected::InUse(manifest).into()),
         None => Ok(()),
     }
+}
+
+/// A tag may change, or `becomes` what it is.
+fn check_unlocked(
+    rows: &dyn Rows,
+    (repository, tag): (&RepositoryName, &Tag),
+    becomes: Option<&Digest>,
+    planted: Planted,
+) -> Result<(), Refusal> {
+    if planted.is(Bug::LockNotChecked) || !fold::is_locked(rows, repository, tag)? {
+        return Ok(());
+    }
+    let is = super::query::tag(rows, repository, tag)?.map(|entry| entry.digest);
+    // Nothing there yet: only a lock of the whole repository is in the way.
+    if is.is_some() && becomes == is.as_ref() { Ok(()) } else { Err(Rejected::Locked(format!("{repository}:{tag}")).into()) }
+}
+
+/// No locked tag of the repository names it.
+fn check_unpinned(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<(), Refusal> {
+    let prefix = key::repository(repository);
+    if fold::lock_on(rows, repository, None)?.is_some() {
+        return Err(Rejected::Locked(repository.to_string()).into());
+    }
+    for text in rows.suffixes(Table::Locks, &prefix)? {
+        let tag = std::str::from_utf8(&text).ok().and_then(|text| text.parse::<Tag>().ok());
+        let Some(tag) = tag else { continue };
+        if fold::lock_on(rows, repository, Some(&tag))?.is_some_and(|lock| lock.digest.as_ref() == Some(digest)) {
+            return Err(Rejected::Locked(format!("{repository}:{tag}")).into());
+        }
+    }
+    Ok(())
 }
 
 /// Whether any event has named the key, or abandoned it.

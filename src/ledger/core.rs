@@ -2,24 +2,27 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::LedgerError;
-use super::fold;
+use super::fold::{self, Folding};
 use super::identity::{HybridTime, Origin};
+use super::import::{self, Import, MAX_IMPORT_BYTES};
 use super::index::{Index, IndexError, Mended, Overlay, Rows};
 use super::planted::{Bug, Planted};
 use super::segment::{self, MAX_OBJECT_BYTES, Object, Segment, SegmentError};
 #[cfg(test)]
 use super::simulation::Fuse;
-use super::state::LedgerRow;
-use crate::bucket::{Bucket, BucketError, Key};
+use super::state::{ImportsRow, LedgerRow};
+use super::{LedgerError, Regions};
+use crate::bucket::{Bucket, BucketError, Created, Key};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::oci::Digest;
 
 /// Segments read at one time while there are many to fold.
 const READ_AHEAD: usize = 32;
@@ -33,6 +36,11 @@ pub(super) struct Core {
     pub metrics: Metrics,
     pub random: Mutex<fastrand::Rng>,
     pub planted: Planted,
+    regions: Regions,
+    /// Why this region must not write any more.
+    fence: Mutex<Option<String>>,
+    /// Counts what was folded.
+    folds: watch::Sender<u64>,
     /// One fold at a time, and none while the index is made anew.
     folding: Mutex<()>,
     /// The index was compared with the bucket since this process, or a fault, began.
@@ -53,6 +61,10 @@ pub(super) enum FoldError {
     /// It does not follow the one that was folded before it.
     #[error("segment {0} does not follow the one before it: {1}")]
     Chain(u64, &'static str),
+    #[error("import {0}: {1}")]
+    Import(u64, String),
+    #[error("import {0} does not follow the one before it")]
+    ImportChain(u64),
     #[error(transparent)]
     Index(#[from] IndexError),
 }
@@ -61,6 +73,38 @@ pub(super) enum FoldError {
 pub(super) struct Identity {
     pub node: String,
     pub origin: Origin,
+    pub regions: Regions,
+}
+
+/// A segment of the own ledger or an import, as it was read, with its number.
+#[derive(Clone, Debug)]
+pub(super) enum Piece {
+    Segment(u64, Bytes),
+    Import(u64, Bytes),
+}
+
+/// How far a fold came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Folded {
+    All,
+    /// A segment of the own ledger names an import that is not folded yet.
+    WaitsForImport,
+}
+
+/// A definite end of an attempt to create an object.
+pub(super) enum End {
+    Committed,
+    /// Another's object has the number.
+    Lost(Bytes),
+    /// It was trimmed: this node is far behind.
+    Behind,
+}
+
+/// Whose an object is that stands where one was to be created.
+pub(super) enum Whose {
+    Ours,
+    Theirs,
+    Trimmed,
 }
 
 impl Core {
@@ -74,6 +118,9 @@ impl Core {
             metrics,
             random: Mutex::new(fastrand::Rng::new()),
             planted: Planted::default(),
+            regions: identity.regions,
+            fence: Mutex::default(),
+            folds: watch::Sender::new(0),
             folding: Mutex::new(()),
             is_compared: AtomicBool::new(false),
             #[cfg(test)]
@@ -106,8 +153,46 @@ impl Core {
     }
 
     pub fn position_in(&self, rows: &dyn Rows) -> Result<LedgerRow, IndexError> {
+        Core::ledger_in(rows, &self.origin)
+    }
+
+    /// Where a ledger was folded to.
+    pub fn ledger_in(rows: &dyn Rows, origin: &Origin) -> Result<LedgerRow, IndexError> {
         let start = LedgerRow { seq: 0, hash: segment::no_segment(), clock: HybridTime::default(), imports: 0 };
-        Ok(fold::ledger(rows, &self.origin)?.unwrap_or(start))
+        Ok(fold::ledger(rows, origin)?.unwrap_or(start))
+    }
+
+    /// Where the imports were folded to; number 0 before the first.
+    pub fn imports_in(rows: &dyn Rows) -> Result<ImportsRow, IndexError> {
+        let start = ImportsRow { number: 0, hash: segment::no_segment(), node: String::new() };
+        Ok(fold::imports(rows)?.unwrap_or(start))
+    }
+
+    pub fn imports(&self) -> Result<ImportsRow, IndexError> {
+        self.index.read(Core::imports_in)
+    }
+
+    pub fn folds(&self) -> watch::Receiver<u64> {
+        self.folds.subscribe()
+    }
+
+    /// This region must not write any more, in this life of the process.
+    pub fn fence(&self, why: String) {
+        let mut fence = self.fence.lock().unwrap_or_else(PoisonError::into_inner);
+        if fence.is_none() {
+            tracing::error!(%why, "this region takes no pushes any more");
+            *fence = Some(why);
+        }
+    }
+
+    /// Why nothing may be appended.
+    pub fn fenced(&self) -> Option<String> {
+        let fenced = self.fence.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lost = || match self.index.read(|rows| fold::cut(rows, &self.origin)) {
+            Ok(Some(cut)) => Some(format!("other regions declared this one lost behind segment {cut}")),
+            _ => None,
+        };
+        fenced.or_else(lost)
     }
 
     /// Folds all that is there: once this returns, everything that was committed before it was called is folded.
@@ -115,93 +200,196 @@ impl Core {
         if self.work(|core| core.index.mend()).await?? == Mended::Emptied {
             self.metrics.ledger_rebuilt("damaged");
         }
-        let mut reads = 1;
+        let (mut reads, mut folded, mut fruitless) = (1, Folded::All, 0);
         loop {
             self.compare().await?;
-            let from = self.position()?.seq + 1;
-            let found = self.read_from(from, reads).await?;
-            let is_tail = found.len() < reads;
-            self.fold(found).await?;
-            if is_tail {
+            let (at, imports) = (self.position()?, self.imports()?);
+            let has_imports = self.regions == Regions::Many || imports.number > 0 || at.imports > 0 || folded == Folded::WaitsForImport;
+            let segments = self.read_from(Key::Ledger, at.seq + 1, (reads, MAX_OBJECT_BYTES));
+            let imports = self.read_from(Key::Import, imports.number + 1, (if has_imports { reads } else { 0 }, MAX_IMPORT_BYTES));
+            let (segments, imports) = futures_util::future::try_join(segments, imports).await?;
+            let is_tail = segments.len() < reads && imports.len() < reads;
+            fruitless = if folded == Folded::WaitsForImport && imports.is_empty() { fruitless + 1 } else { 0 };
+            if fruitless > 1 {
+                return Err(LedgerError::Broken(format!("segment {} names an import that is not there", at.seq + 1)));
+            }
+            let imports = imports.into_iter().map(|(number, bytes)| Piece::Import(number, bytes));
+            let segments = segments.into_iter().map(|(seq, bytes)| Piece::Segment(seq, bytes));
+            folded = self.fold(imports.chain(segments).collect()).await?;
+            if is_tail && folded == Folded::All {
                 return Ok(());
             }
             reads = (reads * 2).min(READ_AHEAD);
         }
     }
 
-    /// The segments from a number on, without a gap.
-    async fn read_from(&self, from: u64, count: usize) -> Result<Vec<(u64, Bytes)>, BucketError> {
+    /// The objects from a number on, without a gap.
+    async fn read_from(
+        &self,
+        key: impl Fn(u64) -> Key,
+        from: u64,
+        (count, limit_bytes): (usize, u64),
+    ) -> Result<Vec<(u64, Bytes)>, BucketError> {
         let numbers = (from..).take(count);
-        let reads = numbers.clone().map(async |seq| self.bucket.read(&Key::Ledger(seq), MAX_OBJECT_BYTES).await);
+        let reads = numbers.clone().map(async |number| self.bucket.read(&key(number), limit_bytes).await);
         let mut found = Vec::with_capacity(count);
-        for (seq, read) in numbers.zip(join_all(reads).await) {
+        for (number, read) in numbers.zip(join_all(reads).await) {
             match read? {
-                Some(bytes) => found.push((seq, bytes)),
+                Some(bytes) => found.push((number, bytes)),
                 None => break,
             }
         }
         Ok(found)
     }
 
-    /// Folds segments that were read, as far as they follow what is folded. Where they do not, and the index turns out to be the one
-    /// that is wrong, it is empty afterwards.
-    pub async fn fold(self: &Arc<Core>, segments: Vec<(u64, Bytes)>) -> Result<(), LedgerError> {
-        if segments.is_empty() {
-            return Ok(());
+    /// One try to create an object, which may stand there already: how it ended, or why that cannot be told.
+    pub async fn create(&self, key: &Key, bytes: &Bytes, whose: impl Fn(&Bytes) -> Result<Whose, String>) -> Result<End, String> {
+        match self.bucket.create(key, bytes.clone()).await {
+            Ok(Created::Created) => return Ok(End::Committed),
+            Ok(Created::Exists) if self.planted.is(Bug::ExistsTakenForOurs) => return Ok(End::Committed),
+            Ok(Created::Exists) => {}
+            Err(_) if self.planted.is(Bug::ErrorTakenForFailure) => return Ok(End::Behind),
+            Err(why) => return Err(why.to_string()),
         }
-        let folded = self.work(move |core| core.fold_now(&segments)).await?;
+        let read = self.bucket.read(key, MAX_IMPORT_BYTES).await.map_err(|why| why.to_string());
+        if self.planted.is(Bug::UnreadableTakenForCommitted) && !matches!(read, Ok(Some(_))) {
+            return Ok(End::Committed);
+        }
+        // A store may say that there is an object when two requests met and neither has landed.
+        let found = read?.ok_or("the store says that it exists, and has nothing to read")?;
+        Ok(match whose(&found)? {
+            Whose::Ours => End::Committed,
+            Whose::Theirs => End::Lost(found),
+            Whose::Trimmed => End::Behind,
+        })
+    }
+
+    /// Between two tries: half of it is random, so that nodes do not come in step.
+    pub fn jittered(&self, pause: Duration) -> Duration {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        pause.mul_f64(0.5 + random.f64() / 2.0)
+    }
+
+    /// A writer's mark, so that it knows its own object when an answer was lost.
+    pub fn nonce(&self) -> String {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("{:032x}", random.u128(..))
+    }
+
+    /// Folds what was read, as far as it follows what is folded. Where it does not, and the index turns out to be the one that is
+    /// wrong, it is empty afterwards.
+    pub async fn fold(self: &Arc<Core>, pieces: Vec<Piece>) -> Result<Folded, LedgerError> {
+        if pieces.is_empty() {
+            return Ok(Folded::All);
+        }
+        let folded = self.work(move |core| core.fold_now(&pieces)).await?;
         #[cfg(test)]
         self.finish().await;
         match folded {
-            Err(FoldError::Chain(seq, why)) => {
+            Err(why @ (FoldError::Chain(..) | FoldError::ImportChain(_))) => {
                 self.is_compared.store(false, Ordering::Relaxed);
-                let before = self.position()?.seq;
+                let before = (self.position()?.seq, self.imports()?.number);
                 self.compare().await?;
                 // Still there: the index agrees with the bucket, so the bucket's own chain is broken.
-                if self.position()?.seq >= before { Err(FoldError::Chain(seq, why).into()) } else { Ok(()) }
+                if (self.position()?.seq, self.imports()?.number) >= before { Err(why.into()) } else { Ok(Folded::All) }
             }
             folded => Ok(folded?),
         }
     }
 
-    fn fold_now(&self, segments: &[(u64, Bytes)]) -> Result<(), FoldError> {
-        let folded = self.fold_read(segments);
+    fn fold_now(&self, pieces: &[Piece]) -> Result<Folded, FoldError> {
+        let folded = self.fold_read(pieces);
         if let Err(FoldError::Index(why)) = &folded {
             self.index.suspect(why.clone());
         }
         folded
     }
 
-    fn fold_read(&self, segments: &[(u64, Bytes)]) -> Result<(), FoldError> {
+    fn fold_read(&self, pieces: &[Piece]) -> Result<Folded, FoldError> {
         let started = Instant::now();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.index.snapshot()?;
         let mut rows = Overlay::new(snapshot.as_ref());
-        let mut at = self.position_in(&rows)?;
-        let before = at.seq;
-        let mut outcome = Ok(());
-        for (seq, bytes) in segments {
-            // Somebody else was faster; or the index was made anew meanwhile.
-            if *seq != at.seq + 1 {
-                continue;
-            }
-            let segment = match self.next_segment(&at, *seq, bytes) {
-                Ok(segment) => segment,
-                Err(why) => {
-                    outcome = Err(why);
-                    break;
-                }
+        let before = (self.position_in(&rows)?.seq, Core::imports_in(&rows)?.number);
+        let mut outcome = Ok(Folded::All);
+        for piece in pieces {
+            let folded = match piece {
+                Piece::Segment(seq, bytes) => self.fold_segment(&mut rows, *seq, bytes),
+                Piece::Import(number, bytes) => self.fold_import(&mut rows, *number, bytes),
             };
-            fold::segment(&mut rows, &segment, segment::hash(bytes), self.planted)?;
-            at = self.position_in(&rows)?;
+            if !matches!(folded, Ok(Folded::All)) {
+                outcome = folded;
+                break;
+            }
         }
+        let after = (self.position_in(&rows)?.seq, Core::imports_in(&rows)?.number);
         let changes = rows.into_changes();
         drop(snapshot);
-        if at.seq > before {
+        if after != before {
             self.commit(changes)?;
-            self.metrics.ledger_folded(at.seq, at.seq - before, started.elapsed());
+            self.metrics.ledger_folded(after.0, after.0 - before.0, started.elapsed());
+            self.folds.send_modify(|folds| *folds += 1);
         }
         outcome
+    }
+
+    fn folding(&self) -> Folding<'_> {
+        Folding { home: &self.origin.region, planted: self.planted }
+    }
+
+    fn fold_segment(&self, rows: &mut Overlay<'_>, seq: u64, bytes: &Bytes) -> Result<Folded, FoldError> {
+        let at = self.position_in(rows)?;
+        // Somebody else was faster; or the index was made anew meanwhile.
+        if seq != at.seq + 1 {
+            return Ok(Folded::All);
+        }
+        let segment = self.next_segment(&at, seq, bytes)?;
+        if segment.header.imports > Core::imports_in(rows)?.number && !self.planted.is(Bug::ImportsNotAwaited) {
+            return Ok(Folded::WaitsForImport);
+        }
+        fold::segment(rows, &segment, segment::hash(bytes), self.folding())?;
+        Ok(Folded::All)
+    }
+
+    /// What an import brings that was not folded yet.
+    fn fold_import(&self, rows: &mut Overlay<'_>, number: u64, bytes: &Bytes) -> Result<Folded, FoldError> {
+        let at = Core::imports_in(rows)?;
+        if number != at.number + 1 {
+            return Ok(Folded::All);
+        }
+        let Import { header, segments } = match import::decode(bytes) {
+            Ok(import::Object::Import(import)) => import,
+            Ok(import::Object::Stub(_)) => return Err(FoldError::Trimmed(number)),
+            Err(why) => return Err(FoldError::Import(number, why.to_string())),
+        };
+        if header.number != number || (header.previous != at.hash && !self.planted.is(Bug::ChainNotChecked)) {
+            return Err(FoldError::ImportChain(number));
+        }
+        for object in &segments {
+            self.fold_foreign(rows, object).map_err(|why| FoldError::Import(number, why.to_string()))?;
+        }
+        fold::import(rows, &ImportsRow { number, hash: segment::hash(bytes), node: header.node });
+        Ok(Folded::All)
+    }
+
+    fn fold_foreign(&self, rows: &mut Overlay<'_>, object: &Bytes) -> Result<(), FoldError> {
+        let segment = match segment::decode(object) {
+            Ok(Object::Segment(segment)) => segment,
+            Ok(Object::Stub(stub)) => return Err(FoldError::Trimmed(stub.trimmed)),
+            Err(why) => return Err(FoldError::Segment(0, why)),
+        };
+        let (origin, seq) = (&segment.header.origin, segment.header.seq);
+        let at = Core::ledger_in(rows, origin)?;
+        // Two nodes may import the same.
+        if seq <= at.seq {
+            return Ok(());
+        }
+        if (seq != at.seq + 1 && !self.planted.is(Bug::GapImported))
+            || (segment.header.previous != at.hash && !self.planted.is(Bug::ForeignChainNotChecked) && !self.planted.is(Bug::GapImported))
+        {
+            return Err(FoldError::Chain(seq, "it was imported all the same"));
+        }
+        Ok(fold::segment(rows, &segment, segment::hash(object), self.folding())?)
     }
 
     fn next_segment(&self, at: &LedgerRow, seq: u64, bytes: &[u8]) -> Result<Segment, FoldError> {
@@ -217,6 +405,8 @@ impl Core {
             "it names another hash"
         } else if header.clock <= at.clock {
             "its clock does not rise"
+        } else if header.imports < at.imports {
+            "it has seen less"
         } else {
             return Ok(segment);
         };
@@ -249,9 +439,10 @@ impl Core {
         if self.is_compared.load(Ordering::Relaxed) || self.planted.is(Bug::ChainNotChecked) {
             return Ok(());
         }
-        let at = self.position()?;
-        if at.seq > 0 && !self.has(&at).await? {
-            tracing::warn!(seq = at.seq, "the ledger's index does not agree with the bucket: it is made anew");
+        let (at, imports) = (self.position()?, self.imports()?);
+        let agrees = self.has(&Key::Ledger(at.seq), &at.hash).await? && self.has(&Key::Import(imports.number), &imports.hash).await?;
+        if !agrees {
+            tracing::warn!(seq = at.seq, imports = imports.number, "the ledger's index does not agree with the bucket: it is made anew");
             self.metrics.ledger_rebuilt("diverged");
             self.work(|core| {
                 let _folding = core.folding.lock().unwrap_or_else(PoisonError::into_inner);
@@ -263,12 +454,25 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the bucket has this segment.
-    async fn has(&self, at: &LedgerRow) -> Result<bool, BucketError> {
-        let Some(bytes) = self.bucket.read(&Key::Ledger(at.seq), MAX_OBJECT_BYTES).await? else { return Ok(false) };
-        if segment::hash(&bytes) == at.hash {
+    /// Whether the bucket has this object, or had it before it was trimmed. Number 0 is before all.
+    async fn has(&self, key: &Key, hash: &Digest) -> Result<bool, BucketError> {
+        if matches!(key, Key::Ledger(0) | Key::Import(0)) {
             return Ok(true);
         }
-        Ok(matches!(segment::decode(&bytes), Ok(Object::Stub(stub)) if stub.hash == at.hash))
+        let Some(bytes) = self.bucket.read(key, MAX_IMPORT_BYTES).await? else { return Ok(false) };
+        if segment::hash(&bytes) == *hash {
+            return Ok(true);
+        }
+        let trimmed = match key {
+            Key::Import(_) => match import::decode(&bytes) {
+                Ok(import::Object::Stub(stub)) => Some(stub.hash),
+                _ => None,
+            },
+            _ => match segment::decode(&bytes) {
+                Ok(Object::Stub(stub)) => Some(stub.hash),
+                _ => None,
+            },
+        };
+        Ok(trimmed.as_ref() == Some(hash))
     }
 }

@@ -1,7 +1,7 @@
 //! The next segment, made from what callers want to append: each caller's events are checked against the state that they will
 //! follow, the events of the callers before it included. One caller's rejection leaves the others alone.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use super::check::{self, Refusal, Rejected};
 use super::core::Core;
 use super::event::Event;
 use super::fold;
-use super::identity::HybridTime;
+use super::identity::{HybridTime, VersionVector};
 use super::index::{IndexError, Overlay, Rows};
 use super::planted::Bug;
 use super::segment::{self, Header, MAX_EVENT_BYTES, MAX_EVENTS, READER};
@@ -74,10 +74,7 @@ impl Core {
         let seen = fold::seen(rows, &self.origin)?;
         let raised = HybridTime::after(seen.clock, self.clock.now());
         let wall = HybridTime { ms: self.clock.now().as_ms(), count: 0 };
-        let nonce = {
-            let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-            format!("{:032x}", random.u128(..))
-        };
+        let nonce = self.nonce();
         Ok(Header {
             origin: self.origin.clone(),
             seq: at.seq + 1,
@@ -85,8 +82,8 @@ impl Core {
             nonce,
             node: self.node.clone(),
             clock: if self.planted.is(Bug::ClockNotRaised) { wall } else { raised },
-            imports: at.imports,
-            seen: seen.others,
+            imports: Core::imports_in(rows)?.number,
+            seen: if self.planted.is(Bug::ImportsNotSeen) { VersionVector::default() } else { seen.others },
             least_reader: READER,
         })
     }
@@ -111,8 +108,15 @@ impl Core {
             }
             own_lines.push(event.to_line().map_err(|why| IndexError::Disk(why.to_string()))?);
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let moment =
-                Moment { origin: &self.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, planted: self.planted };
+            let moment = Moment {
+                origin: &self.origin,
+                seq: header.seq,
+                index,
+                clock: header.clock,
+                seen: &header.seen,
+                home: &self.origin.region,
+                planted: self.planted,
+            };
             fold::event(&mut own, &moment, &event)?;
         }
         let bytes: usize = own_lines.iter().map(|line| line.len() + 1).sum();

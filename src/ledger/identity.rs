@@ -149,6 +149,11 @@ impl VersionVector {
         self.0.get(origin).is_some_and(|last| seq <= *last)
     }
 
+    /// The last segment of a ledger; 0 before its first.
+    pub fn get(&self, origin: &Origin) -> u64 {
+        self.0.get(origin).copied().unwrap_or_default()
+    }
+
     pub fn raise(&mut self, origin: Origin, seq: u64) {
         let last = self.0.entry(origin).or_default();
         *last = (*last).max(seq);

@@ -11,7 +11,10 @@
 //! index/    ordered tables on disk or in memory, committed together with the position
 //! check     whether an event holds        draft     the next segment, from what callers want
 //! append    attempts with definite ends   tail      looks at the end of the ledger, shared by callers
-//! core      what they share               query     answers from the index
+//! import    how other regions' segments are written here
+//! importer  attempts at imports           pull      one round of following another region, causes first
+//! relay     segments for others to follow  query     answers from the index
+//! core      what they share
 //! ```
 //!
 //! # Invariants
@@ -22,8 +25,8 @@
 //!    not linked in its repository, nor a place that was abandoned.
 //! 5. What was folded and the position are committed together; an index that does not agree with its bucket is thrown away.
 //! 6. A rejection, like any negative answer, rests on a tail that was looked at after the caller came.
-//!
-//! Only the own region is followed yet. Formats and merge are those for many regions: `fold` takes segments of any origin.
+//! 7. What a segment names as seen stands in the own region's bucket, and no segment of another region is imported before what its
+//!    writer had seen: an effect is never visible without its cause.
 
 mod append;
 mod check;
@@ -34,9 +37,13 @@ mod event;
 mod figures;
 mod fold;
 mod identity;
+mod import;
+mod importer;
 mod index;
 mod planted;
+mod pull;
 mod query;
+mod relay;
 mod segment;
 #[cfg(test)]
 mod simulation;
@@ -51,18 +58,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use ulid::Ulid;
 
 pub use append::AppendError;
 pub use check::Rejected;
 pub use event::{Content, ContentKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
+pub use importer::{Foreign, ImportError};
 pub use index::IndexError;
-pub use query::{BlobEntry, ForwardEntry, ManifestEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry, UnforwardedQuery};
+pub use pull::{PullError, Pulled, Segments, Source};
+pub use query::{
+    BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
+    UnforwardedQuery, WantedEntry, WantedKey,
+};
 pub use tail::Look;
 
 use self::core::{Core, FoldError, Identity};
 use append::Appender;
+use importer::Importer;
 use index::{Index, Memory, Rows};
 use tail::Tail;
 
@@ -81,6 +95,7 @@ pub struct Ledger(Arc<Inner>);
 struct Inner {
     core: Arc<Core>,
     appender: Appender,
+    importer: Importer,
     tail: Tail,
 }
 
@@ -89,6 +104,14 @@ struct Inner {
 pub struct Settings {
     pub index: IndexPlace,
     pub node: String,
+    pub regions: Regions,
+}
+
+/// Whether there are other regions. A region that is alone, and always was, has no imports to look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Regions {
+    One,
+    Many,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +155,7 @@ impl From<FoldError> for LedgerError {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.appender.stop();
+        self.importer.stop();
         self.tail.stop();
     }
 }
@@ -150,7 +174,8 @@ impl Ledger {
                 .await
                 .map_err(|_| LedgerError::Unavailable("the process is ending".into()))??,
         };
-        let ledger = Ledger::over(Core::new(bucket, index, Identity { node: settings.node, origin }, clock, metrics));
+        let ledger =
+            Ledger::over(Core::new(bucket, index, Identity { node: settings.node, origin, regions: settings.regions }, clock, metrics));
         match tokio::time::timeout(OPENING, ledger.0.core.catch_up()).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::warn!(%why, "the ledger is opened as this node last knew it"),
@@ -161,7 +186,8 @@ impl Ledger {
 
     fn over(core: Core) -> Ledger {
         let core = Arc::new(core);
-        Ledger(Arc::new(Inner { appender: Appender::start(core.clone()), tail: Tail::new(core.clone()), core }))
+        let (appender, importer) = (Appender::start(core.clone()), Importer::start(core.clone()));
+        Ledger(Arc::new(Inner { appender, importer, tail: Tail::new(core.clone()), core }))
     }
 
     /// Commits the events, in this order, in one segment, or none of them.
@@ -185,6 +211,121 @@ impl Ledger {
     pub fn position(&self) -> Result<Position, LedgerError> {
         let seq = self.0.core.position()?.seq;
         Ok(Position { region: self.0.core.origin.region.clone(), seq })
+    }
+
+    /// Whose ledger it is.
+    pub fn origin(&self) -> &Origin {
+        &self.0.core.origin
+    }
+
+    /// This node's name in the ledger and in imports.
+    pub fn node(&self) -> &str {
+        &self.0.core.node
+    }
+
+    /// Every ledger that is folded here, the own one included, with its last segment.
+    pub fn vector(&self) -> Result<VersionVector, LedgerError> {
+        self.read(query::vector)
+    }
+
+    /// The clock of a ledger's last segment that is folded here.
+    pub fn clock_of(&self, origin: &Origin) -> Result<HybridTime, LedgerError> {
+        self.read(|rows| Ok(Core::ledger_in(rows, origin)?.clock))
+    }
+
+    /// The number of the last import that is folded here, and the node that wrote it.
+    pub fn imports(&self) -> Result<(u64, String), LedgerError> {
+        let at = self.0.core.imports()?;
+        Ok((at.number, at.node))
+    }
+
+    /// Commits segments of other regions to this region's bucket and folds them; those that were folded already are passed over.
+    /// They may be of several ledgers: whatever can come next is taken first.
+    ///
+    /// # Errors
+    /// See [`ImportError`]; some of them may have been imported all the same.
+    pub async fn import(&self, segments: Vec<Foreign>) -> Result<(), ImportError> {
+        self.0.importer.import(segments).await
+    }
+
+    /// Segments of the own ledger, or of another one that were imported, behind a number: at least one, however large, and no more
+    /// than so many bytes. Rests on what this node has folded: [`confirm`](Self::confirm) first.
+    ///
+    /// # Errors
+    /// The bucket does not give what stands in it.
+    pub async fn segments_of(&self, origin: &Origin, after: u64, max_bytes: usize) -> Result<Segments, LedgerError> {
+        self.0.core.segments_of(origin, after, max_bytes).await
+    }
+
+    /// Changes with each fold, of whatever ledger.
+    pub fn folds(&self) -> watch::Receiver<u64> {
+        self.0.core.folds()
+    }
+
+    /// Waits until a segment of a ledger is folded here. Somebody else must look for it.
+    pub async fn reached(&self, origin: &Origin, seq: u64, within: Duration) -> bool {
+        let mut folds = self.folds();
+        let is_there = || self.vector().is_ok_and(|vector| vector.covers(origin, seq));
+        let told = async {
+            while !is_there() {
+                if folds.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(within, told).await.unwrap_or(false)
+    }
+
+    /// The latest incarnation of a region whose ledger is folded here.
+    pub fn incarnation_of(&self, region: &str) -> Result<Option<Origin>, LedgerError> {
+        self.read(|rows| query::incarnation_of(rows, region))
+    }
+
+    /// Incarnations of regions that joined, are leaving or were removed.
+    pub fn members(&self) -> Result<Vec<MemberEntry>, LedgerError> {
+        self.read(query::members)
+    }
+
+    /// What the writer of a ledger's last segment that is folded here had seen.
+    pub fn seen_by(&self, origin: &Origin) -> Result<VersionVector, LedgerError> {
+        self.read(|rows| fold::seen_by(rows, origin))
+    }
+
+    /// Where a ledger ends that was declared lost.
+    pub fn cut(&self, origin: &Origin) -> Result<Option<u64>, LedgerError> {
+        self.read(|rows| fold::cut(rows, origin))
+    }
+
+    /// Content that this region does not hold itself, by digest, behind `after`.
+    pub fn wanted(&self, after: Option<&WantedKey>, limit: usize) -> Result<Vec<WantedEntry>, LedgerError> {
+        self.read(|rows| query::wanted(rows, after, limit))
+    }
+
+    /// What is known of a place.
+    pub fn place(&self, place: &Place) -> Result<Option<PlaceEntry>, LedgerError> {
+        self.read(|rows| query::place(rows, place))
+    }
+
+    /// Compares what another region has seen of this one with the own tail: a bucket that was set back to an old backup must not be
+    /// written to, for others have other segments with the numbers that would come next.
+    ///
+    /// # Errors
+    /// The own tail cannot be read.
+    pub async fn compare_with(&self, seen: &VersionVector) -> Result<(), LedgerError> {
+        let (core, theirs) = (&self.0.core, seen.get(self.origin()));
+        if core.position()?.seq < theirs {
+            core.catch_up().await?;
+            if core.position()?.seq < theirs {
+                core.fence(ImportError::OwnBehind { seq: theirs }.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Why this region takes no pushes any more, if it does not.
+    pub fn fenced(&self) -> Option<String> {
+        self.0.core.fenced()
     }
 
     /// Forces the index to the disk, so that the next start folds little. Not needed for anything but speed.

@@ -37,6 +37,28 @@ pub enum Bug {
     DeleteLeavesTags,
     /// References of a manifest are not looked at.
     ReferencesNotChecked,
+    /// A tag, an untag or a delete takes claims of other regions that its writer had not seen.
+    DeleteTakesUnseen,
+    /// A lock does not pin its tag.
+    LockDoesNotPin,
+    /// A locked tag may be changed.
+    LockNotChecked,
+    /// Another region's segment is imported though what it has seen is missing.
+    CausesNotAwaited,
+    /// Another region's segment is imported though it is not the next one.
+    GapImported,
+    /// Another region's segment is imported whatever hash it names.
+    ForeignChainNotChecked,
+    /// An append folds no imports before it names what it has seen.
+    ImportsNotSeen,
+    /// A segment is folded though the imports that it names are not.
+    ImportsNotAwaited,
+    /// A race for an import's number that was lost is taken for won.
+    ImportRaceTakenForWon,
+    /// Segments of a lost region count beyond the cut.
+    CutIgnored,
+    /// A region that is behind what others have of it goes on writing.
+    OwnTailNotCompared,
 }
 
 /// The mistake that is planted, if any.

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::event::ManifestFacts;
-use super::fold::row;
-use super::identity::{Origin, Place};
+use super::event::{ManifestFacts, Standing};
+use super::fold::{self, row};
+use super::identity::{Origin, Place, VersionVector};
 use super::index::{IndexError, Rows, Table, Value, Walk, key};
-use super::state::{Claim, Claims, ContentRow, ForwardRow, ManifestClaim, RepositoryRow, TagClaim};
+use super::state::{Claim, Claims, ContentRow, ForwardRow, LockClaim, ManifestClaim, MemberRow, PlaceRow, RepositoryRow, TagClaim};
 use crate::bucket::{Bucket, Key};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
@@ -19,6 +19,8 @@ pub struct TagEntry {
     pub updated_at: Timestamp,
     /// Other claims on the name that had not seen this one and lost.
     pub losers: Vec<Digest>,
+    /// It must not become something else, or nothing.
+    pub is_locked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +50,43 @@ impl BlobEntry {
     pub fn is_in(&self, bucket: &Bucket) -> bool {
         self.inline.is_some() || self.keys_in(bucket).next().is_some()
     }
+}
+
+/// A region as the ledgers speak of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberEntry {
+    pub origin: Origin,
+    pub standing: Standing,
+    /// What it had folded when it wrote its last segment that was folded here.
+    pub seen: VersionVector,
+}
+
+/// Content of a repository that this region does not hold itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedEntry {
+    pub digest: Digest,
+    pub repository: RepositoryName,
+    pub size_bytes: u64,
+    /// When a region first named it.
+    pub since: Timestamp,
+    pub places: Vec<Place>,
+}
+
+/// Where a list of wanted content goes on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WantedKey(Vec<u8>);
+
+impl WantedEntry {
+    pub fn key(&self) -> WantedKey {
+        WantedKey(key::linked(&self.digest, &self.repository))
+    }
+}
+
+/// When a place was named, and whether its bytes may be gone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlaceEntry {
+    pub since: Timestamp,
+    pub is_gone: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,22 +128,45 @@ fn digest_of(bytes: &[u8]) -> Result<Digest, IndexError> {
     key::split_digest(bytes).map(|(digest, _)| digest).ok_or_else(|| unreadable(()))
 }
 
-fn tag_entry(tag: Tag, claims: &Claims<TagClaim>) -> Option<TagEntry> {
-    let winner = claims.winner()?;
-    let losers = claims.as_slice().iter().map(|claim| claim.value.digest).filter(|digest| *digest != winner.value.digest).collect();
-    Some(TagEntry { tag, digest: winner.value.digest, created_at: winner.value.created, updated_at: winner.clock.timestamp(), losers })
+fn tag_entry(tag: Tag, claims: &Claims<TagClaim>, locks: Locks) -> Option<TagEntry> {
+    let (winner, pinned) = (claims.winner(), locks.tag.as_ref().and_then(|lock| lock.digest));
+    let digest = pinned.or(winner.map(|winner| winner.value.digest))?;
+    // What a lock pins may have no claim any more: it was pushed over, or deleted, where the lock was not seen.
+    let told = claims.as_slice().iter().rev().find(|claim| claim.value.digest == digest).or(winner);
+    let losers = claims.as_slice().iter().map(|claim| claim.value.digest).filter(|loser| *loser != digest).collect();
+    Some(TagEntry {
+        tag,
+        digest,
+        created_at: told.map_or(Timestamp::default(), |claim| claim.value.created),
+        updated_at: told.map_or(Timestamp::default(), |claim| claim.clock.timestamp()),
+        losers,
+        is_locked: locks.is_repository_locked || locks.tag.is_some(),
+    })
+}
+
+/// The locks that bear on a tag.
+struct Locks {
+    tag: Option<LockClaim>,
+    is_repository_locked: bool,
+}
+
+fn locks(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Locks, IndexError> {
+    let is_repository_locked = fold::lock_on(rows, repository, None)?.is_some();
+    Ok(Locks { tag: fold::lock_on(rows, repository, Some(tag))?, is_repository_locked })
 }
 
 pub(super) fn tag(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<TagEntry>, IndexError> {
     let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, tag))?;
-    Ok(claims.and_then(|claims| tag_entry(tag.clone(), &claims)))
+    Ok(tag_entry(tag.clone(), &claims.unwrap_or_default(), locks(rows, repository, tag)?))
 }
 
 pub(super) fn tags(rows: &dyn Rows, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagEntry>, IndexError> {
     let prefix = key::repository(repository);
     let after = after.map(|after| key::tag_text(repository, after));
     page(rows, (Table::Tags, &prefix, after.as_deref()), limit, |key, value| {
-        Ok(tag_entry(parse(&key[prefix.len()..])?, &Claims::decode(value)?))
+        let name: Tag = parse(&key[prefix.len()..])?;
+        let locks = locks(rows, repository, &name)?;
+        Ok(tag_entry(name, &Claims::decode(value)?, locks))
     })
 }
 
@@ -121,16 +183,15 @@ pub(super) fn tags_of(rows: &dyn Rows, repository: &RepositoryName, digest: &Dig
 }
 
 pub(super) fn manifest(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Option<ManifestEntry>, IndexError> {
-    let claims: Option<Claims<ManifestClaim>> = row(rows, Table::Manifests, &key::in_repository(repository, digest))?;
-    claims.map_or(Ok(None), |claims| manifest_entry(rows, digest, &claims))
+    let claim = fold::manifest_claim(rows, repository, digest)?;
+    claim.map_or(Ok(None), |claim| manifest_entry(rows, digest, claim).map(Some))
 }
 
-fn manifest_entry(rows: &dyn Rows, digest: &Digest, claims: &Claims<ManifestClaim>) -> Result<Option<ManifestEntry>, IndexError> {
-    let Some(winner) = claims.winner() else { return Ok(None) };
-    let facts = winner.value.facts.clone();
+fn manifest_entry(rows: &dyn Rows, digest: &Digest, claim: ManifestClaim) -> Result<ManifestEntry, IndexError> {
+    let ManifestClaim { created, facts } = claim;
     let gone = BlobEntry { size_bytes: facts.size_bytes, inline: None, places: Vec::new() };
     let content = content(rows, digest)?.unwrap_or(gone);
-    Ok(Some(ManifestEntry { digest: *digest, facts, created_at: winner.value.created, content }))
+    Ok(ManifestEntry { digest: *digest, facts, created_at: created, content })
 }
 
 pub(super) fn manifests(
@@ -142,7 +203,9 @@ pub(super) fn manifests(
     let prefix = key::repository(repository);
     let after = after.map(|after| key::in_repository(repository, after));
     page(rows, (Table::Manifests, &prefix, after.as_deref()), limit, |key, value| {
-        manifest_entry(rows, &digest_of(&key[prefix.len()..])?, &Claims::decode(value)?)
+        let claims: Claims<ManifestClaim> = Claims::decode(value)?;
+        let winner = claims.winner().map(|claim| claim.value.clone());
+        winner.map_or(Ok(None), |claim| manifest_entry(rows, &digest_of(&key[prefix.len()..])?, claim).map(Some))
     })
 }
 
@@ -175,10 +238,7 @@ pub(super) fn content(rows: &dyn Rows, digest: &Digest) -> Result<Option<BlobEnt
 
 /// A blob, if it may be read through this repository.
 pub(super) fn blob(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobEntry>, IndexError> {
-    match rows.get(Table::Links, &key::in_repository(repository, digest))? {
-        Some(_) => content(rows, digest),
-        None => Ok(None),
-    }
+    if fold::is_readable(rows, repository, digest)? { content(rows, digest) } else { Ok(None) }
 }
 
 /// Repositories through which a blob may be read.
@@ -215,8 +275,60 @@ pub(super) fn conflicts(rows: &dyn Rows, limit: usize) -> Result<Vec<(Repository
     page(rows, (Table::Conflicts, b"", None), limit, |key, _| {
         let (repository, name) = key.split_at(key.iter().position(|byte| *byte == 0).ok_or_else(|| unreadable(()))?);
         let repository = parse(repository)?;
-        Ok(tag(rows, &repository, &parse(&name[1..])?)?.map(|entry| (repository, entry)))
+        let entry = tag(rows, &repository, &parse(&name[1..])?)?;
+        // Two may have pushed the same.
+        Ok(entry.filter(|entry| !entry.losers.is_empty()).map(|entry| (repository, entry)))
     })
+}
+
+/// Incarnations of regions that some event speaks of, the own one included.
+pub(super) fn members(rows: &dyn Rows) -> Result<Vec<MemberEntry>, IndexError> {
+    let mut found = Vec::new();
+    rows.scan(Table::Members, &[], None, &mut |key, value| {
+        let origin: Origin = parse(key)?;
+        let MemberRow { standing, .. } = MemberRow::decode(value)?;
+        let seen = fold::seen_by(rows, &origin)?;
+        found.push(MemberEntry { origin, standing, seen });
+        Ok(Walk::On)
+    })?;
+    Ok(found)
+}
+
+/// Content that this region does not hold itself, by digest, behind `after`.
+pub(super) fn wanted(rows: &dyn Rows, after: Option<&WantedKey>, limit: usize) -> Result<Vec<WantedEntry>, IndexError> {
+    page(rows, (Table::Wanted, b"", after.map(|after| after.0.as_slice())), limit, |key, _| {
+        let (digest, name) = key::split_digest(key).ok_or_else(|| unreadable(()))?;
+        let content: Option<ContentRow> = row(rows, Table::Contents, &key::digest(&digest))?;
+        let repository = parse(name)?;
+        let live = content.filter(ContentRow::is_live);
+        Ok(live.map(|ContentRow { size_bytes, since, places, .. }| WantedEntry { digest, repository, size_bytes, since, places }))
+    })
+}
+
+/// What is known of a place.
+pub(super) fn place(rows: &dyn Rows, place: &Place) -> Result<Option<PlaceEntry>, IndexError> {
+    let found: Option<PlaceRow> = row(rows, Table::Places, &key::place(place))?;
+    Ok(found.map(|row| PlaceEntry { since: row.since, is_gone: row.gone }))
+}
+
+/// The latest incarnation of a region whose ledger was folded here. Incarnations' names sort by the time they were begun.
+pub(super) fn incarnation_of(rows: &dyn Rows, region: &str) -> Result<Option<Origin>, IndexError> {
+    let mut last = None;
+    rows.scan(Table::Ledgers, format!("{region}.").as_bytes(), None, &mut |key, _| {
+        last = Some(parse(key)?);
+        Ok(Walk::On)
+    })?;
+    Ok(last)
+}
+
+/// Every ledger that was folded, with its last segment.
+pub(super) fn vector(rows: &dyn Rows) -> Result<VersionVector, IndexError> {
+    let mut vector = VersionVector::default();
+    rows.scan(Table::Ledgers, &[], None, &mut |key, value| {
+        vector.raise(parse(key)?, super::state::LedgerRow::decode(value)?.seq);
+        Ok(Walk::On)
+    })?;
+    Ok(vector)
 }
 
 pub(super) fn forwarded(

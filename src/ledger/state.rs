@@ -4,7 +4,7 @@
 //! writer had seen; claims that had not seen each other stay side by side, and the greatest wins. So live claims are an antichain,
 //! and their set does not depend on the order in which regions' events arrive.
 
-use super::event::ManifestFacts;
+use super::event::{ManifestFacts, Standing};
 use super::identity::{HybridTime, Origin, Place, VersionVector};
 use super::planted::{Bug, Planted};
 use crate::clock::Timestamp;
@@ -19,6 +19,8 @@ pub struct Moment<'a> {
     pub clock: HybridTime,
     /// Of other ledgers; of its own, all that comes before it.
     pub seen: &'a VersionVector,
+    /// The region whose index it is.
+    pub home: &'a str,
     pub planted: Planted,
 }
 
@@ -26,7 +28,7 @@ impl Moment<'_> {
     /// Whether the writer had seen the claim.
     pub fn covers<T>(&self, claim: &Claim<T>) -> bool {
         if claim.origin != *self.origin {
-            return self.seen.covers(&claim.origin, claim.seq);
+            return self.seen.covers(&claim.origin, claim.seq) || self.planted.is(Bug::DeleteTakesUnseen);
         }
         if self.planted.is(Bug::IndexNotCovered) {
             return claim.seq < self.seq;
@@ -92,6 +94,11 @@ impl<T> Claims<T> {
         self.0.retain(|claim| !(moment.covers(claim) && like(&claim.value)));
     }
 
+    /// Forgets all but the winner.
+    pub fn keep_greatest(&mut self) {
+        self.0.drain(..self.0.len().saturating_sub(1));
+    }
+
     /// Adds the event's claim, once.
     pub fn add(&mut self, moment: &Moment<'_>, value: T) {
         let claim = Claim { clock: moment.clock, origin: moment.origin.clone(), seq: moment.seq, index: moment.index, value };
@@ -116,10 +123,20 @@ pub struct ManifestClaim {
     pub facts: ManifestFacts,
 }
 
+/// A lock of a tag, or of all tags of a repository.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LockClaim {
+    pub locked: bool,
+    /// What the tag was when it was locked: so it stays in every region, whatever was concurrent with the lock.
+    pub digest: Option<Digest>,
+}
+
 /// A content that some event named.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContentRow {
     pub size_bytes: u64,
+    /// When an event first named it.
+    pub since: Timestamp,
     /// Its bytes stand in the table of inline content.
     pub inline: bool,
     /// Sorted; neither dead nor abandoned.
@@ -139,6 +156,8 @@ pub struct PlaceRow {
     /// Abandoned or dead: its bytes may be deleted at any time.
     pub gone: bool,
     pub named_by: Option<Digest>,
+    /// When an event first named it.
+    pub since: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -155,6 +174,22 @@ pub struct RepositoryRow {
 pub struct ForwardRow {
     pub clock: HybridTime,
     pub digest: Digest,
+}
+
+/// Whether an incarnation of a region is a member, by the last word on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemberRow {
+    pub clock: HybridTime,
+    pub standing: Standing,
+}
+
+/// Where the imports were folded to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImportsRow {
+    pub number: u64,
+    pub hash: Digest,
+    /// Who wrote the last one.
+    pub node: String,
 }
 
 /// Where a ledger was folded to.

@@ -27,7 +27,7 @@ async fn node(most_sessions: usize) -> Node {
     let text = format!("[bucket]\nurl = 'file://{}'", folder.path().join("bucket").display());
     let settings = config::Config::parse(&text, folder.path(), &|_| None).unwrap().bucket;
     let bucket = crate::bucket::Bucket::open(&settings, "eu", clock.clone(), metrics.clone()).await.unwrap();
-    let in_memory = crate::ledger::Settings { index: IndexPlace::Memory, node: "a".to_owned() };
+    let in_memory = crate::ledger::Settings { index: IndexPlace::Memory, node: "a".to_owned(), regions: crate::ledger::Regions::One };
     let ledger = Ledger::open(bucket.clone(), in_memory, clock.clone(), metrics.clone()).await.unwrap();
     let region = Region::default();
     region.open(bucket, ledger);

@@ -15,6 +15,7 @@ pub(super) enum Kind {
     Manifest = 2,
     Link = 3,
     TagsOf = 4,
+    Lock = 5,
 }
 
 /// A name, as this table's keys have it.

@@ -6,18 +6,25 @@
 mod contents;
 mod coverage;
 mod forwards;
+mod locks;
+mod members;
 #[cfg(test)]
 mod merge_laws;
 mod names;
 mod repositories;
+mod wanted;
 
 use super::event::{Event, ManifestEvent};
 use super::identity::{HybridTime, Origin, VersionVector};
 use super::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
 use super::planted::Planted;
 use super::segment::Segment;
-use super::state::{LedgerRow, ManifestClaim, Moment, TagClaim};
+use super::state::{ImportsRow, LedgerRow, LockClaim, ManifestClaim, Moment, TagClaim};
 use crate::oci::Digest;
+
+pub(super) use locks::{is_locked, lock_on};
+pub(super) use members::cut;
+pub(super) use names::{is_readable, manifest_claim};
 
 /// A row, if it is there.
 pub(super) fn row<T: Value>(rows: &dyn Rows, table: Table, key: &[u8]) -> Result<Option<T>, IndexError> {
@@ -27,6 +34,21 @@ pub(super) fn row<T: Value>(rows: &dyn Rows, table: Table, key: &[u8]) -> Result
 /// Where a ledger was folded to.
 pub(super) fn ledger(rows: &dyn Rows, origin: &Origin) -> Result<Option<LedgerRow>, IndexError> {
     row(rows, Table::Ledgers, &key::origin(origin))
+}
+
+/// Where the imports were folded to.
+pub(super) fn imports(rows: &dyn Rows) -> Result<Option<ImportsRow>, IndexError> {
+    row(rows, Table::Imports, b"")
+}
+
+/// Notes that an import was folded. Its segments were, one by one.
+pub(super) fn import(rows: &mut Overlay<'_>, row: &ImportsRow) {
+    rows.put(Table::Imports, Vec::new(), row.encode());
+}
+
+/// What the writer of a ledger's last segment had seen.
+pub(super) fn seen_by(rows: &dyn Rows, origin: &Origin) -> Result<VersionVector, IndexError> {
+    Ok(row(rows, Table::Seen, &key::origin(origin))?.unwrap_or_default())
 }
 
 /// What the index knows of all ledgers together.
@@ -53,16 +75,25 @@ pub(super) fn seen(rows: &dyn Rows, own: &Origin) -> Result<Seen, IndexError> {
     Ok(seen)
 }
 
+/// How segments are folded: for which region, and with which mistake.
+#[derive(Clone, Copy)]
+pub(super) struct Folding<'a> {
+    pub home: &'a str,
+    pub planted: Planted,
+}
+
 /// Folds the next segment of its ledger, `hash` being that of its object. The caller has checked that it is the next.
-pub(super) fn segment(rows: &mut Overlay<'_>, segment: &Segment, hash: Digest, planted: Planted) -> Result<(), IndexError> {
+pub(super) fn segment(rows: &mut Overlay<'_>, segment: &Segment, hash: Digest, folding: Folding<'_>) -> Result<(), IndexError> {
     let header = &segment.header;
     for (index, event) in (0..).zip(&segment.events) {
-        let moment = Moment { origin: &header.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, planted };
+        let Folding { home, planted } = folding;
+        let moment = Moment { origin: &header.origin, seq: header.seq, index, clock: header.clock, seen: &header.seen, home, planted };
         self::event(rows, &moment, event)?;
     }
     coverage::retire(rows, &header.origin, header.seq)?;
     let row = LedgerRow { seq: header.seq, hash, clock: header.clock, imports: header.imports };
     rows.put(Table::Ledgers, key::origin(&header.origin), row.encode());
+    rows.put(Table::Seen, key::origin(&header.origin), header.seen.encode());
     Ok(())
 }
 
@@ -70,13 +101,13 @@ pub(super) fn segment(rows: &mut Overlay<'_>, segment: &Segment, hash: Digest, p
 /// anew from the ledger.
 pub(super) fn event(rows: &mut Overlay<'_>, moment: &Moment<'_>, event: &Event) -> Result<(), IndexError> {
     match event {
-        Event::Blob { digest, size_bytes, content } => contents::add(rows, digest, *size_bytes, content),
-        Event::Copy { digest, size_bytes, place } => contents::add_place(rows, digest, *size_bytes, place),
-        Event::Dead { places } | Event::Abandon { places } => contents::remove_places(rows, places),
+        Event::Blob { digest, size_bytes, content } => contents::add(rows, moment, (digest, *size_bytes), content),
+        Event::Copy { digest, size_bytes, place } => contents::add_place(rows, moment, (digest, *size_bytes), place),
+        Event::Dead { places } | Event::Abandon { places } => contents::remove_places(rows, moment, places),
         Event::Link { repository, digest } => names::link(rows, moment, repository, digest),
         Event::Manifest(manifest) => {
             let ManifestEvent { repository, digest, content, created, facts } = manifest.as_ref();
-            contents::add(rows, digest, facts.size_bytes, content)?;
+            contents::add(rows, moment, (digest, facts.size_bytes), content)?;
             let created = created.unwrap_or(moment.clock.timestamp());
             names::manifest(rows, moment, (repository, digest), ManifestClaim { created, facts: facts.clone() })
         }
@@ -89,10 +120,13 @@ pub(super) fn event(rows: &mut Overlay<'_>, moment: &Moment<'_>, event: &Event) 
         Event::Forwarded { repository, tag, digest, upstream } => {
             forwards::note(rows, moment, (repository, tag.as_ref(), upstream), *digest)
         }
-        Event::Lock { .. }
-        | Event::Condemn { .. }
-        | Event::Member { .. }
-        | Event::Lost { .. }
+        Event::Lock { repository, tag, digest, locked } => {
+            let claim = LockClaim { locked: *locked, digest: *digest };
+            locks::lock(rows, moment, (repository, tag.as_ref()), claim)
+        }
+        Event::Member { origin, standing } => members::stand(rows, moment, origin, *standing),
+        Event::Lost { origin, cut } => members::lose(rows, origin, *cut),
+        Event::Condemn { .. }
         | Event::Heartbeat {}
         | Event::Identity(_)
         | Event::Role(_)

@@ -2,11 +2,11 @@
 
 use super::coverage::{self, Kind, subject};
 use super::repositories::{self, Counted};
-use super::row;
+use super::{locks, row, wanted};
 use crate::ledger::event::{ContentKind, ManifestFacts};
-use crate::ledger::index::{IndexError, Overlay, Rows, Table, Value, key};
-use crate::ledger::planted::Bug;
-use crate::ledger::state::{Claims, ManifestClaim, Moment, TagClaim};
+use crate::ledger::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
+use crate::ledger::planted::{Bug, Planted};
+use crate::ledger::state::{Claim, Claims, ManifestClaim, Moment, TagClaim};
 use crate::oci::{Digest, RepositoryName, Tag};
 
 type TagName<'a> = (&'a RepositoryName, &'a Tag);
@@ -16,7 +16,7 @@ fn claims<T: Value>(rows: &dyn Rows, table: Table, key: &[u8]) -> Result<Claims<
     Ok(row(rows, table, key)?.unwrap_or_default())
 }
 
-fn store<T: Value>(rows: &mut Overlay<'_>, table: Table, key: Vec<u8>, claims: &Claims<T>) {
+pub(super) fn store<T: Value>(rows: &mut Overlay<'_>, table: Table, key: Vec<u8>, claims: &Claims<T>) {
     if claims.is_empty() {
         rows.remove(table, key);
     } else {
@@ -61,13 +61,24 @@ fn store_tag(
     for claim in after.as_slice() {
         rows.put(Table::TagsOf, key::tag_of(repository, &claim.value.digest, tag), Vec::new());
     }
-    match (before.as_slice().len() > 1, after.as_slice().len() > 1) {
-        (false, true) => rows.put(Table::Conflicts, key.clone(), Vec::new()),
-        (true, false) => rows.remove(Table::Conflicts, key.clone()),
-        _ => {}
-    }
     store(rows, Table::Tags, key, after);
+    note_conflict(rows, repository, tag, moment.planted)?;
     repositories::count(rows, repository, moment, Counted::Tags, (before.is_empty(), after.is_empty()))
+}
+
+/// Whether claims on a tag, or a lock and a claim, had not seen each other.
+pub(super) fn note_conflict(rows: &mut Overlay<'_>, repository: &RepositoryName, tag: &Tag, planted: Planted) -> Result<(), IndexError> {
+    let key = key::tag(repository, tag);
+    let live: Claims<TagClaim> = claims(rows, Table::Tags, &key)?;
+    let pinned = locks::pinned(rows, repository, tag, planted)?;
+    let is_overridden = |claim: &Claim<TagClaim>| pinned.is_some_and(|digest| claim.value.digest != digest);
+    let is_conflict = live.as_slice().len() > 1 || live.as_slice().iter().any(is_overridden);
+    if is_conflict {
+        rows.put(Table::Conflicts, key, Vec::new());
+    } else {
+        rows.remove(Table::Conflicts, key);
+    }
+    Ok(())
 }
 
 pub(super) fn manifest(
@@ -82,10 +93,46 @@ pub(super) fn manifest(
     let mut after = before.clone();
     after.supersede(moment);
     coverage::cover(rows, &own, moment)?;
+    let mut known: Claims<ManifestClaim> = claims(rows, Table::Known, &key)?;
+    known.add(moment, claim.clone());
+    known.keep_greatest();
+    rows.put(Table::Known, key, known.encode());
     if !coverage::is_ahead(rows, &own, moment)? {
         after.add(moment, claim);
     }
     store_manifest(rows, moment, (repository, digest), (&before, &after))
+}
+
+/// What is to be said of a manifest: its greatest live claim, or, when it was deleted by somebody who had not seen that a tag or an
+/// index of the repository names it, what was last said of it.
+pub(in crate::ledger) fn manifest_claim(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<Option<ManifestClaim>, IndexError> {
+    let key = key::in_repository(repository, digest);
+    let live: Claims<ManifestClaim> = claims(rows, Table::Manifests, &key)?;
+    if let Some(winner) = live.winner() {
+        return Ok(Some(winner.value.clone()));
+    }
+    let is_named = has_any(rows, Table::Needs, &key)? || has_any(rows, Table::TagsOf, &key)?;
+    let known: Claims<ManifestClaim> = if is_named { claims(rows, Table::Known, &key)? } else { Claims::default() };
+    Ok(known.winner().map(|claim| claim.value.clone()))
+}
+
+/// Whether a blob may be read through this repository: it is linked, or a manifest here needs it.
+pub(in crate::ledger) fn is_readable(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<bool, IndexError> {
+    let key = key::in_repository(repository, digest);
+    Ok(rows.get(Table::Links, &key)?.is_some() || has_any(rows, Table::Needs, &key)?)
+}
+
+fn has_any(rows: &dyn Rows, table: Table, prefix: &[u8]) -> Result<bool, IndexError> {
+    let mut has_any = false;
+    rows.scan(table, prefix, None, &mut |_, _| {
+        has_any = true;
+        Ok(Walk::Stop)
+    })?;
+    Ok(has_any)
 }
 
 /// Writes a manifest's claims and what follows from them: from the winner, should claims of the same bytes differ at all.
@@ -106,6 +153,7 @@ fn store_manifest(
         }
     }
     store(rows, Table::Manifests, key::in_repository(repository, digest), after);
+    wanted::refer(rows, moment, (repository, digest))?;
     repositories::count(rows, repository, moment, Counted::Manifests, (before.is_empty(), after.is_empty()))
 }
 
@@ -142,6 +190,7 @@ fn store_link(
         rows.put(Table::Linked, key::linked(digest, repository), Vec::new());
     }
     store(rows, Table::Links, key::in_repository(repository, digest), after);
+    wanted::refer(rows, moment, (repository, digest))?;
     repositories::count(rows, repository, moment, Counted::Links, (before.is_empty(), after.is_empty()))
 }
 

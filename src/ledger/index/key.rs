@@ -59,6 +59,11 @@ pub fn linked(of: &Digest, name: &RepositoryName) -> Vec<u8> {
     key
 }
 
+/// Of `Locks`: a repository's own has no tag.
+pub fn lock(name: &RepositoryName, tag: Option<&Tag>) -> Vec<u8> {
+    tag_text(name, tag.map_or("", Tag::as_str))
+}
+
 pub fn place(place: &Place) -> Vec<u8> {
     let mut key = place_prefix(place.key).to_vec();
     key.extend_from_slice(place.origin.to_string().as_bytes());

@@ -13,14 +13,26 @@ pub enum Table {
     Identity,
     /// Origin: where its ledger was folded to.
     Ledgers,
+    /// Nothing: where the imports were folded to.
+    Imports,
+    /// Origin: what the writer of its last segment had seen.
+    Seen,
+    /// Origin: whether it is a member.
+    Members,
+    /// Origin: the last of its segments that counts, where survivors declared it lost.
+    Cuts,
     /// Repository, tag: the live claims.
     Tags,
     /// Repository, digest, tag: for each live claim.
     TagsOf,
-    /// Repository, tag, where more than one claim is live.
+    /// Repository, tag, where more than one claim is live, or a lock overrides one.
     Conflicts,
+    /// Repository, tag or nothing for all of them: the live claims of locks.
+    Locks,
     /// Repository, digest: the live claims with what the manifest says of itself.
     Manifests,
+    /// Repository, digest: the greatest claim that there ever was, for those who still name a manifest that was deleted elsewhere.
+    Known,
     /// Repository, subject, digest.
     Referrers,
     /// Repository, referenced digest, manifest that needs it.
@@ -33,6 +45,8 @@ pub enum Table {
     Contents,
     /// Digest: its bytes, when they came inline.
     Inline,
+    /// Digest, repository: content of that repository which this region does not hold itself.
+    Wanted,
     /// Key, origin: what became of a place.
     Places,
     /// Repository: times and counts.
@@ -46,19 +60,26 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 17] = [
+    pub const ALL: [Table; 24] = [
         Table::Identity,
         Table::Ledgers,
+        Table::Imports,
+        Table::Seen,
+        Table::Members,
+        Table::Cuts,
         Table::Tags,
         Table::TagsOf,
         Table::Conflicts,
+        Table::Locks,
         Table::Manifests,
+        Table::Known,
         Table::Referrers,
         Table::Needs,
         Table::Links,
         Table::Linked,
         Table::Contents,
         Table::Inline,
+        Table::Wanted,
         Table::Places,
         Table::Repositories,
         Table::Forwards,
@@ -71,16 +92,23 @@ impl Table {
         match self {
             Table::Identity => "identity",
             Table::Ledgers => "ledgers",
+            Table::Imports => "imports",
+            Table::Seen => "seen",
+            Table::Members => "members",
+            Table::Cuts => "cuts",
             Table::Tags => "tags",
             Table::TagsOf => "tags_of",
             Table::Conflicts => "conflicts",
+            Table::Locks => "locks",
             Table::Manifests => "manifests",
+            Table::Known => "known",
             Table::Referrers => "referrers",
             Table::Needs => "needs",
             Table::Links => "links",
             Table::Linked => "linked",
             Table::Contents => "contents",
             Table::Inline => "inline",
+            Table::Wanted => "wanted",
             Table::Places => "places",
             Table::Repositories => "repositories",
             Table::Forwards => "forwards",

@@ -3,9 +3,11 @@
 
 use bytes::Bytes;
 
-use super::super::event::ManifestFacts;
-use super::super::identity::{HybridTime, Origin, Place};
-use super::super::state::{Claim, Claims, ContentRow, ForwardRow, LedgerRow, ManifestClaim, PlaceRow, RepositoryRow, TagClaim};
+use super::super::event::{ManifestFacts, Standing};
+use super::super::identity::{HybridTime, Origin, Place, VersionVector};
+use super::super::state::{
+    Claim, Claims, ContentRow, ForwardRow, ImportsRow, LedgerRow, LockClaim, ManifestClaim, MemberRow, PlaceRow, RepositoryRow, TagClaim,
+};
 use super::{IndexError, key};
 use crate::clock::Timestamp;
 use crate::oci::Digest;
@@ -219,11 +221,13 @@ impl Value for ContentRow {
     fn write(&self, to: &mut Writer) {
         to.number(self.size_bytes);
         to.number(self.inline.into());
+        to.number(self.since.as_ms());
         to.all(&self.places);
     }
 
     fn read(from: &mut Reader<'_>) -> Option<ContentRow> {
-        Some(ContentRow { size_bytes: from.number()?, inline: from.number()? == 1, places: from.all()? })
+        let (size_bytes, inline) = (from.number()?, from.number()? == 1);
+        Some(ContentRow { size_bytes, inline, since: Timestamp::from_ms(from.number()?), places: from.all()? })
     }
 }
 
@@ -234,12 +238,13 @@ impl Value for PlaceRow {
         if let Some(digest) = &self.named_by {
             to.digest(digest);
         }
+        to.number(self.since.as_ms());
     }
 
     fn read(from: &mut Reader<'_>) -> Option<PlaceRow> {
         let gone = from.number()? == 1;
         let named_by = if from.number()? == 1 { Some(from.digest()?) } else { None };
-        Some(PlaceRow { gone, named_by })
+        Some(PlaceRow { gone, named_by, since: Timestamp::from_ms(from.number()?) })
     }
 }
 
@@ -269,6 +274,74 @@ impl Value for ForwardRow {
 
     fn read(from: &mut Reader<'_>) -> Option<ForwardRow> {
         Some(ForwardRow { clock: from.time()?, digest: from.digest()? })
+    }
+}
+
+impl Value for LockClaim {
+    fn write(&self, to: &mut Writer) {
+        to.number(self.locked.into());
+        to.number(self.digest.is_some().into());
+        if let Some(digest) = &self.digest {
+            to.digest(digest);
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<LockClaim> {
+        let locked = from.number()? == 1;
+        let digest = if from.number()? == 1 { Some(from.digest()?) } else { None };
+        Some(LockClaim { locked, digest })
+    }
+}
+
+impl Value for MemberRow {
+    fn write(&self, to: &mut Writer) {
+        to.time(self.clock);
+        to.number(match self.standing {
+            Standing::Joined => 0,
+            Standing::Leaving => 1,
+            Standing::Removed => 2,
+        });
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<MemberRow> {
+        let clock = from.time()?;
+        let standing = match from.number()? {
+            0 => Standing::Joined,
+            1 => Standing::Leaving,
+            2 => Standing::Removed,
+            _ => return None,
+        };
+        Some(MemberRow { clock, standing })
+    }
+}
+
+impl Value for VersionVector {
+    fn write(&self, to: &mut Writer) {
+        to.number(self.iter().count() as u64);
+        for (origin, seq) in self.iter() {
+            origin.write(to);
+            to.number(seq);
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<VersionVector> {
+        let mut vector = VersionVector::default();
+        for _ in 0..from.number()? {
+            vector.raise(Origin::read(from)?, from.number()?);
+        }
+        Some(vector)
+    }
+}
+
+impl Value for ImportsRow {
+    fn write(&self, to: &mut Writer) {
+        to.number(self.number);
+        to.digest(&self.hash);
+        to.bytes(self.node.as_bytes());
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<ImportsRow> {
+        Some(ImportsRow { number: from.number()?, hash: from.digest()?, node: from.text()?.to_owned() })
     }
 }
 
@@ -305,14 +378,25 @@ mod tests {
             let tag = Claim { clock, origin, seq, index, value: TagClaim { digest, created } };
             let tags = Claims::from_sorted(vec![tag.clone(), tag]);
             prop_assert_eq!(Claims::decode(&tags.encode()).unwrap(), tags);
-            let content = ContentRow { size_bytes: sizes.0, inline: sizes.1, places: vec![place] };
+            let content = ContentRow { size_bytes: sizes.0, inline: sizes.1, since: created, places: vec![place] };
             prop_assert_eq!(ContentRow::decode(&content.encode()).unwrap(), content);
-            let place = PlaceRow { gone: sizes.1, named_by: Some(digest) };
+            let place = PlaceRow { gone: sizes.1, named_by: Some(digest), since: created };
             prop_assert_eq!(PlaceRow::decode(&place.encode()).unwrap(), place);
             let forward = ForwardRow { clock, digest };
             prop_assert_eq!(ForwardRow::decode(&forward.encode()).unwrap(), forward);
             let ledger = LedgerRow { seq, hash: digest, clock, imports: ms };
             prop_assert_eq!(LedgerRow::decode(&ledger.encode()).unwrap(), ledger);
+            let lock = LockClaim { locked: sizes.1, digest: sizes.1.then_some(digest) };
+            prop_assert_eq!(LockClaim::decode(&lock.encode()).unwrap(), lock);
+            for standing in [Standing::Joined, Standing::Leaving, Standing::Removed] {
+                let member = MemberRow { clock, standing };
+                prop_assert_eq!(MemberRow::decode(&member.encode()).unwrap(), member);
+            }
+            let imports = ImportsRow { number: seq, hash: digest, node: "edge".to_owned() };
+            prop_assert_eq!(ImportsRow::decode(&imports.encode()).unwrap(), imports);
+            let mut seen = VersionVector::default();
+            seen.raise(Origin::new("eu", "01"), seq);
+            prop_assert_eq!(VersionVector::decode(&seen.encode()).unwrap(), seen);
             let repository = RepositoryRow { created, updated: created, tags: seq, manifests: ms, links: sizes.0 };
             prop_assert_eq!(RepositoryRow::decode(&repository.encode()).unwrap(), repository);
         }

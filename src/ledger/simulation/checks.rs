@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::super::check::Rejected;
 use super::super::event::Event;
+use super::super::fold::{self, Folding};
 use super::super::index::{Memory, Overlay, Rows, Table, Walk};
 use super::super::planted::Planted;
 use super::super::segment::{self, Object, Segment};
-use super::super::{AppendError, Ledger, fold};
+use super::super::{AppendError, Ledger};
 use super::model::Model;
-use super::world::{Append, World};
+use super::world::{Append, REGION, World};
 use crate::oci::Digest;
 
 /// All rows of an index, in order.
@@ -144,7 +145,7 @@ impl History {
         for (segment, hash) in &self.segments {
             let snapshot = memory.snapshot();
             let mut rows = Overlay::new(&snapshot);
-            fold::segment(&mut rows, segment, *hash, Planted::default()).unwrap();
+            fold::segment(&mut rows, segment, *hash, Folding { home: REGION, planted: Planted::default() }).unwrap();
             memory.commit(rows.into_changes());
         }
         dump(&memory.snapshot())

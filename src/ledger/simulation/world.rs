@@ -10,7 +10,7 @@ use super::super::event::Event;
 use super::super::identity::Origin;
 use super::super::index::{Index, Memory};
 use super::super::planted::{Bug, Planted};
-use super::super::{AppendError, Ledger, Position};
+use super::super::{AppendError, Ledger, Position, Regions};
 use super::fuse::Fuse;
 use crate::bucket::Bucket;
 use crate::bucket::testing::{Faults, INCARNATION, SimulatedNode, SimulatedStore};
@@ -188,7 +188,7 @@ fn open(
     let bucket = Bucket::simulated(client, REGION, clock.clone());
     let origin = Origin::new(REGION, INCARNATION);
     let index = Index::in_memory(memory.clone(), &origin).expect("memory does not fail");
-    let identity = Identity { node: name.to_owned(), origin };
+    let identity = Identity { node: name.to_owned(), origin, regions: Regions::One };
     let mut core = Core::new(bucket, index, identity, clock.clone(), metrics.clone());
     core.random = Mutex::new(fastrand::Rng::with_seed(seed));
     core.planted = Planted(planted);
