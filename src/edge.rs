@@ -14,12 +14,12 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
-use crate::http::{Http, Locations, Site};
+use crate::http::{Http, Locations, Owner, Site};
 use crate::identity::Identity;
 use crate::ledger::{self, IndexPlace, Ledger, Regions};
 use crate::metrics::Metrics;
-use crate::peers::{Seal, Siblings};
-use crate::region::Region;
+use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
+use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
@@ -81,17 +81,19 @@ impl Edge {
         let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
         let upstreams = config.upstreams.iter().map(|upstream| outside.upstream(upstream)).collect::<Result<Vec<_>, _>>()?;
         let cache = Cache::new(config.cache.clone(), store.clone(), clock.clone(), metrics.clone());
-        let region = Region::default();
+        let peers = config.peers.iter().map(|peer| outside.peer(peer, config.limits.request_timeout));
+        let region = Region::with_peers(peers.collect::<Result<_, _>>()?);
         open_region(&config, region.clone(), clock.clone(), metrics.clone()).await?;
         let uploads = Uploads::start(region.clone(), store.clone(), upload_settings(&config), clock.clone(), metrics.clone());
         let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
         let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, forwarder.clone());
         registry.set_upstreams(upstreams);
         registry.set_hosted(&config.hosted);
-        let locations = match &config.siblings {
-            Some(siblings) => Locations::Region(outside.siblings(siblings, config.limits.request_timeout)?),
-            None => Locations::Alone(Box::new(Seal::random())),
+        let owner = match &config.siblings {
+            Some(siblings) => Owner::Shared(outside.siblings(siblings, config.limits.request_timeout)?),
+            None => Owner::Alone(Box::new(Seal::random())),
         };
+        let locations = Locations::new(&config.region, owner);
         let http = Http::new(registry.clone(), locations, site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -221,6 +223,12 @@ impl Outside {
         Siblings::new(siblings, answer_timeout, self.resolver.clone(), self.clock.clone(), self.metrics.clone())
     }
 
+    fn peer(&self, peer: &config::Peer, answer_timeout: Duration) -> Result<Peer, DialError> {
+        let Outside { resolver, clock, metrics, .. } = self.clone();
+        let edges = RemoteEdges::new(peer, answer_timeout, resolver, clock.clone(), metrics.clone())?;
+        Ok(Peer::new(peer, edges, clock, metrics))
+    }
+
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
         let Outside { resolver, proxies, clock, metrics } = self.clone();
         Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
@@ -304,6 +312,7 @@ fn site(config: &Config) -> Site {
         names: Names::new(&config.upstreams),
         identity: Identity::new(&config.principals),
         policy: Policy { anonymous, principals: principals.collect() },
+        tokens: Tokens::new(&config.peers),
         deadline: config.limits.deadline,
     }
 }

@@ -272,7 +272,7 @@ impl Families {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// An answer's head is on its way; `source` is `memory`, `disk`, `upstream` or `none`.
+    /// An answer's head is on its way; `source` is `memory`, `disk`, `bucket`, `region`, `upstream` or `none`.
     pub fn first_byte(&self, route: &'static str, source: &'static str, after: Duration) {
         self.first_byte_seconds.with_label_values(&[route, source]).observe(after.as_secs_f64());
     }

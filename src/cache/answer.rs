@@ -9,6 +9,8 @@ pub enum Source {
     Disk,
     /// The own region's object store.
     Bucket,
+    /// The other region of this name.
+    Region(Arc<str>),
     /// The upstream of this name.
     Upstream(Arc<str>),
 }

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use self::fill::Asked;
 use self::flight::{Abandoned, Flights};
+use self::hosted::Reach;
 use self::memory::{Memory, Negative, Record};
 use self::prefetch::Prefetches;
 use self::records::{Key, ReferrersRecord, RepositoryRecord, TagsRecord};
@@ -110,8 +111,8 @@ struct Inner {
     admissions: Flights<(RepositoryName, Digest), Result<Answer<Content>, CacheError>>,
     /// Blobs on their way, by upstream: one transfer, whoever waits.
     transfers: Flights<(Arc<str>, Digest), Asked>,
-    /// Content of the own region on its way from the bucket.
-    hosted: Flights<Digest, Result<Content, CacheError>>,
+    /// Content that regions have on its way here, by where it may come from.
+    hosted: Flights<(Digest, Reach), Result<(Content, Source), CacheError>>,
     tags: Flights<Key, Result<Arc<TagsRecord>, CacheError>>,
     referrers: Flights<Key, Result<Arc<ReferrersRecord>, CacheError>>,
     prefetches: Prefetches,

@@ -10,10 +10,9 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::queue::{Key, Outcome};
 use super::{Inner, content};
-use crate::bucket::Bucket;
 use crate::ledger::{AppendError, Event, Ledger, LedgerError, Look, ManifestEntry};
 use crate::oci::{Algorithm, Descriptor, Digest, MAX_MANIFEST_BYTES, Reference, RepositoryName, Tag};
-use crate::region::NotOpen;
+use crate::region::{NotOpen, Open};
 use crate::upstream::{BlobPush, ContentStream, ManifestPush, Outgoing, SubjectNoted, Upstream, UpstreamError};
 
 /// Blobs of one manifest on their way at one time.
@@ -70,7 +69,7 @@ pub(super) struct Errand<'a> {
 /// The errand, with the region at hand.
 struct Journey<'a> {
     errand: &'a Errand<'a>,
-    bucket: &'a Bucket,
+    open: &'a Open,
     ledger: &'a Ledger,
     /// What the upstream has taken.
     taken: Vec<Event>,
@@ -89,7 +88,7 @@ impl Errand<'_> {
     async fn attempt(&self, tags: Vec<Tag>) -> Result<Outcome, Stopped> {
         let open = self.inner.region.get()?;
         open.ledger.confirm(Look::Recent).await?;
-        let mut journey = Journey { errand: self, bucket: &open.bucket, ledger: &open.ledger, taken: Vec::new() };
+        let mut journey = Journey { errand: self, open, ledger: &open.ledger, taken: Vec::new() };
         let tags = journey.waiting_tags(&tags)?;
         if tags.is_empty() && !journey.waits(&Reference::Digest(self.key.digest))? {
             return Ok(Outcome::Gone);
@@ -175,7 +174,7 @@ impl Journey<'_> {
         let entry = self.ledger.blob(self.repository(), digest)?;
         let entry = entry.ok_or_else(|| not_now(format!("the blob {digest} is not here")))?;
         let from = self.mount_source(digest)?;
-        let open = || -> ContentStream { content::open(self.bucket, &entry) };
+        let open = || -> ContentStream { content::open((&self.errand.inner.region, self.open), digest, &entry) };
         let content = Outgoing { size_bytes: entry.size_bytes, open: &open };
         self.upstream().push_blob(self.repository(), &BlobPush { digest, content, from: from.as_ref() }).await?;
         Ok(())
@@ -192,7 +191,8 @@ impl Journey<'_> {
     /// Puts a manifest whose references are there.
     async fn put(&mut self, entry: &ManifestEntry, tags: &[Tag]) -> Result<(), Stopped> {
         let digest = entry.digest;
-        let bytes = content::whole(self.bucket, &entry.content, MAX_MANIFEST_BYTES).await.map_err(not_now)?;
+        let bytes =
+            content::whole((&self.errand.inner.region, self.open), &digest, &entry.content, MAX_MANIFEST_BYTES).await.map_err(not_now)?;
         if Digest::of(digest.algorithm(), &bytes) != digest {
             return Err(not_now(format!("the bytes of {digest} are not its own")));
         }

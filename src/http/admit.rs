@@ -9,11 +9,12 @@ use http::{Version, header};
 use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::log::Record;
-use super::route::{Action, Begin, Command, Push, Wanted, route};
+use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Policy, Principal};
 use crate::identity::Identity;
 use crate::oci::RepositoryName;
+use crate::peers::{Caller, Tokens};
 use crate::registry::{Addressing, Names, Page};
 
 /// What a reload of the configuration replaces, all of it at once. A request keeps the one that it began with.
@@ -22,6 +23,8 @@ pub struct Site {
     pub names: Names,
     pub identity: Identity,
     pub policy: Policy,
+    /// By which edges of other regions are known.
+    pub tokens: Tokens,
     /// How long a client waits for an answer that needs an upstream.
     pub deadline: Duration,
 }
@@ -37,6 +40,7 @@ pub enum Call {
     Write(Write),
     /// Authorized when its body has told the repository.
     Command(Command),
+    Peer(Caller, Question),
 }
 
 #[derive(Debug, PartialEq)]
@@ -81,6 +85,9 @@ impl Site {
         if action == Action::Ready {
             return Ok(Call::Ready);
         }
+        if let Action::Peer(question) = action {
+            return self.admit_peer(question, head, record);
+        }
         let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION));
         record.authenticated(caller.as_ref());
         let principal = caller?;
@@ -90,6 +97,7 @@ impl Site {
             Action::Forwards => self.enter(&principal).map(|()| Call::Forwards),
             Action::Command(command) => self.enter(&principal).map(|()| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
+            Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&principal, &target.repository, access::Action::Pull);
@@ -108,6 +116,16 @@ impl Site {
                 Ok(Call::Write(Write { access, name, wanted, source }))
             }
         }
+    }
+
+    /// Edges of other regions have tokens. Where no region is configured there is nothing that they could ask.
+    fn admit_peer(&self, question: Question, head: &Parts, record: &mut Record) -> Result<Call, Failure> {
+        if self.tokens.is_empty() {
+            return Err(RouteError::Unknown.into());
+        }
+        let caller = self.tokens.judge(&head.headers).ok_or_else(Failure::no_peer)?;
+        record.asked_by(caller.region());
+        Ok(Call::Peer(caller, question))
     }
 
     /// Who may pull but not push is told so; to others the repository does not exist.
@@ -198,6 +216,7 @@ mod tests {
             names: Names::new(&[upstream("docker.io", "hub.example.com"), upstream("ghcr.io", "gh.example.com")]),
             identity: Identity::new(&[principal("ci"), principal("stranger")]),
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into() },
+            tokens: Tokens::default(),
             deadline: Duration::from_secs(10),
         }
     }

@@ -22,6 +22,9 @@ use crate::store::ContentError;
 /// Digests that a refusal lists, at most.
 const MAX_LISTED_DIGESTS: usize = 32;
 
+/// What an edge of another region has to bear.
+const PEER_CHALLENGE: &str = r#"Bearer realm="outport peers""#;
+
 /// When to come back, where nobody said.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -42,6 +45,8 @@ pub struct Failure {
 enum Extra {
     None,
     Challenge,
+    /// For edges of other regions, which have tokens.
+    PeerChallenge,
     Allow(&'static str),
     RetryAfter {
         seconds: u64,
@@ -64,6 +69,7 @@ impl Extra {
         match self {
             Extra::None => None,
             Extra::Challenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE))),
+            Extra::PeerChallenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(PEER_CHALLENGE))),
             Extra::Allow(methods) => Some((header::ALLOW, HeaderValue::from_static(methods))),
             Extra::RetryAfter { seconds } => Some((header::RETRY_AFTER, seconds.into())),
             Extra::Size { bytes } => {
@@ -103,6 +109,22 @@ impl Failure {
 
     pub fn unauthorized() -> Failure {
         Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge)
+    }
+
+    /// Who asks is no edge of a configured peer.
+    pub fn no_peer() -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "only edges of other regions may ask this").with(Extra::PeerChallenge)
+    }
+
+    /// What another region asks for was here once.
+    pub const fn trimmed() -> Failure {
+        Failure::new(StatusCode::GONE, "UNSUPPORTED", "these segments were trimmed")
+    }
+
+    /// As many wait already as may.
+    pub fn too_many_waiting() -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "too many wait for news")
+            .with(Extra::later(Some(Duration::from_secs(1))))
     }
 
     /// The caller may see the repository, but not do this to it.
@@ -206,6 +228,7 @@ impl From<RouteError> for Failure {
             RouteError::NoDigest => Failure::new(BAD, "DIGEST_INVALID", "the digest is missing"),
             // A session that cannot be is gone like any other.
             RouteError::Session(_) => return PushError::SessionUnknown.into(),
+            RouteError::Parameter(_) => Failure::new(BAD, "UNSUPPORTED", "the question cannot be read"),
             RouteError::PageSize => Failure::new(BAD, "PAGINATION_NUMBER_INVALID", "invalid number of results requested"),
         };
         Failure { detail, ..failure }

@@ -1,4 +1,5 @@
-//! What the locations of upload sessions carry, sealed: the edge that has the session, and the bytes that were there.
+//! What the locations of upload sessions carry: the region in clear, and sealed the edge that has the session and the bytes that were
+//! there. Other regions read the one and cannot read the other.
 
 use http::HeaderMap;
 
@@ -9,12 +10,22 @@ use crate::registry::push::PushError;
 /// What stands in a location for an edge that has no siblings.
 const ALONE: &str = "-";
 
+/// What stands between the region and what is sealed.
+const AFTER_REGION: char = '~';
+
+/// The locations of one edge's sessions.
+#[derive(Debug)]
+pub struct Locations {
+    region: String,
+    owner: Owner,
+}
+
 /// Who may own a session, and what seals its locations.
 #[derive(Debug)]
-pub enum Locations {
+pub enum Owner {
     /// An edge without siblings: its sessions end with it, and so does the key.
     Alone(Box<Seal>),
-    Region(Siblings),
+    Shared(Siblings),
 }
 
 /// What a location says. It is true: only an edge of this region can have sealed it.
@@ -25,16 +36,33 @@ pub(super) struct Location {
 }
 
 impl Locations {
+    pub fn new(region: &str, owner: Owner) -> Locations {
+        Locations { region: region.to_owned(), owner }
+    }
+
     pub(super) fn own(&self) -> &str {
-        match self {
-            Locations::Alone(_) => ALONE,
-            Locations::Region(siblings) => siblings.own().as_str(),
+        match &self.owner {
+            Owner::Alone(_) => ALONE,
+            Owner::Shared(siblings) => siblings.own().as_str(),
         }
+    }
+
+    pub(super) fn siblings(&self) -> Option<&Siblings> {
+        match &self.owner {
+            Owner::Alone(_) => None,
+            Owner::Shared(siblings) => Some(siblings),
+        }
+    }
+
+    /// The other region that has the session, as its location says.
+    pub(super) fn abroad<'a>(&self, session: &'a SessionRef) -> Option<&'a str> {
+        let (region, _) = session.state.as_ref()?.as_str().split_once(AFTER_REGION)?;
+        (region != self.region).then_some(region)
     }
 
     /// Marks an answer as this edge's for a sibling that passed the request on.
     pub(super) fn vouch(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
-        if let Locations::Region(siblings) = self {
+        if let Some(siblings) = self.siblings() {
             siblings.vouch(asked, answer);
         }
     }
@@ -42,19 +70,21 @@ impl Locations {
     /// What a session's location carries while so many bytes are here.
     pub(super) fn state(&self, id: &SessionId, offset: u64) -> Result<SessionState, PushError> {
         let text = format!("{id} {offset} {}", self.own());
-        let sealed = match self {
-            Locations::Alone(seal) => seal.seal(&text),
-            Locations::Region(siblings) => siblings.seal(&text),
+        let sealed = match &self.owner {
+            Owner::Alone(seal) => seal.seal(&text),
+            Owner::Shared(siblings) => siblings.seal(&text),
         };
-        sealed.parse().map_err(|_| PushError::SessionUnknown)
+        format!("{}{AFTER_REGION}{sealed}", self.region).parse().map_err(|_| PushError::SessionUnknown)
     }
 
     /// A session without a state is somebody's guess.
     pub(super) fn read(&self, session: &SessionRef) -> Result<Location, PushError> {
         let state = session.state.as_ref().ok_or(PushError::SessionUnknown)?;
-        let text = match self {
-            Locations::Alone(seal) => seal.open(state.as_str()),
-            Locations::Region(siblings) => siblings.open(state.as_str()),
+        let sealed = state.as_str().strip_prefix(self.region.as_str()).and_then(|rest| rest.strip_prefix(AFTER_REGION));
+        let sealed = sealed.ok_or(PushError::SessionUnknown)?;
+        let text = match &self.owner {
+            Owner::Alone(seal) => seal.open(sealed),
+            Owner::Shared(siblings) => siblings.open(sealed),
         };
         let location = text.as_deref().and_then(|text| {
             let (id, rest) = text.split_once(' ')?;
@@ -71,7 +101,8 @@ mod tests {
 
     #[test]
     fn row_42_a_location_that_was_changed_is_none() {
-        let locations = Locations::Alone(Box::new(Seal::random()));
+        let alone = |region: &str| Locations::new(region, Owner::Alone(Box::new(Seal::random())));
+        let locations = alone("eu-1");
         let id: SessionId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
         let state = locations.state(&id, 77).unwrap();
         let session =
@@ -82,9 +113,19 @@ mod tests {
         let mut changed = state.to_string();
         let last = if changed.ends_with('A') { "B" } else { "A" };
         changed.replace_range(changed.len() - 1.., last);
-        let foreign = Locations::Alone(Box::new(Seal::random())).state(&id, 77).unwrap();
-        for (id, state) in [(id.as_str(), changed.as_str()), ("other", state.as_str()), (id.as_str(), "x"), (id.as_str(), foreign.as_str())]
-        {
+        let foreign = alone("eu-1").state(&id, 77).unwrap();
+        let sealed = state.as_str().strip_prefix("eu-1~").unwrap();
+        let moved = format!("us~{sealed}");
+        let abroad = |state: &str| locations.abroad(&session(id.as_str(), Some(state))).map(str::to_owned);
+        assert_eq!((abroad(state.as_str()), abroad(sealed), abroad(&moved)), (None, None, Some("us".to_owned())));
+        for (id, state) in [
+            (id.as_str(), changed.as_str()),
+            (id.as_str(), sealed),
+            (id.as_str(), &moved),
+            ("other", state.as_str()),
+            (id.as_str(), "x"),
+            (id.as_str(), foreign.as_str()),
+        ] {
             assert_eq!(locations.read(&session(id, Some(state))), Err(PushError::SessionUnknown), "{id} {state}");
         }
     }

@@ -13,11 +13,12 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::route::{Action, Begin, Command, Push, Wanted};
+use super::route::{Action, Begin, Command, Push, Question, Wanted};
 use crate::access::Principal;
 use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
+use crate::registry::Told;
 
 /// Characters of a client's text in a record, at most.
 const MAX_TEXT_CHARS: usize = 256;
@@ -40,6 +41,8 @@ pub enum Class {
     Forwards,
     Refresh,
     Prefetch,
+    /// Questions of other regions.
+    Peer,
     /// It went nowhere.
     Other,
 }
@@ -94,6 +97,7 @@ impl Class {
             Action::Forwards => Class::Forwards,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
+            Action::Peer(_) => Class::Peer,
         }
     }
 
@@ -112,6 +116,7 @@ impl Class {
             Class::Forwards => "forwards",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
+            Class::Peer => "peer",
             Class::Other => "other",
         }
     }
@@ -162,8 +167,20 @@ impl Record {
                 Push::Begin(Begin::Whole(digest) | Begin::Mount { digest, .. }) => Some(digest.to_string()),
                 Push::Begin(Begin::Session(_)) | Push::Status(_) | Push::Chunk(_) | Push::Cancel(_) => None,
             },
+            Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
+            Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
+            Action::Peer(Question::Segments { origin, .. }) => Some(origin.to_string()),
             _ => None,
         };
+        if let Action::Peer(Question::Resolve { repository, .. }) = action {
+            self.repository = Some(repository.clone());
+        }
+    }
+
+    /// An edge of another region asks. No principal's name has a colon.
+    pub fn asked_by(&mut self, region: &str) {
+        self.metrics.authentication("accepted");
+        self.principal = Principal::Named(format!("region:{region}").into());
     }
 
     /// The caller is known, or its credentials were refused.
@@ -232,6 +249,7 @@ impl Record {
             Some(Source::Memory) => "memory",
             Some(Source::Disk) => "disk",
             Some(Source::Bucket) => "bucket",
+            Some(Source::Region(_)) => "region",
             Some(Source::Upstream(_)) => "upstream",
             None => "none",
         }

@@ -1,7 +1,8 @@
 //! Pushes: from an admitted write to its use case, and from there to the answer.
 //!
 //! A session's location carries, sealed, the edge that has it and the bytes that were there. A request that reaches another edge of the
-//! region is passed on to that one; if it is gone, so is the session, and the client starts again at once.
+//! region is passed on to that one; if it is gone, so is the session, and the client starts again at once. The region stands in clear
+//! before what is sealed: a request that reaches an edge of another region is passed on to that region's edges.
 
 use bytes::Bytes;
 use http::header;
@@ -12,7 +13,7 @@ use url::Url;
 use super::admit::{Site, Write};
 use super::body::Payload;
 use super::error::Failure;
-use super::locations::{Location, Locations};
+use super::locations::Location;
 use super::log::Record;
 
 use super::route::{Begin, Push};
@@ -22,6 +23,7 @@ use crate::access::{Action, Principal};
 use crate::inflow::Inflow;
 use crate::oci::{Algorithm, RepositoryName, SessionRef};
 use crate::peers::{PassError, Passed};
+use crate::region::Peer;
 use crate::registry::push::{PushError, Pusher};
 
 /// A write with what it came with.
@@ -42,6 +44,9 @@ impl Http {
         let principal: &Principal = record.principal();
         let given = Given { pusher: Pusher { access: &write.access, principal }, name: &write.name, headers: &head.headers };
         if let Some(session) = write.wanted.session() {
+            if let Some(region) = self.locations().abroad(session) {
+                return self.pass_abroad(region, (site, head), inflow, record).await;
+            }
             let location = self.locations().read(session)?;
             return if location.owner == self.locations().own() {
                 self.in_session(&given, (&write.wanted, session), location.offset, inflow).await
@@ -128,18 +133,37 @@ impl Http {
 
     /// To the edge that has the session. What has been passed on once is not passed on again.
     async fn pass(&self, location: &Location, head: &Parts, inflow: &mut Inflow, record: &Record) -> Result<Response<Payload>, Failure> {
-        let Locations::Region(siblings) = self.locations() else { return Err(PushError::SessionUnknown.into()) };
+        let siblings = self.locations().siblings().ok_or(PushError::SessionUnknown)?;
         if siblings.knows(&head.headers) {
             return Err(PushError::SessionUnknown.into());
         }
         let owner = Url::parse(&location.owner).map_err(|_| PushError::SessionUnknown)?;
         let passed = Passed { method: &head.method, uri: &head.uri, headers: &head.headers, request_id: record.request_id() };
-        match siblings.pass(&owner, passed, inflow).await {
-            Ok(answer) => Ok(answer.map(Payload::Bytes)),
-            Err(PassError::Gone) => Err(PushError::SessionUnknown.into()),
-            Err(PassError::Broken(why)) => Err(PushError::Unavailable { why, retry_after: None }.into()),
-            Err(PassError::Inflow(error)) => Err(PushError::Inflow(error).into()),
-        }
+        passed_on(siblings.pass(&owner, passed, inflow).await)
+    }
+
+    /// To the region that has the session. What another region has passed on is not passed on again.
+    async fn pass_abroad(
+        &self,
+        region: &str,
+        (site, head): (&Site, &Parts),
+        inflow: &mut Inflow,
+        record: &Record,
+    ) -> Result<Response<Payload>, Failure> {
+        let edges = self.registry_ref().peer(region).and_then(Peer::edges).filter(|_| !site.tokens.has_passed(&head.headers));
+        let edges = edges.ok_or(PushError::SessionUnknown)?;
+        let passed = Passed { method: &head.method, uri: &head.uri, headers: &head.headers, request_id: record.request_id() };
+        passed_on(edges.pass(passed, inflow).await)
+    }
+}
+
+/// What a client hears of a request in a session that was passed on. A session whose edge is gone is lost: the client starts again.
+fn passed_on(answer: Result<Response<Bytes>, PassError>) -> Result<Response<Payload>, Failure> {
+    match answer {
+        Ok(answer) => Ok(answer.map(Payload::Bytes)),
+        Err(PassError::Gone) => Err(PushError::SessionUnknown.into()),
+        Err(PassError::Broken(why)) => Err(PushError::Unavailable { why, retry_after: None }.into()),
+        Err(PassError::Inflow(error)) => Err(PushError::Inflow(error).into()),
     }
 }
 

@@ -191,6 +191,7 @@ fn provenance<T>(headers: &mut HeaderMap, answer: &Answer<T>) {
         Source::Memory => insert_text(headers, OUTPORT_SOURCE, "memory"),
         Source::Disk => insert_text(headers, OUTPORT_SOURCE, "disk"),
         Source::Bucket => insert_text(headers, OUTPORT_SOURCE, "bucket"),
+        Source::Region(name) => insert_text(headers, OUTPORT_SOURCE, &format!("region={name}")),
         Source::Upstream(name) => insert_text(headers, OUTPORT_SOURCE, &format!("upstream={name}")),
     }
     headers.insert(OUTPORT_FRESHNESS, HeaderValue::from_static(freshness_text(answer.freshness)));

@@ -4,12 +4,15 @@
 //! and what is encoded twice still has a `%` in it, which no name, tag or digest has.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use http::Method;
 use percent_encoding::percent_decode;
 
+use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
-use crate::registry::Page;
+use crate::peers::protocol::MAX_WAIT;
+use crate::registry::{Page, Told};
 
 /// The longest path and query together, in bytes: a name and a `last` of 255 bytes each, fully encoded, and room to spare.
 pub const MAX_TARGET_BYTES: usize = 8 * 1024;
@@ -49,6 +52,26 @@ pub enum Action {
     Forwards,
     /// An operator's command, whose image stands in the body.
     Command(Command),
+    /// An edge of another region wants to know.
+    Peer(Question),
+}
+
+/// What edges of other regions ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Where does this region stand?
+    Status,
+    /// What follows a segment in this ledger?
+    Segments {
+        origin: Origin,
+        after: u64,
+        /// How long the answer may be held back until there is something.
+        wait: Duration,
+    },
+    /// What is known of this in a repository?
+    Resolve { repository: RepositoryName, wanted: Told },
+    /// The bytes that this region has.
+    Content(Digest),
 }
 
 /// What is wanted of a repository.
@@ -136,6 +159,8 @@ pub enum RouteError {
     Session(#[from] SessionError),
     #[error("n is a number")]
     PageSize,
+    #[error("the parameter {0} is missing or cannot be read")]
+    Parameter(&'static str),
 }
 
 /// Reads a request's target. `query` is what follows the question mark.
@@ -153,7 +178,17 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/forwards" => return reading(method).map(|()| Action::Forwards),
         b"/outport/v1/refresh" => return posting(method).map(|()| Action::Command(Command::Refresh)),
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
-        _ => Endpoint::find(path)?,
+        b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
+        b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
+        _ => {
+            if let Some(origin) = path.strip_prefix(b"/outport/v1/ledger/") {
+                return reading(method).and_then(|()| segments(origin, query)).map(Action::Peer);
+            }
+            if let Some(digest) = path.strip_prefix(b"/outport/v1/content/") {
+                return reading(method).and_then(|()| Ok(Action::Peer(Question::Content(decoded(digest)?.parse()?))));
+            }
+            Endpoint::find(path)?
+        }
     };
     let (ns, rest) = (parameter(query, "ns"), endpoint.rest.as_str());
     let doing = match endpoint.word {
@@ -172,6 +207,28 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         Doing::Read(wanted) => Action::Read { name, ns, wanted },
         Doing::Write(wanted) => Action::Write { name, ns, wanted },
     })
+}
+
+/// `after=SEQ`, and perhaps `wait=SECONDS`.
+fn segments(origin: &[u8], query: &str) -> Result<Question, RouteError> {
+    let number = |name| {
+        parameter(query, name).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())).and_then(|digits| digits.parse().ok())
+    };
+    let origin = decoded(origin)?.parse().map_err(|_| RouteError::Unknown)?;
+    let wait = if has(query, "wait") { number("wait").ok_or(RouteError::Parameter("wait"))? } else { 0 };
+    let after = number("after").ok_or(RouteError::Parameter("after"))?;
+    Ok(Question::Segments { origin, after, wait: Duration::from_secs(wait).min(MAX_WAIT) })
+}
+
+/// `repository=NAME`, and `reference=TAG|DIGEST` or `blob=DIGEST`.
+fn resolve(query: &str) -> Result<Question, RouteError> {
+    let repository = parameter(query, "repository").ok_or(RouteError::Parameter("repository"))?.parse()?;
+    let wanted = match (parameter(query, "reference"), parameter(query, "blob")) {
+        (Some(text), None) => Told::Manifest(reference(&text)?),
+        (None, Some(digest)) => Told::Blob(digest.parse()?),
+        _ => return Err(RouteError::Parameter("reference")),
+    };
+    Ok(Question::Resolve { repository, wanted })
 }
 
 const KNOWN_METHODS: [Method; 7] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
@@ -385,6 +442,10 @@ fn page(query: &str) -> Result<Page, RouteError> {
 fn values<'a>(query: &'a str, name: &'static str) -> impl Iterator<Item = Cow<'a, str>> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs.filter(move |(key, _)| *key == name).map(|(_, value)| percent_decode(value.as_bytes()).decode_utf8_lossy())
+}
+
+fn has(query: &str, name: &'static str) -> bool {
+    values(query, name).next().is_some()
 }
 
 /// The first parameter of this name, cut to a length.

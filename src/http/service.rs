@@ -1,6 +1,5 @@
 //! The two services that a server mounts: the registry's and the operators'.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
@@ -32,6 +32,8 @@ use crate::registry::{Check, Readiness, ReferrersPage, Registry};
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// A body that no read needs is taken in, so that its connection can go on, up to this many bytes and this time.
+/// Answers to other regions that are held back at one time, each until there is something to tell.
+const MAX_HELD_BACK: usize = 256;
 const DRAIN_BYTES: usize = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,9 @@ struct Inner {
     metrics: Metrics,
     clock: Clock,
     ids: RequestIds,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
+    /// One for each answer that is held back until there is something to tell.
+    held_back: Semaphore,
 }
 
 /// Whether a connection can carry another request after this one.
@@ -69,7 +73,8 @@ impl Http {
             metrics,
             clock,
             ids: RequestIds::new(),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
+            held_back: Semaphore::new(MAX_HELD_BACK),
         }))
     }
 
@@ -86,9 +91,20 @@ impl Http {
         *self.0.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
     }
 
-    /// From now on `/readyz` says no, so that load balancers send nobody; requests are answered all the same.
+    /// From now on `/readyz` says no, so that load balancers send nobody; requests are answered all the same, and those that were
+    /// held back until there is something to tell are answered at once.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.draining.send_replace(true);
+    }
+
+    /// Returns when this edge drains.
+    pub(super) async fn drained(&self) {
+        // It ends only with the edge.
+        let _ = self.0.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    pub(super) fn held_back(&self) -> &Semaphore {
+        &self.0.held_back
     }
 
     /// A request on a registry listener. The answer's head is ready when this returns; it never fails.
@@ -120,6 +136,7 @@ impl Http {
         });
         let mut answer = finish(reply, &head, reuse, &connection, record);
         self.0.locations.vouch(&head.headers, answer.headers_mut());
+        site.tokens.vouch(&head.headers, answer.headers_mut());
         answer
     }
 
@@ -146,7 +163,7 @@ impl Http {
         reply.map(|payload| Body::unrecorded(sent(payload, &head.method)))
     }
 
-    fn site(&self) -> Arc<Site> {
+    pub(super) fn site(&self) -> Arc<Site> {
         self.0.site.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -154,7 +171,7 @@ impl Http {
         let asked = tokio::time::timeout(deadline, self.0.registry.ready(check)).await;
         let mut readiness =
             asked.unwrap_or_else(|_| Readiness { impaired: vec!["the check took too long".to_owned()], ..Readiness::default() });
-        if self.0.draining.load(Ordering::Relaxed) {
+        if *self.0.draining.borrow() {
             readiness.failing.insert(0, "draining".to_owned());
         }
         ops::readiness(&readiness)
@@ -174,6 +191,7 @@ impl Http {
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
             Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
+            Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }
     }
@@ -275,7 +293,7 @@ impl Http {
 }
 
 /// "Cannot tell" comes in time for the client to try its next mirror.
-async fn within<T>(time: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     match tokio::time::timeout(time, work).await {
         Ok(result) => result,
         Err(_) => Err(Failure::unavailable("the deadline passed", None)),

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 /// The longest id, in bytes: a UUID has 36, a ULID 26.
 const MAX_ID_BYTES: usize = 64;
-/// The longest state, in bytes: owner, offset, a repository's name and a signature, in base64.
-const MAX_STATE_BYTES: usize = 1024;
+/// The longest state, in bytes: a region's name; and owner, offset and a signature, in base64.
+const MAX_STATE_BYTES: usize = 1100;
 
 /// The last component of a session's path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(Arc<str>);
 
-/// The signed state in the query of a session's location, as text of base64's URL alphabet and dots.
+/// The state in the query of a session's location: a region's name, a tilde, and what is signed, in base64's URL alphabet and dots.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionState(Arc<str>);
 
@@ -32,7 +32,7 @@ pub struct SessionRef {
 pub struct SessionError;
 
 fn is_part(text: &str, most_bytes: usize) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'=');
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'=' | b'~');
     (1..=most_bytes).contains(&text.len()) && text.bytes().all(fits)
 }
 
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn parts_of_a_location_have_their_characters() {
-        for good in ["0", "018f6f3c-8c5b-7d3e-9f4b-1a2b3c4d5e6f", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "a.b_c-d=="] {
+        for good in ["0", "018f6f3c-8c5b-7d3e-9f4b-1a2b3c4d5e6f", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "a.b_c-d==", "eu-1~a.b_c-d=="] {
             assert_eq!(good.parse::<SessionId>().unwrap().as_str(), good);
             assert_eq!(good.parse::<SessionState>().unwrap().to_string(), good);
         }

@@ -1,11 +1,14 @@
-//! The own region as this edge reaches it: its bucket and its ledger, once they are open. An object store that is away when an edge
-//! starts keeps nothing from starting; what needs the region is answered 503 until it is back.
+//! The own region as this edge reaches it: its bucket and its ledger, once they are open; and the other regions, each with its edges
+//! and its store. An object store that is away when an edge starts keeps nothing from starting; what needs the region is answered 503
+//! until it is back.
 
+mod peer;
 mod reading;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-pub use reading::Reading;
+pub use peer::{Peer, Via, found, found_manifest};
+pub use reading::{ReadError, Reading};
 
 use crate::bucket::Bucket;
 use crate::ledger::Ledger;
@@ -18,6 +21,8 @@ pub struct Region(Arc<Inner>);
 struct Inner {
     open: OnceLock<Open>,
     why_not: Mutex<String>,
+    /// Known from the configuration, also while the region is not open.
+    peers: Vec<Peer>,
 }
 
 /// What an open region has.
@@ -33,6 +38,21 @@ pub struct Open {
 pub struct NotOpen(String);
 
 impl Region {
+    /// A region that is not open yet, with these others beside it.
+    pub fn with_peers(peers: Vec<Peer>) -> Region {
+        Region(Arc::new(Inner { peers, ..Inner::default() }))
+    }
+
+    /// The other regions, in the order of the configuration.
+    pub fn peers(&self) -> &[Peer] {
+        &self.0.peers
+    }
+
+    /// The other region of this name.
+    pub fn peer(&self, name: &str) -> Option<&Peer> {
+        self.0.peers.iter().find(|peer| **peer.name() == *name)
+    }
+
     /// From now on the region is there. Only the first time counts.
     pub fn open(&self, bucket: Bucket, ledger: Ledger) {
         let _ = self.0.open.set(Open { bucket, ledger });

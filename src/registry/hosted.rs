@@ -79,7 +79,7 @@ impl Registry {
 
     pub(super) async fn hosted_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Answer<Content>, CacheError> {
         let entry = self.hosted_entry(repository, digest).await?;
-        let (value, source) = self.inner.cache.hosted(&self.region()?.bucket, digest, &entry).await?;
+        let (value, source) = self.inner.cache.hosted(&self.inner.region, digest, &entry).await?;
         Ok(Answer { value, source, freshness: Freshness::Immutable })
     }
 
@@ -152,7 +152,7 @@ impl Registry {
 
     /// The whole of a manifest.
     async fn bytes_of(&self, digest: &Digest, entry: &BlobEntry) -> Result<(Bytes, Source), CacheError> {
-        let (content, source) = self.inner.cache.hosted(&self.region()?.bucket, digest, entry).await?;
+        let (content, source) = self.inner.cache.hosted(&self.inner.region, digest, entry).await?;
         Ok((content.bytes().await?, source))
     }
 

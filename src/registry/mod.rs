@@ -5,6 +5,7 @@
 mod hosted;
 mod names;
 pub mod push;
+mod regions;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use hosted::ReferrersPage;
 pub use names::{Addressing, Names, Target, UnknownNamespace};
+pub use regions::Told;
 
 use crate::access::Access;
 pub use crate::cache::Prefetched;
@@ -20,7 +22,7 @@ use crate::config::{self, path_prefix};
 use crate::forward::Forwarder;
 pub use crate::forward::Pending;
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::region::{NotOpen, Open, Region};
+use crate::region::{NotOpen, Open, Peer, Region};
 use crate::store::{Content, Store};
 use crate::uploads::Uploads;
 use crate::upstream::Upstream;
@@ -118,6 +120,11 @@ impl Registry {
 
     fn region(&self) -> Result<&Open, NotOpen> {
         self.inner.region.get()
+    }
+
+    /// The other region of this name.
+    pub fn peer(&self, region: &str) -> Option<&Peer> {
+        self.inner.region.peer(region)
     }
 
     /// Replaces the upstreams; requests under way keep theirs.

@@ -1,0 +1,274 @@
+//! Another region as this one reaches it: through its edges while they answer, else straight at its store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use crate::bucket::{BucketError, ForeignBucket, Key, OpenError};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::ledger::{BlobEntry, ManifestEntry, ManifestFacts, Origin, Place};
+use crate::metrics::Metrics;
+use crate::oci::{Digest, Reference, RepositoryName};
+use crate::peers::protocol::{Found, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS};
+use crate::peers::{Batch, PeerError, RemoteEdges, Segments, Wanted};
+
+/// A store that could not be opened is tried again after this time.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(3);
+/// Larger than any segment is.
+const MAX_SEGMENT_BYTES: u64 = 4 << 20;
+
+/// Another region. Cloning is cheap.
+#[derive(Clone)]
+pub struct Peer(Arc<Inner>);
+
+struct Inner {
+    name: Arc<str>,
+    edges: Option<RemoteEdges>,
+    store: Option<Store>,
+}
+
+/// A store that is opened when it is first needed.
+struct Store {
+    settings: config::Bucket,
+    clock: Clock,
+    metrics: Metrics,
+    /// Held while it is opened, so that many who need it open it once.
+    state: Mutex<State>,
+}
+
+enum State {
+    Closed,
+    Open(ForeignBucket),
+    Failed { until: Timestamp, error: OpenError },
+}
+
+/// Who said what a ledger has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// They may have held their answer back.
+    Edges,
+    /// It cannot wait.
+    Store,
+}
+
+impl Peer {
+    /// `edges` are those of this peer, if it has any.
+    pub fn new(settings: &config::Peer, edges: Option<RemoteEdges>, clock: Clock, metrics: Metrics) -> Peer {
+        let store = settings.bucket.clone().map(|settings| Store { settings, clock, metrics, state: Mutex::new(State::Closed) });
+        Peer(Arc::new(Inner { name: settings.region.as_str().into(), edges, store }))
+    }
+
+    /// The region's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    pub fn edges(&self) -> Option<&RemoteEdges> {
+        self.0.edges.as_ref()
+    }
+
+    /// The region's store, at the incarnation that was in force when it was opened; `None` if it is not configured.
+    ///
+    /// # Errors
+    /// It cannot be opened now, or could not a moment ago.
+    pub async fn store(&self) -> Result<Option<ForeignBucket>, OpenError> {
+        let Some(store) = &self.0.store else { return Ok(None) };
+        store.get(&self.0.name).await.map(Some)
+    }
+
+    /// Opens the store anew when it is next needed: it moved, or the region has begun another incarnation.
+    pub async fn forget_store(&self) {
+        if let Some(store) = &self.0.store {
+            *store.state.lock().await = State::Closed;
+        }
+    }
+
+    /// What follows segment `after` in a ledger: from an edge, which may hold its answer back for `wait`, or from the store, which has
+    /// the region's own ledgers only.
+    ///
+    /// # Errors
+    /// Neither says anything. [`PeerError::Denied`] is not among the errors.
+    pub async fn segments(&self, origin: &Origin, after: u64, wait: Option<Duration>) -> Result<(Batch, Via), PeerError> {
+        let asked = match self.edges() {
+            Some(edges) => edges.segments(&origin.to_string(), after, wait).await.map(|batch| (batch, Via::Edges)),
+            None => Err(PeerError::unavailable("no edges of it are configured")),
+        };
+        let Err(error) = asked else { return asked };
+        match self.store().await {
+            Ok(None) => Err(error),
+            Ok(Some(store)) => Ok((Batch { segments: self.stored(&store, origin, after).await?, tail: None }, Via::Store)),
+            Err(why) => Err(PeerError::unavailable(format!("{error}; its store: {why}"))),
+        }
+    }
+
+    async fn stored(&self, store: &ForeignBucket, origin: &Origin, after: u64) -> Result<Segments, PeerError> {
+        if origin.region != *self.name() {
+            return Ok(Segments::Unknown);
+        }
+        let (root, mut segments, mut size_bytes) = (rooted(store, origin), Vec::new(), 0);
+        for seq in (after + 1..).take(MAX_BATCH_SEGMENTS) {
+            let read = root.read(&Key::Ledger(seq), MAX_SEGMENT_BYTES).await;
+            let segment = match read {
+                Ok(Some(segment)) => segment,
+                // What is here already goes first.
+                Err(error) if segments.is_empty() => return Err(error.into()),
+                Ok(None) | Err(_) => break,
+            };
+            size_bytes += segment.len();
+            if size_bytes > MAX_BATCH_BYTES && !segments.is_empty() {
+                break;
+            }
+            segments.push(segment);
+        }
+        Ok(if segments.is_empty() { Segments::None } else { Segments::Some(segments) })
+    }
+
+    /// What the region knows of a manifest, by its edges; `None` if it says that it has none.
+    ///
+    /// # Errors
+    /// It says nothing. [`PeerError::Denied`] is not among the errors.
+    pub async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Option<ManifestEntry>, PeerError> {
+        let Some(found) = self.resolve(repository, Wanted::Manifest(reference)).await? else { return Ok(None) };
+        let facts: Option<ManifestFacts> = found.facts.clone().map(serde_json::from_value).transpose().map_err(broken)?;
+        let facts = facts.ok_or_else(|| PeerError::Broken("a manifest without its facts".to_owned()))?;
+        let is_asked = match reference {
+            Reference::Digest(digest) => found.digest == *digest,
+            Reference::Tag(_) => true,
+        };
+        if !is_asked || facts.size_bytes != found.size_bytes {
+            return Err(PeerError::Broken("another manifest than the one asked for".to_owned()));
+        }
+        let created_at = Timestamp::from_ms(found.created_ms.unwrap_or_default());
+        Ok(Some(ManifestEntry { digest: found.digest, facts, created_at, content: entry(found)? }))
+    }
+
+    /// The same of a blob that may be read through a repository.
+    ///
+    /// # Errors
+    /// As for a manifest.
+    pub async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobEntry>, PeerError> {
+        match self.resolve(repository, Wanted::Blob(digest)).await? {
+            Some(found) if found.digest == *digest => entry(found).map(Some),
+            Some(_) => Err(PeerError::Broken("another blob than the one asked for".to_owned())),
+            None => Ok(None),
+        }
+    }
+
+    async fn resolve(&self, repository: &RepositoryName, wanted: Wanted<'_>) -> Result<Option<Found>, PeerError> {
+        let edges = self.edges().ok_or_else(|| PeerError::unavailable("no edges of it are configured"))?;
+        match edges.resolve(repository, wanted).await {
+            Ok(found) => Ok(Some(found)),
+            Err(PeerError::Denied) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Store {
+    async fn get(&self, region: &str) -> Result<ForeignBucket, OpenError> {
+        let mut state = self.state.lock().await;
+        match &*state {
+            State::Open(store) => return Ok(store.clone()),
+            State::Failed { until, error } if self.clock.now() < *until => return Err(error.clone()),
+            State::Closed | State::Failed { .. } => {}
+        }
+        let opened = ForeignBucket::open(&self.settings, region, self.clock.clone(), self.metrics.clone()).await;
+        *state = match &opened {
+            Ok(store) => State::Open(store.clone()),
+            Err(error) => State::Failed { until: self.clock.now().plus(OPEN_AGAIN_AFTER), error: error.clone() },
+        };
+        opened
+    }
+}
+
+/// The root of an origin in its region's store.
+pub(super) fn rooted(store: &ForeignBucket, origin: &Origin) -> ForeignBucket {
+    if *store.incarnation() == *origin.incarnation { store.clone() } else { store.at_incarnation(&origin.incarnation) }
+}
+
+/// What another region says of a content. Bytes that it sends along are checked.
+fn entry(found: Found) -> Result<BlobEntry, PeerError> {
+    let Found { digest, size_bytes, inline, places, .. } = found;
+    let is_true = |bytes: &bytes::Bytes| bytes.len() as u64 == size_bytes && Digest::of(digest.algorithm(), bytes) == digest;
+    if !inline.as_ref().is_none_or(is_true) {
+        return Err(PeerError::Broken(format!("other bytes than those of {digest}")));
+    }
+    let places = places.iter().map(|place| place.parse()).collect::<Result<Vec<Place>, _>>().map_err(broken)?;
+    Ok(BlobEntry { size_bytes, inline, places })
+}
+
+/// What an edge says of a content to another region.
+pub fn found(digest: &Digest, content: BlobEntry) -> Found {
+    let BlobEntry { size_bytes, inline, places } = content;
+    let places = places.iter().map(Place::to_string).collect();
+    Found { digest: *digest, media_type: None, size_bytes, inline, places, created_ms: None, facts: None }
+}
+
+/// The same of a manifest.
+pub fn found_manifest(manifest: ManifestEntry) -> Found {
+    let ManifestEntry { digest, facts, created_at, content } = manifest;
+    Found {
+        media_type: Some(facts.media_type.clone()),
+        created_ms: Some(created_at.as_ms()),
+        facts: serde_json::to_value(&facts).ok(),
+        ..found(&digest, content)
+    }
+}
+
+fn broken(error: impl fmt::Display) -> PeerError {
+    PeerError::Broken(error.to_string())
+}
+
+impl From<BucketError> for PeerError {
+    fn from(error: BucketError) -> PeerError {
+        match error {
+            BucketError::Unavailable { why, retry_after } => PeerError::Unavailable { why, retry_after },
+            BucketError::Refused(why) => PeerError::Refused(why),
+            BucketError::Broken(why) => PeerError::Broken(why),
+        }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { name, edges, store } = &*self.0;
+        f.debug_struct("Peer").field("name", name).field("edges", edges).field("has_store", &store.is_some()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Place;
+    use bytes::Bytes;
+    use ulid::Ulid;
+
+    fn manifest(bytes: &'static [u8], inline: Option<&'static [u8]>) -> ManifestEntry {
+        let facts = ManifestFacts { media_type: "a/b".to_owned(), size_bytes: bytes.len() as u64, ..ManifestFacts::default() };
+        let places = vec![Place { origin: Origin::new("us", "01"), key: Ulid::from_parts(1, 2) }];
+        let content = BlobEntry { size_bytes: bytes.len() as u64, inline: inline.map(Bytes::from_static), places };
+        ManifestEntry { digest: Digest::sha256(bytes), facts, created_at: Timestamp::from_ms(7), content }
+    }
+
+    #[test]
+    fn an_entry_comes_over_as_it_is() {
+        for inline in [None, Some(&b"{}"[..])] {
+            let manifest = manifest(b"{}", inline);
+            let told = found_manifest(manifest.clone());
+            let told: Found = serde_json::from_str(&serde_json::to_string(&told).unwrap()).unwrap();
+            assert_eq!(serde_json::from_value::<ManifestFacts>(told.facts.clone().unwrap()).unwrap(), manifest.facts);
+            assert_eq!(entry(told).unwrap(), manifest.content);
+        }
+    }
+
+    #[test]
+    fn bytes_and_places_that_are_not_true_are_refused() {
+        assert!(matches!(entry(found_manifest(manifest(b"{}", Some(b"[]")))), Err(PeerError::Broken(_))));
+        assert!(matches!(entry(found_manifest(manifest(b"{}", Some(b"{} ")))), Err(PeerError::Broken(_))));
+        let told = Found { places: vec!["us/1".to_owned()], ..found_manifest(manifest(b"{}", None)) };
+        assert!(matches!(entry(told), Err(PeerError::Broken(_))));
+    }
+}

@@ -1,0 +1,71 @@
+//! What edges of other regions are told. Each use case takes a [`Caller`], the proof that its caller is one; such a caller may read
+//! everything that is hosted. Nobody is asked in turn: what is not here is not here.
+
+use super::Registry;
+use crate::cache::{Answer, CacheError, Freshness};
+use crate::ledger::Look;
+use crate::oci::{Digest, Reference, RepositoryName};
+use crate::peers::Caller;
+use crate::peers::protocol::Found;
+use crate::region::{found, found_manifest};
+use crate::store::Content;
+
+/// What another region wants to know of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Manifest(Reference),
+    Blob(Digest),
+}
+
+impl Registry {
+    /// What is known here of a manifest or blob, after a fresh look.
+    ///
+    /// # Errors
+    /// `Absent` only after that look; `Unavailable` where it fails, but for what is known already and cannot change.
+    pub async fn tell_found(&self, _: &Caller, repository: &RepositoryName, wanted: &Told) -> Result<Found, CacheError> {
+        if !self.is_hosted(repository) {
+            return Err(CacheError::Absent);
+        }
+        let ledger = &self.region()?.ledger;
+        let looked = ledger.confirm(Look::Now).await;
+        let known = match wanted {
+            Told::Manifest(Reference::Digest(digest)) => ledger.manifest(repository, digest)?.map(found_manifest),
+            Told::Manifest(Reference::Tag(tag)) => {
+                looked.clone()?;
+                let digest = ledger.tag(repository, tag)?.map(|entry| entry.digest);
+                digest.map(|digest| ledger.manifest(repository, &digest)).transpose()?.flatten().map(found_manifest)
+            }
+            Told::Blob(digest) => {
+                // A manifest may be asked for where blobs are.
+                let manifest = || Ok::<_, CacheError>(ledger.manifest(repository, digest)?.map(|entry| entry.content));
+                let entry = ledger.blob(repository, digest)?.map_or_else(manifest, |entry| Ok(Some(entry)))?;
+                entry.map(|entry| found(digest, entry))
+            }
+        };
+        match known {
+            Some(found) => Ok(found),
+            None => {
+                looked?;
+                Err(CacheError::Absent)
+            }
+        }
+    }
+
+    /// The bytes of a hosted content that this region has: in this edge's memory, on its disk, or in the region's bucket.
+    ///
+    /// # Errors
+    /// `Absent` when this region has none of it; `Unavailable` when it has, or nobody can tell, and they cannot be read now.
+    pub async fn tell_content(&self, _: &Caller, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+        let ledger = &self.region()?.ledger;
+        let entry = match ledger.places(digest)? {
+            Some(entry) => entry,
+            None => {
+                ledger.confirm(Look::Now).await?;
+                ledger.places(digest)?.ok_or(CacheError::Absent)?
+            }
+        };
+        let here = self.inner.cache.hosted_here(&self.inner.region, digest, &entry).await?;
+        let (value, source) = here.ok_or(CacheError::Absent)?;
+        Ok(Answer { value, source, freshness: Freshness::Immutable })
+    }
+}
