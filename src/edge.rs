@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
+use crate::replication::{self, Nodes, Replication};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
@@ -43,6 +44,7 @@ pub struct Edge {
     cache: Cache,
     region: Region,
     forwarder: Forwarder,
+    replication: Replication,
     registry: Registry,
     http: Http,
     certificates: Option<Certificates>,
@@ -86,9 +88,11 @@ impl Edge {
         open_region(&config, region.clone(), clock.clone(), metrics.clone()).await?;
         let uploads = Uploads::start(region.clone(), store.clone(), upload_settings(&config), clock.clone(), metrics.clone());
         let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
-        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, forwarder.clone());
+        let replication = replication(&config, region.clone(), clock.clone(), metrics.clone());
+        let tasks = (forwarder.clone(), replication.clone());
+        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, tasks);
         registry.set_upstreams(upstreams);
-        registry.set_hosted(&config.hosted);
+        registry.set_hosted(&config.hosted, config.acknowledge);
         let owner = match &config.siblings {
             Some(siblings) => Owner::Shared(outside.siblings(siblings, config.limits.request_timeout)?),
             None => Owner::Alone(Box::new(Seal::random())),
@@ -127,6 +131,7 @@ impl Edge {
             cache,
             region,
             forwarder,
+            replication,
             registry,
             http,
             certificates,
@@ -172,7 +177,7 @@ impl Edge {
         }
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
-        self.registry.set_hosted(&new.hosted);
+        self.registry.set_hosted(&new.hosted, new.acknowledge);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
@@ -199,6 +204,7 @@ impl Edge {
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
         self.forwarder.stop();
+        self.replication.stop();
         let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
         if let Ok(open) = self.region.get()
             && let Err(error) = open.ledger.close().await
@@ -235,6 +241,17 @@ impl Outside {
     }
 }
 
+/// Begins to follow the other regions.
+fn replication(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Replication {
+    let settings = replication::Settings {
+        follow_interval: config.replication.follow_interval,
+        nodes: if config.siblings.is_some() { Nodes::Several } else { Nodes::One },
+        copies: config.replication.clone(),
+    };
+    let policies = replication::Policies::new(&config.hosted, config.acknowledge);
+    Replication::start(region, &config.region, settings, policies, clock, metrics)
+}
+
 fn upload_settings(config: &Config) -> uploads::Settings {
     uploads::Settings { max_blob_bytes: config.limits.max_blob.0, most_sessions: config.limits.uploads, ttl: config.limits.upload_ttl }
 }
@@ -244,10 +261,11 @@ fn upload_settings(config: &Config) -> uploads::Settings {
 /// # Errors
 /// The bucket answers, and what it answers will not change by waiting.
 async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Result<(), OpenError> {
+    let regions = if config.peers.is_empty() { Regions::One } else { Regions::Many };
     let (settings, name, ledger_dir) = (config.bucket.clone(), config.region.clone(), config.data_dir.join("ledger"));
     let opening = Bucket::open(&settings, &name, clock.clone(), metrics.clone());
     let why = match tokio::time::timeout(BUCKET_PATIENCE, opening).await {
-        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), ledger_dir.clone(), clock.clone(), metrics.clone()).await {
+        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), (ledger_dir.clone(), regions), clock.clone(), metrics.clone()).await {
             Some(ledger) => {
                 region.open(bucket, ledger);
                 return Ok(());
@@ -265,7 +283,7 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
         match Bucket::open_patiently(&settings, &name, clock.clone(), metrics.clone(), failed).await {
             Err(error) => tracing::error!(%error, "the bucket cannot be used: pushes and hosted repositories stay unavailable"),
             Ok(bucket) => {
-                if let Some(ledger) = open_ledger(bucket.clone(), ledger_dir, clock, metrics).await {
+                if let Some(ledger) = open_ledger(bucket.clone(), (ledger_dir, regions), clock, metrics).await {
                     region.open(bucket, ledger);
                     tracing::info!("the bucket is open");
                 }
@@ -276,8 +294,8 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
 }
 
 /// On a disk that does not take the index it is kept in memory, and made anew at each start.
-async fn open_ledger(bucket: Bucket, dir: PathBuf, clock: Clock, metrics: Metrics) -> Option<Ledger> {
-    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string(), regions: Regions::One };
+async fn open_ledger(bucket: Bucket, (dir, regions): (PathBuf, Regions), clock: Clock, metrics: Metrics) -> Option<Ledger> {
+    let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string(), regions };
     let on_disk = match tokio::fs::create_dir_all(&dir).await {
         Ok(()) => {
             let place = IndexPlace::File(dir.join("index"));
