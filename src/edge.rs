@@ -261,11 +261,12 @@ fn upload_settings(config: &Config) -> uploads::Settings {
 /// # Errors
 /// The bucket answers, and what it answers will not change by waiting.
 async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Result<(), OpenError> {
+    let (settings, name) = (config.bucket.clone(), config.region.clone());
     let regions = if config.peers.is_empty() { Regions::One } else { Regions::Many };
-    let (settings, name, ledger_dir) = (config.bucket.clone(), config.region.clone(), config.data_dir.join("ledger"));
+    let index = (config.data_dir.join("ledger"), regions);
     let opening = Bucket::open(&settings, &name, clock.clone(), metrics.clone());
     let why = match tokio::time::timeout(BUCKET_PATIENCE, opening).await {
-        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), (ledger_dir.clone(), regions), clock.clone(), metrics.clone()).await {
+        Ok(Ok(bucket)) => match open_ledger(bucket.clone(), &index, clock.clone(), metrics.clone()).await {
             Some(ledger) => {
                 region.open(bucket, ledger);
                 return Ok(());
@@ -283,7 +284,7 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
         match Bucket::open_patiently(&settings, &name, clock.clone(), metrics.clone(), failed).await {
             Err(error) => tracing::error!(%error, "the bucket cannot be used: pushes and hosted repositories stay unavailable"),
             Ok(bucket) => {
-                if let Some(ledger) = open_ledger(bucket.clone(), (ledger_dir, regions), clock, metrics).await {
+                if let Some(ledger) = open_ledger(bucket.clone(), &index, clock, metrics).await {
                     region.open(bucket, ledger);
                     tracing::info!("the bucket is open");
                 }
@@ -294,9 +295,10 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
 }
 
 /// On a disk that does not take the index it is kept in memory, and made anew at each start.
-async fn open_ledger(bucket: Bucket, (dir, regions): (PathBuf, Regions), clock: Clock, metrics: Metrics) -> Option<Ledger> {
+async fn open_ledger(bucket: Bucket, (dir, regions): &(PathBuf, Regions), clock: Clock, metrics: Metrics) -> Option<Ledger> {
+    let regions = *regions;
     let settings = |index| ledger::Settings { index, node: Ulid::generate().to_string(), regions };
-    let on_disk = match tokio::fs::create_dir_all(&dir).await {
+    let on_disk = match tokio::fs::create_dir_all(dir).await {
         Ok(()) => {
             let place = IndexPlace::File(dir.join("index"));
             Ledger::open(bucket.clone(), settings(place), clock.clone(), metrics.clone()).await.map_err(|error| error.to_string())

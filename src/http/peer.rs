@@ -1,7 +1,11 @@
 //! Answers to edges of other regions.
 
-use http::Response;
+use std::time::Duration;
+
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::{Response, StatusCode};
+use tokio::time::{Instant, sleep_until};
 
 use super::admit::Site;
 use super::body::Payload;
@@ -10,9 +14,16 @@ use super::log::Record;
 use super::respond;
 use super::route::Question;
 use super::service::{Http, within};
+use crate::cache::CacheError;
+use crate::ledger::{Look, Origin, Segments};
 use crate::oci::Digest;
 use crate::peers::Caller;
-use crate::registry::Told;
+use crate::peers::protocol::frame;
+use crate::registry::{Next, Told};
+
+const OUTPORT_POSITION: HeaderName = HeaderName::from_static("outport-position");
+/// While an answer is held back, the tail is looked at this often: other nodes of the region append there too.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Http {
     pub(super) async fn tell(
@@ -30,7 +41,47 @@ impl Http {
                 Ok(respond::json(serde_json::json!(found).to_string().into()))
             }
             Question::Content(digest) => within(site.deadline, self.tell_content(caller, digest, head, record)).await,
-            Question::Status | Question::Segments { .. } => Err(Failure::unavailable("not yet", None)),
+            Question::Status => {
+                let telling = async { Ok(self.registry_ref().tell_status(caller).await) };
+                let status = within(site.deadline, telling).await?.map_err(unavailable)?;
+                Ok(respond::json(serde_json::json!(status).to_string().into()))
+            }
+            Question::Segments { origin, after, wait } => {
+                let next = self.next_segments(caller, (origin, *after), *wait, site.deadline).await?;
+                segments(origin, next)
+            }
+        }
+    }
+
+    /// What follows a segment: at once if there is something, else when there is, at most `wait` later.
+    async fn next_segments(
+        &self,
+        caller: &Caller,
+        (origin, after): (&Origin, u64),
+        wait: Duration,
+        deadline: Duration,
+    ) -> Result<Next, Failure> {
+        let until = Instant::now() + wait;
+        let mut look = Look::Now;
+        let mut held_back = None;
+        loop {
+            // Begun before the look: what is folded behind it ends the wait.
+            let folded = self.registry_ref().folded().map_err(unavailable)?;
+            let telling = async { Ok(self.registry_ref().tell_segments(caller, origin, after, look).await) };
+            let next = within(deadline, telling).await?.map_err(unavailable)?;
+            let is_final = next.segments != Segments::None || Instant::now() >= until;
+            if is_final {
+                return Ok(next);
+            }
+            if held_back.is_none() {
+                held_back = Some(self.held_back().try_acquire().map_err(|_| Failure::too_many_waiting())?);
+            }
+            look = Look::Recent;
+            tokio::select! {
+                () = folded => {}
+                () = sleep_until(until.min(Instant::now() + LOOK_AGAIN_AFTER)) => {}
+                () = self.drained() => return Ok(next),
+            }
         }
     }
 
@@ -46,4 +97,30 @@ impl Http {
         record.found(&answer);
         respond::blob(answer, digest, &head.headers)
     }
+}
+
+/// The answer about a ledger.
+fn segments(origin: &Origin, next: Next) -> Result<Response<Payload>, Failure> {
+    let mut response = match next.segments {
+        Segments::Some(found) => {
+            let mut response = Response::new(Payload::Bytes(frame(&found)));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            response
+        }
+        Segments::None => {
+            let mut response = Response::new(Payload::Empty);
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Segments::Trimmed => return Err(Failure::trimmed()),
+        Segments::Unknown => return Err(Failure::absent(Subject::Repository)),
+    };
+    if let Ok(position) = HeaderValue::try_from(format!("{}@{}", origin.region, next.tail)) {
+        response.headers_mut().insert(OUTPORT_POSITION, position);
+    }
+    Ok(response)
+}
+
+fn unavailable(error: CacheError) -> Failure {
+    Failure::from_cache(error, Subject::Repository)
 }

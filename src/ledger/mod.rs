@@ -75,6 +75,7 @@ pub use query::{
     BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
     UnforwardedQuery, WantedEntry, WantedKey,
 };
+pub use segment::is_stub;
 pub use tail::Look;
 
 use self::core::{Core, FoldError, Identity};

@@ -126,6 +126,11 @@ fn pack(first: &First, lines: &[String]) -> Result<Bytes, SegmentError> {
     if object.len() as u64 > MAX_OBJECT_BYTES { Err(SegmentError::TooLarge) } else { Ok(object.into()) }
 }
 
+/// Whether this stands where a segment was trimmed.
+pub fn is_stub(object: &[u8]) -> bool {
+    matches!(decode(object), Ok(Object::Stub(_)))
+}
+
 pub fn decode(object: &[u8]) -> Result<Object, SegmentError> {
     if object.len() as u64 > MAX_OBJECT_BYTES {
         return Err(SegmentError::TooLarge);

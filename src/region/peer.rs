@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::bucket::{BucketError, ForeignBucket, Key, OpenError};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::ledger::{BlobEntry, ManifestEntry, ManifestFacts, Origin, Place};
+use crate::ledger::{BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, is_stub};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::peers::protocol::{Found, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS};
@@ -117,6 +117,10 @@ impl Peer {
                 Err(error) if segments.is_empty() => return Err(error.into()),
                 Ok(None) | Err(_) => break,
             };
+            if is_stub(&segment) {
+                // It may have been trimmed after what is here already was read.
+                return Ok(if segments.is_empty() { Segments::Trimmed } else { Segments::Some(segments) });
+            }
             size_bytes += segment.len();
             if size_bytes > MAX_BATCH_BYTES && !segments.is_empty() {
                 break;

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use abroad::{Asking, Purpose};
 pub use hosted::ReferrersPage;
 pub use names::{Addressing, Names, Target, UnknownNamespace};
-pub use regions::Told;
+pub use regions::{Next, Told};
 
 use crate::access::Access;
 pub use crate::cache::Prefetched;

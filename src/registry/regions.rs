@@ -1,12 +1,14 @@
 //! What edges of other regions are told. Each use case takes a [`Caller`], the proof that its caller is one; such a caller may read
 //! everything that is hosted. Nobody is asked in turn: what is not here is not here.
 
+use std::collections::BTreeMap;
+
 use super::Registry;
 use crate::cache::{Answer, CacheError, Freshness};
-use crate::ledger::Look;
+use crate::ledger::{Look, Origin, Segments};
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::peers::Caller;
-use crate::peers::protocol::Found;
+use crate::peers::protocol::{ClockReading, Found, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Status};
 use crate::region::{found, found_manifest};
 use crate::store::Content;
 
@@ -17,7 +19,65 @@ pub enum Told {
     Blob(Digest),
 }
 
+/// What comes next in a ledger, and how far this region has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Next {
+    pub segments: Segments,
+    pub tail: u64,
+}
+
 impl Registry {
+    /// Where this region stands, after a fresh look.
+    ///
+    /// # Errors
+    /// `Unavailable`
+    pub async fn tell_status(&self, _: &Caller) -> Result<Status, CacheError> {
+        let ledger = &self.region()?.ledger;
+        ledger.confirm(Look::Now).await?;
+        let (origin, vector) = (ledger.origin(), ledger.vector()?);
+        let clock = ledger.clock_of(origin)?;
+        let seen: BTreeMap<String, u64> = vector.iter().map(|(origin, seq)| (origin.to_string(), seq)).collect();
+        Ok(Status {
+            region: origin.region.to_string(),
+            incarnation: origin.incarnation.to_string(),
+            seq: vector.get(origin),
+            clock: ClockReading { ms: clock.ms, count: clock.count },
+            imports: ledger.imports()?.0,
+            seen,
+        })
+    }
+
+    /// What follows a segment in this region's ledger, or in one that it imported: as many segments as go into one answer. Rests on a
+    /// look of the given kind.
+    ///
+    /// # Errors
+    /// `Unavailable`, also where only the look failed and there is nothing to tell.
+    pub async fn tell_segments(&self, _: &Caller, origin: &Origin, after: u64, look: Look) -> Result<Next, CacheError> {
+        let ledger = &self.region()?.ledger;
+        let looked = ledger.confirm(look).await;
+        let mut segments = ledger.segments_of(origin, after, MAX_BATCH_BYTES).await?;
+        match &mut segments {
+            Segments::Some(found) => found.truncate(MAX_BATCH_SEGMENTS),
+            // What is committed can be told whether or not there is more.
+            Segments::None | Segments::Unknown => looked?,
+            Segments::Trimmed => {}
+        }
+        Ok(Next { segments, tail: ledger.vector()?.get(origin) })
+    }
+
+    /// Returns when something new was folded here, of whatever ledger.
+    ///
+    /// # Errors
+    /// The region is not open.
+    pub fn folded(&self) -> Result<impl Future<Output = ()> + use<>, CacheError> {
+        let mut folds = self.region()?.ledger.folds();
+        folds.mark_unchanged();
+        Ok(async move {
+            // It ends only with the ledger.
+            let _ = folds.changed().await;
+        })
+    }
+
     /// What is known here of a manifest or blob, after a fresh look.
     ///
     /// # Errors
