@@ -32,6 +32,7 @@ const SPARE_FILES: usize = 24;
 /// The configuration of an edge under test. Anyone may pull, unless a test says otherwise; a canary upstream is always there.
 pub struct Settings {
     dir: TempDir,
+    region: String,
     data_dir: Option<PathBuf>,
     access: String,
     cache: String,
@@ -53,6 +54,7 @@ impl Settings {
     pub fn new() -> Settings {
         Settings {
             dir: TempDir::with_prefix("outport-test-").expect("a folder for temporary files"),
+            region: "test".into(),
             data_dir: None,
             access: "anonymous_pull = [\"**\"]".into(),
             cache: "prefetch = 0\n".into(),
@@ -145,21 +147,27 @@ impl Settings {
         self
     }
 
+    /// An edge of this region.
+    pub fn region(mut self, name: &str) -> Settings {
+        self.region = name.into();
+        self
+    }
+
     /// Keeps the cache elsewhere than beside the configuration.
     pub fn data_dir(mut self, path: &Path) -> Settings {
         self.data_dir = Some(path.to_owned());
         self
     }
 
-    fn data_path(&self) -> PathBuf {
+    pub fn data_path(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| self.dir.path().join("data"))
     }
 
     fn text(&self, registry: SocketAddr, ops: SocketAddr) -> String {
-        let Settings { access, cache, limits, log, tables, .. } = self;
+        let Settings { region, access, cache, limits, log, tables, .. } = self;
         let tables = tables.replace("{registry}", &registry.to_string());
         format!(
-            "region = \"test\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
+            "region = \"{region}\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
              [cache]\n{cache}[limits]\n{limits}[log]\n{log}{tables}",
             self.data_path().display()
         )
@@ -240,6 +248,10 @@ impl TestEdge {
         if let Some(edge) = self.edge.take() {
             edge.shutdown().await;
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.client.address()
     }
 
     /// Where everything of the edge lies on the disk.
