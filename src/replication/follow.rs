@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::gate::Haste;
 use super::remote::{Remote, Standing, Through};
 use super::sight::Sight;
-use super::{Inner, Nodes};
+use super::{Inner, Nodes, heart};
 use crate::ledger::{Foreign, Glance, ImportError, Ledger, LedgerError, Look, Origin, PullError, Pulled, Segments};
 
 /// How long a peer's edge is asked to wait for something to tell. Not longer, for so long a cut line can look like a quiet one.
@@ -291,8 +291,14 @@ impl Link {
 
 /// Gives the node that wrote the last import the time to write the next.
 async fn leave_to_others(inner: &Inner, ledger: &Ledger, (origin, seq): (&Origin, u64)) {
-    let is_ours = |(number, node): (u64, String)| number == 0 || node == ledger.node();
-    if inner.settings.nodes == Nodes::One || ledger.imports().is_ok_and(is_ours) {
+    if inner.settings.nodes == Nodes::One {
+        return;
+    }
+    if ledger.imports().is_ok_and(|(number, _)| number == 0) {
+        // Before the first import all are alike; or this node has not seen it.
+        let _ = ledger.confirm(Look::Now).await;
+    }
+    if heart::is_importer(ledger) {
         return;
     }
     for _ in 0..2 {

@@ -80,10 +80,6 @@ impl Sight {
         self.seen_of_us
     }
 
-    pub fn tail(&self) -> u64 {
-        self.tail
-    }
-
     /// Its ledger is this one from now on. Returns whether it was another, or none.
     pub fn meets(&mut self, origin: &Origin, folded: u64) -> bool {
         if self.origin.as_ref() == Some(origin) {
