@@ -166,3 +166,104 @@ impl From<crate::ledger::LedgerError> for CacheError {
         unavailable(&error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::bucket::Key;
+    use crate::clock::Clock;
+    use crate::config::{self, BucketPlace, ByteSize};
+    use crate::ledger::{IndexPlace, Ledger, Origin, Place, Regions, Settings};
+    use crate::metrics::Metrics;
+    use crate::peers::testing::{Played, edges, vouched};
+    use crate::region::Peer;
+    use crate::store::{self, Store};
+
+    /// A cache in a region that is open and has this peer.
+    async fn cache(dir: &std::path::Path, peer: Peer) -> (Cache, Region) {
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let (request_timeout, part_size) = (Duration::from_secs(5), ByteSize(5 << 20));
+        let settings = config::Bucket { place: BucketPlace::Memory, options: BTreeMap::new(), ca_file: None, request_timeout, part_size };
+        let bucket = Bucket::open(&settings, "eu", clock.clone(), metrics.clone()).await.unwrap();
+        let settings = Settings { index: IndexPlace::Memory, node: "edge".to_owned(), regions: Regions::Many };
+        let ledger = Ledger::open(bucket.clone(), settings, clock.clone(), metrics.clone()).await.unwrap();
+        let region = Region::with_peers(vec![peer]);
+        region.open(bucket, ledger);
+        let settings = store::Settings { dir: dir.to_owned(), max_bytes: 1 << 20 };
+        let store = Store::open(settings, clock.clone(), metrics.clone()).await.unwrap();
+        let settings = config::Cache {
+            disk: ByteSize(1 << 20),
+            memory: ByteSize(1 << 20),
+            prefetch: 0,
+            negative_ttl: Duration::ZERO,
+            stale_after: Duration::from_secs(1),
+        };
+        (Cache::new(settings, store, clock, metrics), region)
+    }
+
+    /// The region us, whose edge gives these answers.
+    async fn us(answers: Vec<String>) -> (Peer, Played) {
+        let played = Played::new(answers).await;
+        let edges = edges(&[played.address], Clock::system());
+        let settings = config::Peer { region: "us".to_owned(), bucket: None, edges: Vec::new(), token: None, ca_file: None };
+        (Peer::new(&settings, Some(edges), Clock::system(), Metrics::new()), played)
+    }
+
+    fn there(size_bytes: usize) -> BlobEntry {
+        let place = Place { origin: Origin::new("us", "01"), key: ulid::Ulid::from_parts(1, 1) };
+        BlobEntry { size_bytes: size_bytes as u64, inline: None, places: vec![place] }
+    }
+
+    #[tokio::test]
+    async fn what_lies_in_another_region_is_fetched_once_and_kept_here() {
+        let (dir, content) = (tempfile::tempdir().unwrap(), "x".repeat(200_000));
+        let (peer, played) = us(vec![vouched("200 OK", "", &content)]).await;
+        let (cache, region) = cache(dir.path(), peer).await;
+        let (digest, entry) = (Digest::sha256(content.as_bytes()), there(content.len()));
+        assert!(cache.hosted_here(&region, &digest, &entry).await.unwrap().is_none(), "another region is never told of a third one's");
+        let (first, second) = tokio::join!(cache.hosted(&region, &digest, &entry), cache.hosted(&region, &digest, &entry));
+        for (content_here, source) in [first.unwrap(), second.unwrap()] {
+            assert_eq!((content_here.bytes().await.unwrap().len(), source), (content.len(), Source::Region("us".into())));
+        }
+        cache.idle().await;
+        let (_, source) = cache.hosted(&region, &digest, &entry).await.unwrap();
+        assert_eq!((source, played.heard().len()), (Source::Disk, 1));
+        let told = cache.hosted_here(&region, &digest, &entry).await.unwrap();
+        assert_eq!(told.map(|(_, source)| source), Some(Source::Disk), "what is on the disk is told");
+    }
+
+    #[tokio::test]
+    async fn wrong_bytes_and_silence_of_another_region_are_no_content() {
+        for answer in [vouched("200 OK", "", "wrong bytes"), vouched("404 Not Found", "", ""), vouched("503 Service Unavailable", "", "")] {
+            let dir = tempfile::tempdir().unwrap();
+            let (peer, _played) = us(vec![answer.clone()]).await;
+            let (cache, region) = cache(dir.path(), peer).await;
+            let outcome = cache.hosted(&region, &Digest::sha256(b"right bytes"), &there(11)).await;
+            assert!(matches!(outcome, Err(CacheError::Unavailable { .. })), "{answer}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_region_is_told_what_the_own_bucket_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let (peer, played) = us(Vec::new()).await;
+        let (cache, region) = cache(dir.path(), peer).await;
+        let bucket = &region.get().unwrap().bucket;
+        let place = Place { origin: Origin::of(bucket), key: bucket.fresh_ulid() };
+        bucket.create(&Key::Blob(place.key), Bytes::from_static(b"right bytes")).await.unwrap();
+        let entry = BlobEntry { places: vec![place.clone()], ..there(11) };
+        let told = cache.hosted_here(&region, &Digest::sha256(b"right bytes"), &entry).await.unwrap();
+        assert_eq!(told.map(|(_, source)| source), Some(Source::Bucket));
+        // What it lost is not sought elsewhere.
+        let (lost, mut both) = (Place { key: bucket.fresh_ulid(), ..place }, there(5));
+        both.places.push(lost);
+        let outcome = cache.hosted_here(&region, &Digest::sha256(b"other"), &both).await;
+        assert!(matches!(outcome, Err(CacheError::Unavailable { .. })), "{outcome:?}");
+        assert_eq!(played.heard().len(), 0);
+    }
+}

@@ -267,6 +267,39 @@ mod tests {
     }
 
     #[test]
+    fn other_regions_are_known_by_their_tokens_alone() {
+        let token = Some(config::Secret::new("0123456789abcdef".to_owned()));
+        let peer = config::Peer { region: "us".to_owned(), bucket: None, edges: Vec::new(), token, ca_file: None };
+        let with_peers = Site { tokens: Tokens::new(&[peer]), ..site(&["**"]) };
+        let digest = crate::oci::Digest::sha256(b"");
+        let targets = [
+            "/outport/v1/ledger".to_owned(),
+            "/outport/v1/ledger/us.01?after=0".to_owned(),
+            "/outport/v1/resolve?repository=a&reference=v1".to_owned(),
+            format!("/outport/v1/content/{digest}"),
+        ];
+        for target in &targets {
+            let ask = |site: &Site, credentials: Option<&str>| {
+                let request = Request::get(target.as_str()).header("host", "edge:5000");
+                let request = credentials.into_iter().fold(request, |request, value| request.header("authorization", value));
+                admit_on(site, &connection(None), request)
+            };
+            let Ok(Call::Peer(caller, _)) = ask(&with_peers, Some("Bearer 0123456789abcdef")) else { panic!("{target}") };
+            assert_eq!(&**caller.region(), "us");
+            for credentials in [None, Some("Bearer 0123456789abcdeF"), Some("Basic Y2k6cGFzcw=="), Some("nonsense")] {
+                let refused = ask(&with_peers, credentials).unwrap_err().into_response();
+                assert_eq!(
+                    (refused.status().as_u16(), refused.headers()["www-authenticate"].to_str().unwrap()),
+                    (401, r#"Bearer realm="outport peers""#)
+                );
+                assert_eq!(status(ask(&site(&["**"]), credentials)), 404, "without peers there is nothing to ask");
+            }
+        }
+        let asked = Request::get("/v2/").header("host", "edge:5000").header("authorization", "Bearer 0123456789abcdef");
+        assert_eq!(status(admit_on(&with_peers, &connection(None), asked)), 401, "a peer's token opens nothing else");
+    }
+
+    #[test]
     fn three_ways_in_are_one_repository() {
         let site = site(&["docker.io/**"]);
         let by_host = Request::get("/v2/alpine/manifests/3").header("host", "hub.example.com");

@@ -214,7 +214,10 @@ fn segments(origin: &[u8], query: &str) -> Result<Question, RouteError> {
     let number = |name| {
         parameter(query, name).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())).and_then(|digits| digits.parse().ok())
     };
-    let origin = decoded(origin)?.parse().map_err(|_| RouteError::Unknown)?;
+    let origin = decoded(origin)?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let origin =
+        Some(origin).filter(|origin| origin.bytes().all(fits)).and_then(|origin| origin.parse().ok()).ok_or(RouteError::Unknown)?;
     let wait = if has(query, "wait") { number("wait").ok_or(RouteError::Parameter("wait"))? } else { 0 };
     let after = number("after").ok_or(RouteError::Parameter("after"))?;
     Ok(Question::Segments { origin, after, wait: Duration::from_secs(wait).min(MAX_WAIT) })
@@ -753,6 +756,52 @@ mod tests {
         }
         assert_eq!(send("PUT", &target(MAX_TAGS + 1, 4)), Err(RouteError::TooManyTags));
         assert_eq!(send("PUT", &target(10_000, 1)), Err(RouteError::TooLong));
+    }
+
+    #[test]
+    fn other_regions_ask_their_questions() {
+        let (asked, digest) = (|target: &str| get(target).map_err(|error| error.to_string()), digest());
+        let peer = |question| Ok(Action::Peer(question));
+        let after = |after, seconds| {
+            peer(Question::Segments { origin: Origin::new("us", "01J0"), after, wait: std::time::Duration::from_secs(seconds) })
+        };
+        let resolve = |wanted| peer(Question::Resolve { repository: "a/b".parse().unwrap(), wanted });
+        assert_eq!(asked("/outport/v1/ledger"), peer(Question::Status));
+        assert_eq!(asked("/outport/v1/ledger/us.01J0?after=0"), after(0, 0));
+        assert_eq!(asked("/outport/v1/ledger/us%2E01J0?wait=5&after=7"), after(7, 5));
+        assert_eq!(asked("/outport/v1/ledger/us.01J0?after=7&wait=99"), after(7, 30));
+        assert_eq!(
+            asked("/outport/v1/resolve?repository=a%2Fb&reference=v1"),
+            resolve(Told::Manifest(Reference::Tag("v1".parse().unwrap())))
+        );
+        assert_eq!(
+            asked(&format!("/outport/v1/resolve?repository=a/b&reference=sha256%3A{HEX}")),
+            resolve(Told::Manifest(Reference::Digest(digest)))
+        );
+        assert_eq!(asked(&format!("/outport/v1/resolve?repository=a/b&blob={digest}")), resolve(Told::Blob(digest)));
+        assert_eq!(asked(&format!("/outport/v1/content/{digest}")), peer(Question::Content(digest)));
+        for target in [
+            "/outport/v1/ledger/us.01J0".to_owned(),
+            "/outport/v1/ledger/us.01J0?after=-1".to_owned(),
+            "/outport/v1/ledger/us.01J0?after=".to_owned(),
+            "/outport/v1/ledger/us.01J0?after=99999999999999999999".to_owned(),
+            "/outport/v1/ledger/us.01J0?after=1&wait=x".to_owned(),
+            "/outport/v1/ledger/us?after=1".to_owned(),
+            "/outport/v1/ledger/?after=1".to_owned(),
+            "/outport/v1/ledger/us.01J0%2F..?after=1".to_owned(),
+            "/outport/v1/resolve".to_owned(),
+            "/outport/v1/resolve?repository=a".to_owned(),
+            "/outport/v1/resolve?repository=A&reference=v1".to_owned(),
+            format!("/outport/v1/resolve?repository=a&reference=v1&blob={digest}"),
+            "/outport/v1/resolve?repository=a&blob=v1".to_owned(),
+            "/outport/v1/content/".to_owned(),
+            "/outport/v1/content/sha256:0".to_owned(),
+        ] {
+            assert!(get(&target).is_err(), "{target}");
+        }
+        for target in ["/outport/v1/ledger", "/outport/v1/ledger/us.01?after=0", "/outport/v1/resolve", "/outport/v1/content/x"] {
+            assert_eq!(send("POST", target), Err(RouteError::Method { allow: READ }), "{target}");
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub mod protocol;
 mod remote;
 mod seal;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod tokens;
 

@@ -177,3 +177,6 @@ impl From<PeerError> for ReadError {
         ReadError { why: error.to_string(), retry_after: error.retry_after(), passing }
     }
 }
+
+#[cfg(test)]
+mod tests;

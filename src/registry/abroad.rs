@@ -145,7 +145,7 @@ fn cannot_tell(regions: &[std::sync::Arc<str>]) -> CacheError {
 
 pub(super) fn manifest_of(entry: KnownEntry) -> Option<ManifestEntry> {
     match entry {
-        KnownEntry::Manifest(entry) => Some(entry),
+        KnownEntry::Manifest(entry) => Some(*entry),
         KnownEntry::Blob(_) => None,
     }
 }

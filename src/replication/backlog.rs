@@ -142,12 +142,7 @@ impl Backlog {
 }
 
 /// Whether a region that shall hold a copy has none.
-fn is_missing(
-    ledger: &Ledger,
-    policy: super::policy::Policy,
-    digest: &Digest,
-    members: &BTreeSet<Arc<str>>,
-) -> Result<bool, LedgerError> {
+fn is_missing(ledger: &Ledger, policy: super::policy::Policy, digest: &Digest, members: &BTreeSet<Arc<str>>) -> Result<bool, LedgerError> {
     // What is gone, and what travels in the ledger itself, is missing nowhere.
     let Some(entry) = ledger.places(digest)?.filter(|entry| entry.inline.is_none()) else { return Ok(false) };
     let holding = entry.places.iter().map(|place| place.origin.region.clone()).collect();

@@ -69,12 +69,7 @@ impl Replication {
 
 impl Inner {
     /// The other regions that hold all the bytes of a manifest, as far as is known here.
-    fn holders(
-        &self,
-        ledger: &Ledger,
-        (repository, digest): (&RepositoryName, &Digest),
-        seq: u64,
-    ) -> Result<Vec<Arc<str>>, LedgerError> {
+    fn holders(&self, ledger: &Ledger, (repository, digest): (&RepositoryName, &Digest), seq: u64) -> Result<Vec<Arc<str>>, LedgerError> {
         let contents = contents(ledger, repository, digest)?;
         let holds = |region: &Arc<str>, entry: &BlobEntry| {
             entry.inline.is_some() || entry.places.iter().any(|place| place.origin.region == *region)

@@ -44,7 +44,7 @@ impl Remote for Peer {
             }
             let told = match name {
                 Name::Manifest(repository, reference) => {
-                    self.manifest(repository, reference).await.map(|found| found.map(KnownEntry::Manifest))
+                    self.manifest(repository, reference).await.map(|found| found.map(|found| KnownEntry::Manifest(Box::new(found))))
                 }
                 Name::Blob(repository, digest) => self.blob(repository, digest).await.map(|found| found.map(KnownEntry::Blob)),
             };

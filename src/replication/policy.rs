@@ -80,7 +80,12 @@ impl Policy {
 
 /// The regions that are still to get a copy, the one that shall begin first in front. A region that holds one already is never among
 /// them, so that an order in which copies end changes nothing for those that have not.
-pub(super) fn chosen<'a>(policy: Policy, digest: &Digest, members: &'a BTreeSet<Arc<str>>, holding: &BTreeSet<Arc<str>>) -> Vec<&'a Arc<str>> {
+pub(super) fn chosen<'a>(
+    policy: Policy,
+    digest: &Digest,
+    members: &'a BTreeSet<Arc<str>>,
+    holding: &BTreeSet<Arc<str>>,
+) -> Vec<&'a Arc<str>> {
     let holding_members = members.iter().filter(|member| holding.contains(*member)).count();
     let wanted = policy.holders(members.len().max(1)).saturating_sub(holding_members);
     let mut others: Vec<_> = members.iter().filter(|member| !holding.contains(*member)).collect();

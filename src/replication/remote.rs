@@ -54,7 +54,7 @@ pub struct Known {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum KnownEntry {
-    Manifest(ManifestEntry),
+    Manifest(Box<ManifestEntry>),
     Blob(BlobEntry),
 }
 

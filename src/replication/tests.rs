@@ -196,10 +196,12 @@ impl Remote for Far {
             let entry = match name {
                 Name::Manifest(repository, Reference::Tag(tag)) => {
                     let found = realm.ledger.tag(repository, tag).unwrap();
-                    found.and_then(|found| realm.ledger.manifest(repository, &found.digest).unwrap()).map(KnownEntry::Manifest)
+                    found
+                        .and_then(|found| realm.ledger.manifest(repository, &found.digest).unwrap())
+                        .map(|found| KnownEntry::Manifest(Box::new(found)))
                 }
                 Name::Manifest(repository, Reference::Digest(digest)) => {
-                    realm.ledger.manifest(repository, digest).unwrap().map(KnownEntry::Manifest)
+                    realm.ledger.manifest(repository, digest).unwrap().map(|found| KnownEntry::Manifest(Box::new(found)))
                 }
                 Name::Blob(repository, digest) => realm.ledger.blob(repository, digest).unwrap().map(KnownEntry::Blob),
             };
@@ -357,10 +359,7 @@ async fn names_are_resolved_denied_for_a_moment_or_not_told() {
     // Nobody answers questions there: it is read until now.
     ap_script.turn(Manner::Mute);
     ap.push("team/app", "mute", "mute").await;
-    until("its ledger can be read again", || async {
-        replication.resolve(&tag_name("team/app", "mute")).await == Resolved::Here
-    })
-    .await;
+    until("its ledger can be read again", || async { replication.resolve(&tag_name("team/app", "mute")).await == Resolved::Here }).await;
     assert!(eu.knows("team/app", "mute").await);
     assert_eq!(replication.resolve(&tag_name("team/app", "nothing")).await, Resolved::Denied);
 }
@@ -447,5 +446,6 @@ async fn policies_that_want_no_copies_leave_contents_where_they_are() {
     until("the content is wanted", || async { replication.inner().copies.extent() == (1, 60_000) }).await;
     let entry: BlobEntry = eu.ledger.places(&wanted).unwrap().unwrap();
     assert!(!entry.is_in(&eu.bucket));
-    until("the copy was tried", || async { eu.metrics.render().contains("outport_copies_total{outcome=\"broken\",region=\"us\"} 1") }).await;
+    until("the copy was tried", || async { eu.metrics.render().contains("outport_copies_total{outcome=\"broken\",region=\"us\"} 1") })
+        .await;
 }

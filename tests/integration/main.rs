@@ -10,6 +10,7 @@ mod lists;
 mod lying_origin;
 mod one_transfer;
 mod outage;
+mod peers;
 mod pressure;
 mod private;
 mod push_faults;

@@ -33,6 +33,8 @@ const SPARE_FILES: usize = 24;
 pub struct Settings {
     dir: TempDir,
     region: String,
+    /// Where its listeners are, if not at any free port.
+    addresses: Option<[SocketAddr; 2]>,
     data_dir: Option<PathBuf>,
     access: String,
     cache: String,
@@ -55,6 +57,7 @@ impl Settings {
         Settings {
             dir: TempDir::with_prefix("outport-test-").expect("a folder for temporary files"),
             region: "test".into(),
+            addresses: None,
             data_dir: None,
             access: "anonymous_pull = [\"**\"]".into(),
             cache: "prefetch = 0\n".into(),
@@ -63,6 +66,12 @@ impl Settings {
             tables: String::new(),
             tls: None,
         }
+    }
+
+    /// The region's name, and where the edge is: others have to know both before it starts.
+    pub fn in_region(mut self, name: &str, addresses: [SocketAddr; 2]) -> Settings {
+        (self.region, self.addresses) = (name.into(), Some(addresses));
+        self
     }
 
     /// Clients of the registry listener trust this authority and ask for this server name.
@@ -272,7 +281,8 @@ impl TestEdge {
 
 async fn start_edge(settings: &Settings) -> Edge {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let text = settings.text(any, any);
+    let [registry, ops] = settings.addresses.unwrap_or([any, any]);
+    let text = settings.text(registry, ops);
     let config = Config::parse(&text, settings.dir.path(), &process_environment).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     Edge::start(config, Metrics::new()).await.unwrap_or_else(|error| panic!("the edge does not start: {error}"))
 }
@@ -293,7 +303,7 @@ impl EdgeProcess {
     async fn start(settings: Settings) -> EdgeProcess {
         let canary = Canary::new().await;
         let settings = settings.upstream(CANARY, &canary.origin);
-        let [registry, ops_address] = own_addresses();
+        let [registry, ops_address] = settings.addresses.unwrap_or_else(own_addresses);
         settings.file("outport.toml", &settings.text(registry, ops_address));
         let child = spawn(settings.dir.path());
         let (client, ops) = (settings.client(registry), Client::new(ops_address));
@@ -478,7 +488,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 /// Two addresses that no other edge of these tests uses: a host of its own in 127/8, so that a port stays free over a restart.
-fn own_addresses() -> [SocketAddr; 2] {
+pub fn own_addresses() -> [SocketAddr; 2] {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let [_, _, high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let host = Ipv4Addr::new(127, 10 + (std::process::id() % 200) as u8, high, low);

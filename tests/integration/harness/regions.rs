@@ -121,7 +121,8 @@ impl World {
     /// Bytes of the contents in a region's bucket that have keys of their own.
     pub fn bucket_bytes(&self, region: &str) -> u64 {
         let bucket = self.edge(region).data_dir().join("bucket");
-        let root = std::fs::read_dir(&bucket).expect("a bucket").flatten().map(|entry| entry.path()).find(|path| path.join("blobs").exists());
+        let root =
+            std::fs::read_dir(&bucket).expect("a bucket").flatten().map(|entry| entry.path()).find(|path| path.join("blobs").exists());
         root.map_or(0, |root| size_of(&root.join("blobs")))
     }
 
