@@ -13,12 +13,12 @@
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    replication/ other regions: followed, asked, copied from; how far behind they are
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
-//!  6 region/    the own region: its bucket and ledger once they are open, and how content is read from there
+//!  6 region/    the own region: its bucket and ledger once they are open; the others; how content is read from any of them
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
 //!  4 store/     the node's disk: content-addressed blobs, the only writer, eviction
 //!    upstream/  origin registries: client, challenge and tokens, health
 //!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
-//!    peers/     the other edges of this region: who they are, how requests of an upload reach its owner
+//!    peers/     the other edges: of this region, where uploads have their owners, and of others, which are asked and ask
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions

@@ -339,10 +339,14 @@ impl RemoteEdges {
     }
 
     async fn ask_one(&self, edge: &Edge, asked: &Asked) -> Result<Response<AnswerBody>, PeerError> {
-        let request = self.request(edge, asked)?;
+        let (request, again) = (self.request(edge, asked)?, self.request(edge, asked)?);
         let patience = ANSWER_TIMEOUT + asked.wait.unwrap_or_default();
         let mut trying = Trying { edge, clock: &self.0.clock, began: Instant::now(), judges: asked.wait.is_none() };
-        let answer = self.0.client.send_until(request, sleep(patience)).await;
+        let mut answer = self.0.client.send_until(request, sleep(patience)).await;
+        if let Err(DialError::Broken { .. }) = answer {
+            // A kept connection may have been closed meanwhile.
+            answer = self.0.client.send_until(again, sleep(patience)).await;
+        }
         trying.judges = false;
         let answer = answer.map_err(|error| {
             self.failed(edge, &error);

@@ -79,7 +79,7 @@ impl Peer {
         store.get(&self.0.name).await.map(Some)
     }
 
-    /// Opens the store anew when it is next needed: it moved, or the region has begun another incarnation.
+    /// Opens the store anew when it is next needed: it may have moved, or the region has begun another incarnation.
     pub async fn forget_store(&self) {
         if let Some(store) = &self.0.store {
             *store.state.lock().await = State::Closed;
@@ -99,7 +99,13 @@ impl Peer {
         let Err(error) = asked else { return asked };
         match self.store().await {
             Ok(None) => Err(error),
-            Ok(Some(store)) => Ok((Batch { segments: self.stored(&store, origin, after).await?, tail: None }, Via::Store)),
+            Ok(Some(store)) => {
+                let stored = self.stored(&store, origin, after).await;
+                if stored.is_err() {
+                    self.forget_store().await;
+                }
+                Ok((Batch { segments: stored?, tail: None }, Via::Store))
+            }
             Err(why) => Err(PeerError::unavailable(format!("{error}; its store: {why}"))),
         }
     }

@@ -136,8 +136,13 @@ impl Reading {
             Some(Spot::Store(peer, place)) => {
                 let store = peer.store().await.map_err(|error| ReadError::lasting(format!("the store of {}: {error}", peer.name())))?;
                 let store = store.ok_or_else(|| ReadError::lasting(format!("nothing else of {} can be asked", peer.name())))?;
-                let object = rooted(&store, &place.origin).open_object(&Key::Blob(place.key), rest).await?;
-                Ok(Stream::Object(object.ok_or_else(|| absent(place))?))
+                match rooted(&store, &place.origin).open_object(&Key::Blob(place.key), rest).await {
+                    Ok(object) => Ok(Stream::Object(object.ok_or_else(|| absent(place))?)),
+                    Err(error) => {
+                        peer.forget_store().await;
+                        Err(error.into())
+                    }
+                }
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The parsers, and what always holds for them.
 
+use std::time::Duration;
+
 use http::Method;
-use outport::http::route::{Action, Begin, MAX_TAGS, Push, Wanted, route};
+use outport::http::route::{Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
 use outport::oci::{
     ByteRange, Chunk, Digest, Manifest, PushedManifest, RangeOutcome, RangeParts, ReceivedRange, Reference, RepositoryName, SessionRef, Tag,
 };
-use outport::registry::Page;
+use outport::registry::{Page, Told};
 use outport::upstream::challenge::{self, Challenge};
 
 use crate::Target;
@@ -155,6 +157,14 @@ pub const ROUTES: Target = Target {
         "mount=",
         "from=",
         "_state=",
+        "/outport/v1/ledger/",
+        "/outport/v1/resolve?",
+        "/outport/v1/content/",
+        "after=",
+        "wait=",
+        "repository=",
+        "reference=",
+        "blob=",
         "tag=",
         "&tag=v3",
         "/blobs/uploads/",
@@ -201,8 +211,30 @@ fn routes(input: &[u8]) -> bool {
             good_push(&method, &wanted);
         }
         Action::Command(_) => assert!(method == Method::POST),
+        Action::Peer(question) => {
+            assert!(reads);
+            good_question(&question);
+        }
     }
     true
+}
+
+fn good_question(question: &Question) {
+    match question {
+        Question::Status => {}
+        Question::Segments { origin, wait, .. } => {
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+            assert!(origin.to_string().bytes().all(good) && *wait <= Duration::from_secs(30));
+        }
+        Question::Resolve { repository, wanted } => {
+            good_name(repository);
+            match wanted {
+                Told::Manifest(reference) => good_reference(reference),
+                Told::Blob(digest) => good_digest(digest),
+            }
+        }
+        Question::Content(digest) => good_digest(digest),
+    }
 }
 
 fn good_push(method: &Method, push: &Push) {
@@ -253,9 +285,10 @@ fn good_reference(reference: &Reference) {
 /// What stands in a Location can stand in a log line, a file's name and a header.
 fn good_session(session: &SessionRef, good_method: bool) {
     assert!(good_method);
-    let good = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.=".contains(&byte));
-    assert!(good(session.id.as_str()) && session.id.as_str().len() <= 64);
-    assert!(session.state.as_ref().is_none_or(|state| good(state.as_str())));
+    let good =
+        |text: &str, others: &[u8]| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte));
+    assert!(good(session.id.as_str(), b"-_.=") && session.id.as_str().len() <= 64);
+    assert!(session.state.as_ref().is_none_or(|state| good(state.as_str(), b"-_.=~")));
 }
 
 fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
