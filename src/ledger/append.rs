@@ -161,8 +161,10 @@ impl Writer {
             if batch.is_empty() {
                 return batch;
             }
-            if let Some(why) = self.core.fenced() {
-                return refuse(batch, &why);
+            match self.fenced().await {
+                Ok(None) => {}
+                Ok(Some(why)) => return refuse(batch, &why),
+                Err(why) => return refuse(batch, &why),
             }
             let mut draft = match self.draft(&batch, lost_races).await {
                 Ok(draft) => draft,
@@ -191,6 +193,16 @@ impl Writer {
             }
             return self.answer(&draft, batch);
         }
+    }
+
+    /// Why this region takes nothing, after another look if it seems so.
+    async fn fenced(&self) -> Result<Option<String>, LedgerError> {
+        self.core.compare().await?;
+        if self.core.fenced()?.is_none() {
+            return Ok(None);
+        }
+        self.core.catch_up().await?;
+        Ok(self.core.fenced()?)
     }
 
     async fn draft(&self, batch: &[Request], lost_races: u32) -> Result<Draft, LedgerError> {

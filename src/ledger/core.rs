@@ -1,6 +1,6 @@
 //! What the ledger's parts share: the bucket, the index, and the one way by which segments get from the one into the other.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,8 @@ pub(super) struct Core {
     pub random: Mutex<fastrand::Rng>,
     pub planted: Planted,
     regions: Regions,
-    /// Why this region must not write any more.
-    fence: Mutex<Option<String>>,
+    /// What others have seen of the own ledger: before it is folded here, nothing may be appended.
+    required: AtomicU64,
     /// Counts what was folded.
     folds: watch::Sender<u64>,
     /// One fold at a time, and none while the index is made anew.
@@ -119,7 +119,7 @@ impl Core {
             random: Mutex::new(fastrand::Rng::new()),
             planted: Planted::default(),
             regions: identity.regions,
-            fence: Mutex::default(),
+            required: AtomicU64::new(0),
             folds: watch::Sender::new(0),
             folding: Mutex::new(()),
             is_compared: AtomicBool::new(false),
@@ -176,23 +176,20 @@ impl Core {
         self.folds.subscribe()
     }
 
-    /// This region must not write any more, in this life of the process.
-    pub fn fence(&self, why: String) {
-        let mut fence = self.fence.lock().unwrap_or_else(PoisonError::into_inner);
-        if fence.is_none() {
-            tracing::error!(%why, "this region takes no pushes any more");
-            *fence = Some(why);
-        }
+    /// Others have seen so many segments of the own ledger.
+    pub fn require(&self, seq: u64) {
+        self.required.fetch_max(seq, Ordering::Relaxed);
     }
 
-    /// Why nothing may be appended.
-    pub fn fenced(&self) -> Option<String> {
-        let fenced = self.fence.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let lost = || match self.index.read(|rows| fold::cut(rows, &self.origin)) {
-            Ok(Some(cut)) => Some(format!("other regions declared this one lost behind segment {cut}")),
-            _ => None,
-        };
-        fenced.or_else(lost)
+    /// Why nothing may be appended, as far as this node has folded: the region was declared lost, or its bucket was set back behind
+    /// what others have seen of it, who have other segments with the numbers that would come next.
+    pub fn fenced(&self) -> Result<Option<String>, IndexError> {
+        let (required, seq) = (self.required.load(Ordering::Relaxed), self.position()?.seq);
+        if seq < required && !self.planted.is(Bug::OwnTailNotCompared) {
+            return Ok(Some(format!("others have seen segment {required} of this region, whose bucket ends at {seq}")));
+        }
+        let cut = self.index.read(|rows| fold::cut(rows, &self.origin))?;
+        Ok(cut.map(|cut| format!("other regions declared this one lost behind segment {cut}")))
     }
 
     /// Folds all that is there: once this returns, everything that was committed before it was called is folded.

@@ -104,12 +104,23 @@ impl Importer {
 }
 
 async fn run(core: Arc<Core>, mut requests: mpsc::Receiver<Request>) {
+    // What a fresh index does not know yet may forbid an import: that a region was declared lost.
+    let mut knows_own = false;
     while let Some(Request { segments, tell }) = requests.recv().await {
         // In no attempt yet, and nobody waits.
         if tell.is_closed() {
             continue;
         }
-        let outcome = settle(&core, &Arc::new(segments)).await;
+        let outcome = match knows_own {
+            true => settle(&core, &Arc::new(segments)).await,
+            false => match core.catch_up().await {
+                Ok(()) => {
+                    knows_own = true;
+                    settle(&core, &Arc::new(segments)).await
+                }
+                Err(why) => Err(why.into()),
+            },
+        };
         let _ = tell.send(outcome);
     }
 }
@@ -133,8 +144,8 @@ async fn settle(core: &Arc<Core>, segments: &Arc<Vec<Foreign>>) -> Result<(), Im
                 continue;
             }
             Err(why) => {
-                if let ImportError::OwnBehind { .. } = why {
-                    core.fence(why.to_string());
+                if let ImportError::OwnBehind { seq } = why {
+                    core.require(seq);
                 }
                 return Err(why);
             }

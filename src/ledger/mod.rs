@@ -313,23 +313,13 @@ impl Ledger {
 
     /// Compares what another region has seen of this one with the own tail: a bucket that was set back to an old backup must not be
     /// written to, for others have other segments with the numbers that would come next.
-    ///
-    /// # Errors
-    /// The own tail cannot be read.
-    pub async fn compare_with(&self, seen: &VersionVector) -> Result<(), LedgerError> {
-        let (core, theirs) = (&self.0.core, seen.get(self.origin()));
-        if core.position()?.seq < theirs {
-            core.catch_up().await?;
-            if core.position()?.seq < theirs {
-                core.fence(ImportError::OwnBehind { seq: theirs }.to_string());
-            }
-        }
-        Ok(())
+    pub fn compare_with(&self, seen: &VersionVector) {
+        self.0.core.require(seen.get(self.origin()));
     }
 
-    /// Why this region takes no pushes any more, if it does not.
-    pub fn fenced(&self) -> Option<String> {
-        self.0.core.fenced()
+    /// Why this region takes no pushes, if it does not, as far as this node has folded.
+    pub fn fenced(&self) -> Result<Option<String>, LedgerError> {
+        Ok(self.0.core.fenced()?)
     }
 
     /// Forces the index to the disk, so that the next start folds little. Not needed for anything but speed.

@@ -1,7 +1,11 @@
 //! Segments for others to follow: of the own ledger, and of those that were imported, which a region passes on as it has them. So a
 //! survivor gets from another what both have seen of a region that is gone.
+//!
+//! An edge answers from its own region's bucket ([`Ledger::segments_of`](super::Ledger::segments_of)); where no edge answers, the
+//! follower reads the other region's store itself (`ForeignBucket` is a [`Source`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -10,14 +14,32 @@ use super::LedgerError;
 use super::core::Core;
 use super::identity::Origin;
 use super::import::{self, MAX_IMPORT_BYTES, Object};
-use super::pull::Segments;
+use super::pull::{Segments, Source};
 use super::segment::{self, MAX_OBJECT_BYTES};
-use crate::bucket::Key;
+use crate::bucket::{Bucket, BucketError, ForeignBucket, Key};
 
-/// Segments of the own ledger that are read at one time.
-const READ_AHEAD: usize = 32;
+/// Segments of one answer, at most, and their bytes where nobody says.
+const MAX_SEGMENTS: usize = 32;
+const MAX_BYTES: usize = 4 << 20;
 /// Imports that are looked through for one answer, at most.
 const RELAYED_IMPORTS: usize = 8;
+
+/// A region's root, to read from.
+trait Objects: Sync {
+    fn read(&self, key: Key, limit_bytes: u64) -> impl Future<Output = Result<Option<Bytes>, BucketError>> + Send;
+}
+
+impl Objects for Bucket {
+    async fn read(&self, key: Key, limit_bytes: u64) -> Result<Option<Bytes>, BucketError> {
+        Bucket::read(self, &key, limit_bytes).await
+    }
+}
+
+impl Objects for ForeignBucket {
+    async fn read(&self, key: Key, limit_bytes: u64) -> Result<Option<Bytes>, BucketError> {
+        ForeignBucket::read(self, &key, limit_bytes).await
+    }
+}
 
 impl Core {
     /// See [`Ledger::segments_of`](super::Ledger::segments_of).
@@ -26,85 +48,143 @@ impl Core {
         if at.seq <= after {
             return Ok(if at.seq == 0 && *origin != self.origin { Segments::Unknown } else { Segments::None });
         }
-        let found = if *origin == self.origin { self.own_segments(after, at.seq).await? } else { self.relayed(origin, after).await? };
-        let Some(found) = found else { return Ok(Segments::Trimmed) };
-        let mut bytes = 0;
-        let fitting = found.into_iter().enumerate().take_while(|(index, segment)| {
-            bytes += segment.len();
-            *index == 0 || bytes <= max_bytes
-        });
-        Ok(Segments::Some(fitting.map(|(_, segment)| segment).collect()))
-    }
-
-    /// `None` if the first of them was trimmed.
-    async fn own_segments(&self, after: u64, last: u64) -> Result<Option<Vec<Bytes>>, LedgerError> {
-        let reads = (after + 1..=last).take(READ_AHEAD).map(async |seq| self.bucket.read(&Key::Ledger(seq), MAX_OBJECT_BYTES).await);
-        let mut found = Vec::new();
-        for read in join_all(reads).await {
-            let bytes = read?.ok_or_else(|| LedgerError::Broken("a segment that was folded is not there".into()))?;
-            match segment::decode(&bytes) {
-                Ok(segment::Object::Stub(_)) => return Ok(None),
-                _ => found.push(bytes),
-            }
+        if *origin == self.origin {
+            return Ok(own(&self.bucket, after, (at.seq, max_bytes)).await?);
         }
-        Ok(Some(found))
-    }
-
-    /// What was imported of another ledger; `None` if that was trimmed.
-    async fn relayed(self: &Arc<Core>, origin: &Origin, after: u64) -> Result<Option<Vec<Bytes>>, LedgerError> {
-        let (mut next, mut found) = (after + 1, Vec::new());
-        let Some((mut number, mut import)) = self.find(origin, next).await? else { return Ok(None) };
-        // The first that it must be in, and a few behind it.
-        for _ in 0..RELAYED_IMPORTS {
-            for (seq, bytes) in segments_in(&import, origin) {
-                if seq == next {
-                    found.push(bytes);
-                    next += 1;
-                }
-            }
-            number += 1;
-            match self.bucket.read(&Key::Import(number), MAX_IMPORT_BYTES).await? {
-                Some(bytes) if self.imports()?.number >= number => import = bytes,
-                _ => break,
-            }
-        }
-        Ok(Some(found).filter(|found| !found.is_empty()))
-    }
-
-    /// The first import after which a segment is there: by bisection.
-    async fn find(self: &Arc<Core>, origin: &Origin, seq: u64) -> Result<Option<(u64, Bytes)>, LedgerError> {
-        let (mut low, mut high) = (1, self.imports()?.number);
-        let mut found = None;
-        while low <= high {
-            let middle = low + (high - low) / 2;
-            let bytes = self.bucket.read(&Key::Import(middle), MAX_IMPORT_BYTES).await?;
-            let bytes = bytes.ok_or_else(|| LedgerError::Broken(format!("import {middle} is not there")))?;
-            let is_covered = match import::decode(&bytes) {
-                Ok(Object::Import(import)) => import.header.seen.covers(origin, seq),
-                // What was trimmed is old.
-                Ok(Object::Stub(_)) => false,
-                Err(why) => return Err(LedgerError::Broken(format!("import {middle}: {why}"))),
-            };
-            if is_covered {
-                found = Some((middle, bytes));
-                high = middle - 1;
-            } else {
-                low = middle + 1;
-            }
-        }
-        Ok(found)
+        relayed(&self.bucket, origin, after, (self.imports()?.number, max_bytes)).await
     }
 }
 
-/// The segments of one ledger that an import holds, with their numbers.
-fn segments_in(import: &Bytes, origin: &Origin) -> Vec<(u64, Bytes)> {
+/// Straight from another region's store. Nobody waits there: who asks comes again.
+impl Source for ForeignBucket {
+    async fn segments(&self, origin: &Origin, after: u64, _: Duration) -> Result<Segments, String> {
+        if *origin == Origin::new(self.region(), self.incarnation()) {
+            return own(self, after, (u64::MAX, MAX_BYTES)).await.map_err(|why| why.to_string());
+        }
+        let last = last_import(self).await.map_err(|why| why.to_string())?;
+        relayed(self, origin, after, (last, MAX_BYTES)).await.map_err(|why| why.to_string())
+    }
+}
+
+/// Segments of the root's own ledger, up to `last` and so many bytes.
+async fn own(root: &impl Objects, after: u64, (last, max_bytes): (u64, usize)) -> Result<Segments, BucketError> {
+    // Mostly one is new: the many are read only where one was found.
+    let Some(first) = root.read(Key::Ledger(after + 1), MAX_OBJECT_BYTES).await? else { return Ok(Segments::None) };
+    if is_stub(&first) {
+        return Ok(Segments::Trimmed);
+    }
+    let numbers = (after + 2..=last).take(MAX_SEGMENTS - 1);
+    let mut found = vec![first];
+    for read in join_all(numbers.map(|seq| root.read(Key::Ledger(seq), MAX_OBJECT_BYTES))).await {
+        match read? {
+            Some(bytes) if !is_stub(&bytes) => found.push(bytes),
+            _ => break,
+        }
+    }
+    Ok(Segments::Some(fitting(found, max_bytes)))
+}
+
+fn is_stub(bytes: &Bytes) -> bool {
+    matches!(segment::decode(bytes), Ok(segment::Object::Stub(_)))
+}
+
+/// The first of them, and what fits besides.
+fn fitting(mut found: Vec<Bytes>, max_bytes: usize) -> Vec<Bytes> {
+    let mut bytes = 0;
+    let fits = found.iter().take_while(|segment| {
+        bytes += segment.len();
+        bytes <= max_bytes
+    });
+    let count = fits.count().max(1);
+    found.truncate(count);
+    found
+}
+
+/// What a root has imported of another ledger.
+async fn relayed(root: &impl Objects, origin: &Origin, after: u64, (last, max_bytes): (u64, usize)) -> Result<Segments, LedgerError> {
+    let mut next = after + 1;
+    let (mut number, mut import) = match find(root, (origin, next), last).await? {
+        Place::At(number, import) => (number, import),
+        Place::Trimmed => return Ok(Segments::Trimmed),
+        Place::Nowhere => return Ok(Segments::None),
+    };
+    let mut found = Vec::new();
+    for _ in 0..RELAYED_IMPORTS {
+        for bytes in segments_in(&import, origin, next) {
+            found.push(bytes);
+            next += 1;
+        }
+        number += 1;
+        if number > last {
+            break;
+        }
+        match root.read(Key::Import(number), MAX_IMPORT_BYTES).await? {
+            Some(bytes) => import = bytes,
+            None => break,
+        }
+    }
+    // Its import says that it is there or before: then it was folded from a snapshot, or trimmed.
+    Ok(if found.is_empty() { Segments::Trimmed } else { Segments::Some(fitting(found, max_bytes)) })
+}
+
+enum Place {
+    At(u64, Bytes),
+    Trimmed,
+    Nowhere,
+}
+
+/// The first import after which a segment is there: by bisection.
+async fn find(root: &impl Objects, (origin, seq): (&Origin, u64), last: u64) -> Result<Place, LedgerError> {
+    let (mut low, mut high) = (1, last);
+    let (mut found, mut is_behind_stub) = (Place::Nowhere, false);
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        let bytes = root.read(Key::Import(middle), MAX_IMPORT_BYTES).await?;
+        let bytes = bytes.ok_or_else(|| LedgerError::Broken(format!("import {middle} is not there")))?;
+        let is_covered = match import::decode(&bytes) {
+            Ok(Object::Import(import)) => import.header.seen.covers(origin, seq),
+            // What was trimmed is old.
+            Ok(Object::Stub(_)) => {
+                is_behind_stub = true;
+                false
+            }
+            Err(why) => return Err(LedgerError::Broken(format!("import {middle}: {why}"))),
+        };
+        if is_covered {
+            found = Place::At(middle, bytes);
+            high = middle - 1;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(if matches!(found, Place::Nowhere) && is_behind_stub { Place::Trimmed } else { found })
+}
+
+/// The number of the last import of a root: by doubling, then by bisection. Imports have no gaps.
+async fn last_import(root: &impl Objects) -> Result<u64, BucketError> {
+    let mut high = 1;
+    while root.read(Key::Import(high), MAX_IMPORT_BYTES).await?.is_some() {
+        high *= 2;
+    }
+    let mut low = high / 2;
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if root.read(Key::Import(middle), MAX_IMPORT_BYTES).await?.is_some() { low = middle } else { high = middle }
+    }
+    Ok(low)
+}
+
+/// The segments of one ledger that an import holds, from a number on.
+fn segments_in(import: &Bytes, origin: &Origin, mut next: u64) -> Vec<Bytes> {
     let Ok(Object::Import(import)) = import::decode(import) else { return Vec::new() };
     let mut found = Vec::new();
     for bytes in import.segments {
         if let Ok(segment::Object::Segment(segment)) = segment::decode(&bytes)
             && segment.header.origin == *origin
+            && segment.header.seq == next
         {
-            found.push((segment.header.seq, bytes));
+            found.push(bytes);
+            next += 1;
         }
     }
     found

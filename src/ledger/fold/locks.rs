@@ -7,7 +7,7 @@ use super::row;
 use crate::ledger::index::{IndexError, Overlay, Rows, Table, key};
 use crate::ledger::planted::Bug;
 use crate::ledger::state::{Claims, LockClaim, Moment};
-use crate::oci::{RepositoryName, Tag};
+use crate::oci::{Digest, RepositoryName, Tag};
 
 pub(super) fn lock(
     rows: &mut Overlay<'_>,
@@ -21,10 +21,11 @@ pub(super) fn lock(
     claims.supersede(moment);
     coverage::cover(rows, &own, moment)?;
     if !coverage::is_ahead(rows, &own, moment)? {
-        claims.add(moment, claim);
+        let digest = claim.digest.filter(|_| !moment.planted.is(Bug::LockDoesNotPin));
+        claims.add(moment, LockClaim { digest, ..claim });
     }
     names::store(rows, Table::Locks, key, &claims);
-    tag.map_or(Ok(()), |tag| names::note_conflict(rows, repository, tag, moment.planted))
+    tag.map_or(Ok(()), |tag| names::note_conflict(rows, repository, tag))
 }
 
 /// The lock in force on a tag, the repository's own not counted.
@@ -39,14 +40,6 @@ pub(in crate::ledger) fn is_locked(rows: &dyn Rows, repository: &RepositoryName,
 }
 
 /// What a lock pins a tag to.
-pub(super) fn pinned(
-    rows: &dyn Rows,
-    repository: &RepositoryName,
-    tag: &Tag,
-    planted: crate::ledger::planted::Planted,
-) -> Result<Option<crate::oci::Digest>, IndexError> {
-    if planted.is(Bug::LockDoesNotPin) {
-        return Ok(None);
-    }
+pub(super) fn pinned(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, IndexError> {
     Ok(lock_on(rows, repository, Some(tag))?.and_then(|lock| lock.digest))
 }

@@ -5,7 +5,7 @@ use super::repositories::{self, Counted};
 use super::{locks, row, wanted};
 use crate::ledger::event::{ContentKind, ManifestFacts};
 use crate::ledger::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
-use crate::ledger::planted::{Bug, Planted};
+use crate::ledger::planted::Bug;
 use crate::ledger::state::{Claim, Claims, ManifestClaim, Moment, TagClaim};
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -62,15 +62,15 @@ fn store_tag(
         rows.put(Table::TagsOf, key::tag_of(repository, &claim.value.digest, tag), Vec::new());
     }
     store(rows, Table::Tags, key, after);
-    note_conflict(rows, repository, tag, moment.planted)?;
+    note_conflict(rows, repository, tag)?;
     repositories::count(rows, repository, moment, Counted::Tags, (before.is_empty(), after.is_empty()))
 }
 
 /// Whether claims on a tag, or a lock and a claim, had not seen each other.
-pub(super) fn note_conflict(rows: &mut Overlay<'_>, repository: &RepositoryName, tag: &Tag, planted: Planted) -> Result<(), IndexError> {
+pub(super) fn note_conflict(rows: &mut Overlay<'_>, repository: &RepositoryName, tag: &Tag) -> Result<(), IndexError> {
     let key = key::tag(repository, tag);
     let live: Claims<TagClaim> = claims(rows, Table::Tags, &key)?;
-    let pinned = locks::pinned(rows, repository, tag, planted)?;
+    let pinned = locks::pinned(rows, repository, tag)?;
     let is_overridden = |claim: &Claim<TagClaim>| pinned.is_some_and(|digest| claim.value.digest != digest);
     let is_conflict = live.as_slice().len() > 1 || live.as_slice().iter().any(is_overridden);
     if is_conflict {

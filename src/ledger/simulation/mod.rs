@@ -5,6 +5,7 @@ mod checks;
 mod clients;
 mod fuse;
 mod model;
+mod regions;
 mod world;
 
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,9 @@ use world::{Kept, QUIET, Shared, World, faults};
 
 use super::event::Event;
 use crate::bucket::testing::Faults;
+
+/// A kind of schedule.
+type Run = fn(u64, Option<Bug>) -> Outcome;
 
 /// What a schedule came to.
 struct Outcome {
@@ -166,7 +170,7 @@ async fn check(world: &Shared) {
 }
 
 /// Runs seeds in two threads until one has violations, and tells the first.
-fn first_violation(seeds: std::ops::Range<u64>, planted: Option<Bug>) -> Option<(u64, Vec<String>)> {
+fn first_violation(run: Run, seeds: std::ops::Range<u64>, planted: Option<Bug>) -> Option<(u64, Vec<String>)> {
     const THREADS: u64 = 2;
     let found: Mutex<Option<(u64, Vec<String>)>> = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -193,24 +197,72 @@ fn is_full() -> bool {
     std::env::var_os("OUTPORT_FULL").is_some()
 }
 
-#[test]
-fn the_invariants_hold_in_every_schedule() {
+/// Runs schedules and tells the first violation, with its trace.
+fn hold(kind: &str, run: Run) {
     let started = std::time::Instant::now();
     let schedules = if is_full() { 10_000 } else { 1_000 };
-    if let Some((seed, violations)) = first_violation(0..schedules, None) {
+    if let Some((seed, violations)) = first_violation(run, 0..schedules, None) {
         let trace = run(seed, None).trace;
         panic!("seed {seed}:\n{}\n{trace}", violations.join("\n"));
     }
-    println!("{schedules} schedules in {:?}", started.elapsed());
+    println!("{schedules} schedules of {kind} in {:?}", started.elapsed());
 }
 
-#[test]
-fn one_seed_has_one_trace() {
+fn repeat(run: Run) {
     for seed in [1, 2, 3, 5, 8, 13] {
         let (once, again) = (run(seed, None), run(seed, None));
         assert_eq!(once.trace, again.trace, "seed {seed}");
         assert!(once.trace.lines().count() > 5);
     }
+}
+
+/// Each bug has a seed whose schedule it spoils.
+fn catch(run: Run, bugs: &[Bug]) {
+    let mut missed = Vec::new();
+    for bug in bugs {
+        match first_violation(run, 0..1_000, Some(*bug)) {
+            Some((seed, violations)) => println!("{bug:?}: seed {seed}: {}", violations[0]),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+#[test]
+fn the_invariants_hold_in_every_schedule() {
+    hold("one region", run);
+}
+
+#[test]
+fn the_invariants_hold_in_every_schedule_of_several_regions() {
+    hold("several regions", regions::run);
+}
+
+#[test]
+fn one_seed_has_one_trace() {
+    repeat(run);
+    repeat(regions::run);
+}
+
+#[test]
+fn each_planted_bug_of_several_regions_is_caught() {
+    const BUGS: &[Bug] = &[
+        Bug::DeleteTakesUnseen,
+        Bug::LockDoesNotPin,
+        Bug::LockNotChecked,
+        Bug::CausesNotAwaited,
+        Bug::GapImported,
+        Bug::ForeignChainNotChecked,
+        Bug::ImportsNotSeen,
+        Bug::ImportsNotAwaited,
+        Bug::ImportRaceTakenForWon,
+        Bug::CutIgnored,
+        Bug::OwnTailNotCompared,
+        Bug::ClockNotRaised,
+        Bug::UnreadableTakenForCommitted,
+        Bug::ErrorTakenForFailure,
+    ];
+    catch(regions::run, BUGS);
 }
 
 #[test]
@@ -234,12 +286,5 @@ fn each_planted_bug_is_caught() {
         Bug::DeleteLeavesTags,
         Bug::ReferencesNotChecked,
     ];
-    let mut missed = Vec::new();
-    for bug in BUGS {
-        match first_violation(0..1_000, Some(*bug)) {
-            Some((seed, violations)) => println!("{bug:?}: seed {seed}: {}", violations[0]),
-            None => missed.push(bug),
-        }
-    }
-    assert!(missed.is_empty(), "not caught: {missed:?}");
+    catch(run, BUGS);
 }
