@@ -17,6 +17,7 @@
 //! recover   a new incarnation takes over from the one before it
 //! snapshot/ the fold written down         trim      stubs in place of what nobody needs any more
 //! upkeep    the timer of both             status    where to look first
+//! glance    what a follower wants to know of a segment
 //! core      what they share
 //! ```
 //!
@@ -39,6 +40,7 @@ mod event;
 #[cfg(test)]
 mod figures;
 mod fold;
+mod glance;
 mod identity;
 mod import;
 mod importer;
@@ -72,6 +74,7 @@ use ulid::Ulid;
 pub use append::AppendError;
 pub use check::Rejected;
 pub use event::{Content, ContentKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
+pub use glance::Glance;
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
 pub use importer::{Foreign, ImportError};
 pub use index::IndexError;
