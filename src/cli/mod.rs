@@ -7,6 +7,7 @@ mod logging;
 mod mirror_config;
 mod prefetch;
 mod refresh;
+mod region;
 mod serve;
 mod verify;
 
@@ -53,6 +54,11 @@ enum Command {
     /// List the pushes that an edge has not passed on to their upstream yet, and why
     #[command(after_help = "Example:\n  outport --config outport.toml forwards")]
     Forwards(forwards::Arguments),
+    /// The regions that replicate with each other: list them, join, leave, declare one lost, begin anew
+    #[command(
+        after_help = "Example:\n  outport --config outport.toml region list\n  outport --config outport.toml region lost us-east --yes"
+    )]
+    Region(region::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -74,6 +80,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Prefetch(arguments) => prefetch::run(config, &arguments),
         Command::Refresh(arguments) => refresh::run(config, &arguments),
         Command::Forwards(arguments) => forwards::run(config, &arguments),
+        Command::Region(arguments) => region::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }
