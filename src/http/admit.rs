@@ -283,7 +283,8 @@ mod tests {
             (&[], Some("unknown"), 401),
             (&["docker.io/**"], Some("unknown"), 401),
         ] {
-            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION] {
+            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION]
+            {
                 assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
             }
         }

@@ -146,7 +146,7 @@ mod tests {
         let image = |text: &str, hold| Wished::Image(text.parse().unwrap(), hold);
         let position = Wished::Position("eu@7".parse().unwrap());
         let named = |names: &[&str]| Breadth::Named(names.iter().map(|name| (*name).to_owned()).collect());
-        let minutes = |minutes| Duration::from_secs(60 * minutes);
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         for (query, wished, breadth, within) in [
             ("image=team/app:v1", image("team/app:v1", Hold::Bytes), Breadth::All, WAIT),
             ("image=team%2Fapp&hold=known&regions=2&timeout=5m", image("team/app", Hold::Known), Breadth::AtLeast(2), minutes(5)),

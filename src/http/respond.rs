@@ -107,7 +107,7 @@ pub fn catalog(listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Respons
 }
 
 pub fn conflicts(listed: &Listed<Conflict>, page: &Page) -> Response<Payload> {
-    let mut response = json(serde_json::json!({ "conflicts": listed.names }).to_string().into());
+    let mut response = json(serde_json::json!({ "conflicts": listed.names, "more": listed.more }).to_string().into());
     let last = listed.names.last().filter(|_| listed.more).map(Conflict::key);
     link_next(response.headers_mut(), "/outport/v1/conflicts", last.as_deref().as_ref(), Listing { page, ns: None });
     response

@@ -232,8 +232,7 @@ mod tests {
 
     #[test]
     fn ages_are_told_and_reasons_only_to_those_who_are_known() {
-        let pending =
-            Pending { contents: 2, bytes: 9, oldest_unknown: Some(Timestamp::from_ms(1_000)), oldest_unheld: None };
+        let pending = Pending { contents: 2, bytes: 9, oldest_unknown: Some(Timestamp::from_ms(1_000)), oldest_unheld: None };
         let backlog = backlog(pending, Timestamp::from_ms(3_500));
         assert_eq!((backlog.oldest_unknown_ms, backlog.oldest_unheld_ms), (Some(2_500), None));
         let lag = PeerLag {

@@ -495,8 +495,7 @@ mod tests {
     }
 
     fn receipt() -> Receipt {
-        let regions =
-            vec![region("eu", Some(true), 5), region("us", Some(true), 3), region("ap", None, 0), region("left", Some(false), 0)];
+        let regions = vec![region("eu", Some(true), 5), region("us", Some(true), 3), region("ap", None, 0), region("left", Some(false), 0)];
         Receipt { image: None, position: "eu@1".to_owned(), regions }
     }
 
@@ -512,11 +511,7 @@ mod tests {
             (Breadth::AtLeast(2), Hold::Known, &[]),
             (Breadth::AtLeast(1), Hold::Bytes, &[]),
             (Breadth::AtLeast(0), Hold::Bytes, &[]),
-            (
-                Breadth::AtLeast(2),
-                Hold::Bytes,
-                &["us holds 3 of 5 bytes", "ap cannot be asked now", "left does not know it yet"],
-            ),
+            (Breadth::AtLeast(2), Hold::Bytes, &["us holds 3 of 5 bytes", "ap cannot be asked now", "left does not know it yet"]),
         ] {
             assert_eq!(receipt().lacking(&breadth, hold), lacking, "{breadth:?} {hold:?}");
         }

@@ -36,7 +36,7 @@ struct Witness {
 /// What is known of one region by asking it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Heard {
-    asked_at: Option<Timestamp>,
+    pub asked_at: Option<Timestamp>,
     /// The last time that it answered.
     pub at: Option<Timestamp>,
     pub origin: Option<Origin>,
@@ -201,7 +201,9 @@ mod tests {
         ] {
             assert_eq!(firsts.note(event(seq), is_known, at(now)), first, "{seq} {now}");
         }
-        (0..MAX_FIRSTS as u64).for_each(|seq| drop(firsts.note(event(100 + seq), true, at(1))));
+        for seq in 0..MAX_FIRSTS as u64 {
+            firsts.note(event(100 + seq), true, at(1));
+        }
         assert_eq!((firsts.by_event.len(), firsts.order.len()), (MAX_FIRSTS, MAX_FIRSTS));
         assert_eq!(firsts.note(event(2), true, at(11)), None);
     }
