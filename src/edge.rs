@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
-use crate::replication::{self, Nodes, Replication};
+use crate::replication::{self, Nodes, Replication, Superseded};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
@@ -143,6 +143,11 @@ impl Edge {
     /// The address of the first registry listener.
     pub fn registry_address(&self) -> SocketAddr {
         self.listeners[0].local_address()
+    }
+
+    /// Tells when this edge can do nothing more for its region but end, and start in the incarnation that is in force then.
+    pub fn superseded(&self) -> Superseded {
+        self.registry.superseded()
     }
 
     pub fn ops_address(&self) -> SocketAddr {

@@ -14,10 +14,10 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
-//! glance    what a follower wants to know of a segment
 //! recover   a new incarnation takes over from the one before it
 //! snapshot/ the fold written down         trim      stubs in place of what nobody needs any more
 //! upkeep    the timer of both             status    where to look first
+//! glance    what a follower wants to know of a segment
 //! core      what they share
 //! ```
 //!

@@ -33,7 +33,7 @@ use crate::forward::Forwarder;
 pub use crate::forward::Pending;
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::region::{NotOpen, Open, Peer, Region};
-use crate::replication::{self, PeerLag, Replication};
+use crate::replication::{self, PeerLag, Replication, Superseded};
 use crate::store::{Content, Store};
 use crate::uploads::Uploads;
 use crate::upstream::Upstream;
@@ -296,6 +296,11 @@ impl Registry {
     /// How far behind each other region this one is.
     pub fn lag(&self) -> Vec<PeerLag> {
         self.inner.replication.lag()
+    }
+
+    /// Tells when another incarnation of the own region is in force.
+    pub fn superseded(&self) -> Superseded {
+        self.inner.replication.superseded()
     }
 
     /// Brings the gauges up to date, before they are read.

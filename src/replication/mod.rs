@@ -21,6 +21,7 @@ mod peer;
 mod pending;
 mod policy;
 mod remote;
+mod renewal;
 mod rounds;
 mod sight;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use holding::NotHeld;
 pub use pending::Pending;
 pub use policy::{Policies, Policy};
 pub use remote::{Known, KnownEntry, Name};
+pub use renewal::Superseded;
 pub use sight::PeerLag;
 
 use asking::Questions;
@@ -69,6 +71,7 @@ pub struct Replication(Arc<Tasks>);
 
 struct Tasks {
     inner: Arc<Inner>,
+    superseded: watch::Receiver<Option<String>>,
     running: Mutex<Vec<AbortHandle>>,
 }
 
@@ -159,6 +162,7 @@ impl Replication {
             metrics,
         });
         let mut running = Vec::new();
+        let (tell, superseded) = watch::channel(None);
         // A region that is alone has nothing to do here.
         if !inner.links.is_empty() {
             running.extend(inner.links.iter().map(|link| {
@@ -166,15 +170,21 @@ impl Replication {
                 tokio::spawn(async move { link.follow(&inner).await }).abort_handle()
             }));
             running.push(tokio::spawn(heart::beat(inner.clone())).abort_handle());
+            running.push(tokio::spawn(renewal::watch(inner.clone(), tell)).abort_handle());
             running.push(tokio::spawn(copy::run(inner.clone())).abort_handle());
             running.push(tokio::spawn(copy::look(inner.clone())).abort_handle());
             running.push(tokio::spawn(watch_backlog(inner.clone())).abort_handle());
         }
-        Replication(Arc::new(Tasks { inner, running: Mutex::new(running) }))
+        Replication(Arc::new(Tasks { inner, superseded, running: Mutex::new(running) }))
     }
 
     fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
+    }
+
+    /// Tells when another incarnation of this region is in force.
+    pub fn superseded(&self) -> Superseded {
+        Superseded::new(self.0.superseded.clone())
     }
 
     /// Whether there are other regions.
