@@ -154,6 +154,8 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<Value, AskError> {
     let message = format!("{}: {message}{detail}", status.as_u16());
     Err(match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => AskError::TryAgain(message),
+        // The edge could not read what it was asked.
+        StatusCode::BAD_REQUEST => AskError::Usage(message),
         _ => AskError::Refused(message),
     })
 }
@@ -170,6 +172,9 @@ mod tests {
         let body = br#"{"errors":[{"code":"UNAVAILABLE","message":"not everywhere yet","detail":"us does not know it yet"}]}"#;
         let waiting = judge(StatusCode::SERVICE_UNAVAILABLE, body).unwrap_err();
         assert_eq!(waiting.to_string(), "503: not everywhere yet: us does not know it yet");
-        assert!(matches!(judge(StatusCode::SERVICE_UNAVAILABLE, b""), Err(AskError::TryAgain(_))));
+        for (status, code) in [(503, TRY_AGAIN), (429, TRY_AGAIN), (400, USAGE), (404, FAILED)] {
+            let error = judge(StatusCode::from_u16(status).unwrap(), b"").unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::from(code), "{status}");
+        }
     }
 }

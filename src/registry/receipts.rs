@@ -84,7 +84,7 @@ pub struct ImageReceipt {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RegionReceipt {
     pub region: Arc<str>,
-    /// Whether it can be asked now. What it knew before stands in any case.
+    /// Whether it could be asked, a second ago at most. What it knew before stands in any case.
     pub visible: bool,
     /// When it was last heard of, while it cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -57,6 +57,8 @@ async fn a_receipt_goes_from_unknown_to_known_to_held() {
     assert_eq!(receipt(eu, "all/app", "v1").await.status, 404);
     world.cut_off("us");
     push(eu, "all/app", Some("v1"), &image).await;
+    // What a region said is believed for a second.
+    until("us is known to be away", || async { of(&receipt(eu, "all/app", "v1").await.json(), "us")["visible"] == false }).await;
     let told = receipt(eu, "all/app", "v1").await.json();
     assert_eq!((told["digest"].as_str(), told["bytes_total"].as_u64()), (Some(image.digest()), Some(size(&image))), "{told}");
     assert!(told["position"].as_str().is_some_and(|position| position.starts_with("eu@")), "{told}");
