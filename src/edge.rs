@@ -92,7 +92,7 @@ impl Edge {
         let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
         let replication = replication(&config, region.clone(), clock.clone(), metrics.clone());
         let tasks = (forwarder.clone(), replication.clone());
-        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, tasks);
+        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, tasks, clock.clone());
         registry.set_upstreams(upstreams);
         registry.set_hosted(&config.hosted, config.acknowledge);
         let owner = match &config.siblings {

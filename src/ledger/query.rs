@@ -278,7 +278,17 @@ pub(super) fn repositories(rows: &dyn Rows, after: Option<&str>, limit: usize) -
 
 /// Names whose claims had not seen each other, with the winner first.
 pub(super) fn conflicts(rows: &dyn Rows, limit: usize) -> Result<Vec<(RepositoryName, TagEntry)>, IndexError> {
-    page(rows, (Table::Conflicts, b"", None), limit, |key, _| {
+    conflicts_after(rows, None, limit)
+}
+
+/// The same, those behind a tag, which need not be one.
+pub(super) fn conflicts_after(
+    rows: &dyn Rows,
+    after: Option<(&RepositoryName, &str)>,
+    limit: usize,
+) -> Result<Vec<(RepositoryName, TagEntry)>, IndexError> {
+    let after = after.map(|(repository, tag)| key::tag_text(repository, tag));
+    page(rows, (Table::Conflicts, b"", after.as_deref()), limit, |key, _| {
         let (repository, name) = key.split_at(key.iter().position(|byte| *byte == 0).ok_or_else(|| unreadable(()))?);
         let repository = parse(repository)?;
         let entry = tag(rows, &repository, &parse(&name[1..])?)?;

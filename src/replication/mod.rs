@@ -5,7 +5,7 @@
 //! gate     the one door of imports               rounds   catching up, shared by those who need it
 //! asking   names that are unknown here           sight    what is known of a peer, and the lag; pure
 //! policy   who holds a copy of what; pure        copy/    contents come here as the policies want
-//! backlog  what was pushed here and is not elsewhere
+//! backlog  what was pushed here and is not elsewhere     pending  what operators are told of both
 //! ```
 //! Nothing here is needed for a push or a read of what this region has. A peer that is away costs those who ask for what is unknown
 //! here the time to find out, bounded, and nobody else anything.
@@ -18,6 +18,7 @@ mod gate;
 mod heart;
 mod holding;
 mod peer;
+mod pending;
 mod policy;
 mod remote;
 mod renewal;
@@ -37,6 +38,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use asking::Resolved;
 pub use holding::NotHeld;
+pub use pending::Pending;
 pub use policy::{Policies, Policy};
 pub use remote::{Known, KnownEntry, Name, Standing as PeerStanding};
 pub use renewal::Superseded;
