@@ -1,0 +1,153 @@
+"""Three regions of two edges: what is pushed in one can be pulled in all, at once and lastingly, whatever breaks meanwhile."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from api import digest_of
+from drill import Drill
+from load import Client
+from network import Network
+from recorder import Recorder
+from regions import Regions
+from stores import S3, Azure, Local
+
+FULL = bool(os.environ.get("OUTPORT_FULL"))
+SEED = int(os.environ.get("OUTPORT_SEED", "1"))
+NAMES = ("eu", "us", "ap")
+CASES = 1000
+CLIENTS = 8
+FOLLOW_INTERVAL_S = 1.0
+"""The default of `replication.follow_interval`."""
+ROUND_TRIPS_MS = {("eu", "us"): 80, ("us", "ap"): 150, ("ap", "eu"): 220}
+CUT_S = 600 if FULL else 60
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory):
+    """On this machine's loopback, each with a folder as its store: nothing is slow but the edges themselves."""
+    folder = tmp_path_factory.mktemp("regions")
+    stores = {name: Local(folder / f"store-{name}") for name in NAMES}
+    started = Regions(folder / "edges", stores, seed=SEED)
+    started.learn_origins()
+    yield started
+    started.stop()
+    for store in stores.values():
+        store.stop()
+
+
+@pytest.fixture
+def recorder(regions, logs):
+    logs.extend(regions.logs())
+    return Recorder()
+
+
+def each_of_many(regions: Regions, recorder: Recorder, case, cases: int = CASES) -> None:
+    """Runs `case(client, number)` so many times in a few clients at once. Nothing is in the way, so nothing may fail, not even for a
+    while."""
+
+    def share(first: int) -> None:
+        client = Client(regions, recorder, f"{SEED} {case.__name__} {first}")
+        for number in range(first, cases, CLIENTS):
+            case(client, number)
+        client.close()
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        for done in [clients.submit(share, first) for first in range(CLIENTS)]:
+            done.result()
+    assert not recorder.wrongs, "\n".join(recorder.wrongs)
+    assert {what: count for what, count in recorder.told.items() if what.startswith(("503", "lost"))} == {}
+    assert recorder.told["pushes"] == cases
+
+
+def test_new_names_are_there_in_every_region_at_once(regions, recorder):
+    """Pulled in another region right after the 201, without a position."""
+
+    def push_and_pull(client: Client, number: int) -> None:
+        pushed_in, pulled_in = client.chance.sample(NAMES, 2)
+        image, _, _ = client.push_image([pushed_in], f"new/names-{number % CLIENTS}", f"n{number}", blobs=1)
+        assert client.pull(pulled_in, image, f"n{number}") == image.digest
+
+    each_of_many(regions, recorder, push_and_pull)
+    assert recorder.told["pulls"] == CASES
+
+
+def test_moved_tags_are_new_with_their_position_and_soon_without(regions, recorder, capsys):
+    """With the position that the push had told: in another region at once. Without: in the third one, within the published interval."""
+    tags = 10
+    stale_s = []
+
+    def move_and_pull(client: Client, number: int) -> None:
+        # Each client has tags of its own and moves them in turn.
+        own = number % CLIENTS
+        repository, tag = f"moved/tags-{own}", f"m{number // CLIENTS % tags}"
+        regions_in_turn = [NAMES[(own + turn) % len(NAMES)] for turn in range(len(NAMES))]
+        pushed_in, with_position, without = regions_in_turn
+        before = client.look(without, repository, tag) if number >= CLIENTS * tags else None
+        image, _, position = client.push_image([pushed_in], repository, tag, blobs=1)
+        acknowledged = time.monotonic()
+        assert client.pull(with_position, image, tag, Outport_Position=position) == image.digest, position
+        while True:
+            asked = time.monotonic()
+            found = client.look(without, repository, tag)
+            digest = digest_of(found.body)
+            if digest == image.digest:
+                break
+            assert before is None or digest == digest_of(before.body), "neither the new value nor the one before it"
+            assert asked - acknowledged < 10 * FOLLOW_INTERVAL_S
+            stale_s.append(asked - acknowledged)
+            time.sleep(0.02)
+
+    each_of_many(regions, recorder, move_and_pull)
+    assert recorder.told["pulls"] == CASES
+    with capsys.disabled():
+        print(f"\nmoved tags: {CASES}, {len(stale_s)} reads of an old value, the latest {max(stale_s, default=0):.3f} s after the 201")
+    assert max(stale_s, default=0) <= FOLLOW_INTERVAL_S
+
+
+def test_pushes_whose_requests_go_to_any_region(regions, recorder):
+    def push_anywhere(client: Client, number: int) -> None:
+        image, _, _ = client.push_image([*NAMES], f"any/where-{number % CLIENTS}", f"a{number}", blobs=1)
+        assert client.pull(client.chance.choice(NAMES), image, f"a{number}") == image.digest
+
+    each_of_many(regions, recorder, push_anywhere)
+
+
+def test_the_drill(tmp_path, logs, capsys):
+    """Regions in networks of their own, over long links that break, with edges killed all the time, and each with a store of its own
+    kind; one region is cut off for a while, and all go on."""
+    network = Network()
+    stopping = [network.remove]
+    try:
+        sites = {name: network.add(name) for name in NAMES}
+        for (one, other), round_trip_ms in ROUND_TRIPS_MS.items():
+            network.join(sites[one], sites[other], round_trip_ms)
+        stores = {}
+        for name, make in zip(NAMES, (S3, Azure, lambda folder, _: Local(folder)), strict=True):
+            stores[name] = make(tmp_path / f"store-{name}", sites[name])
+            stopping.insert(0, stores[name].stop)
+        regions = Regions(tmp_path / "edges", stores, sites, seed=SEED, tables='[[hosted]]\npattern = "drill/fresh-*"\nreplicate = "all"\n')
+        stopping.insert(0, regions.stop)
+        logs.extend(regions.logs())
+        drill = Drill(regions, network, sites, SEED)
+        eu, us, ap = (sites[name] for name in NAMES)
+        with drill.under_load():
+            time.sleep(5)
+            drill.break_links("links that lost one direction for 5 s", lambda: network.lose(eu, us), 5)
+            time.sleep(8)
+            drill.break_links("links that refused connections for 5 s", lambda: network.refuse(us, ap), 5)
+            time.sleep(8)
+            drill.break_links(f"regions cut off for {CUT_S} s", lambda: network.isolate(ap), CUT_S)
+            time.sleep(8)
+        drill.check()
+        with capsys.disabled():
+            print(f"\n{drill.report()}")
+        assert not drill.recorder.wrongs, "\n".join(drill.recorder.wrongs)
+        assert drill.conflicts, "nobody set a tag in two regions: the drill proves nothing about conflicts"
+        # At least one push a second, all the time.
+        assert drill.recorder.told["pushes"] > CUT_S
+    finally:
+        for stop in stopping:
+            stop()
