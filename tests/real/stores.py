@@ -112,6 +112,11 @@ class Local(Store):
         # object_store writes `name#1` and renames it.
         return [key for key, path in self._files(prefix) if "#" in path.name]
 
+    def completed(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Of every whole object, its size and when it got its name: its inode remembers the last change of its links."""
+        statuses = {key: path.stat() for key, path in self._files(prefix) if "#" not in path.name}
+        return {key: (status.st_size, status.st_ctime) for key, status in statuses.items()}
+
     def _files(self, prefix: str):
         root = self._folder / prefix
         return [(str(path.relative_to(root)), path) for path in sorted(root.rglob("*")) if path.is_file()]
