@@ -24,6 +24,8 @@ RECOVERY_S = 5
 """After a link's return, how long figures are not told as those of whole links."""
 CATCH_UP_S = 120
 """How long regions may take after healing, before that is a failure by itself."""
+HONEST_S = 20
+"""How long an edge may take to say how far behind it is."""
 CHECKERS = 8
 WHOLE, BROKEN = "whole links", "broken links"
 
@@ -36,6 +38,9 @@ class Drill:
         self.catch_up_s: dict[str, float] = {}
         """From healing until every edge had everything that had been acknowledged by then, by what had been broken."""
         self.conflicts: set[tuple[str, str]] = set()
+        """Tags that were set in two regions, as far as can be told neither seeing the other's: at least the true conflicts."""
+        self.told_conflicts = float("nan")
+        """How many the edges count, all the same number."""
         self._links_whole_since: float | None = 0.0
         self._killing = threading.Event()
         self.regions.learn_origins()
@@ -75,15 +80,40 @@ class Drill:
             except AssertionError as fault:
                 self.recorder.wrong(f"an edge does not start after a kill: {fault}")
 
-    def break_links(self, what: str, break_them, last_s: float) -> None:
-        """Breaks links for a while, mends them, and waits until the regions know of each other what they missed."""
+    def break_links(self, what: str, break_them, last_s: float, cut_off: str | None = None) -> None:
+        """Breaks links for a while, mends them, and waits until the regions know of each other what they missed. `cut_off`: a region
+        that nobody can see meanwhile."""
         self._links_whole_since = None
         self.faults[what] += 1
         break_them()
         time.sleep(last_s)
+        if cut_off:
+            self._lag_is_told(cut_off)
         self.network.heal()
         self.catch_up_s[what] = self.time_to_catch_up()
         self._links_whole_since = time.monotonic()
+
+    def _lag_is_told(self, cut_off: str) -> None:
+        """No edge may say that it is level with a region that it cannot see."""
+        for name, region in self.regions.by_name.items():
+            hidden = self.regions.others(name) if name == cut_off else [cut_off]
+            for edge, other in product(region.edges, hidden):
+                until = time.monotonic() + HONEST_S
+                # One that was killed just now has to notice first.
+                while not (behind_s := self._gauge(edge, f'outport_peer_behind_seconds{{region="{other}"}}')):
+                    if time.monotonic() > until:
+                        self.recorder.wrong(f"{name}, {edge.plain} is {behind_s} s behind {other}, which it cannot see")
+                        break
+                    time.sleep(0.2)
+
+    @staticmethod
+    def _gauge(edge, name: str) -> float | None:
+        """A figure of an edge's metrics; None if it has none, or is not there."""
+        try:
+            lines = edge.metrics().splitlines()
+        except OSError:
+            return None
+        return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)), None)
 
     def time_to_catch_up(self) -> float:
         """How long until every edge has what all regions have committed when this begins."""
@@ -130,6 +160,7 @@ class Drill:
         that the rule allows, and what was deleted is gone."""
         self.catch_up_s["the end of the load"] = self.time_to_catch_up()
         self.conflicts = self.recorder.conflicts()
+        self.told_conflicts = self._conflicts_told()
         kept = [image for image in self.recorder.images if (image.repository, image.digest) not in self.recorder.undecided]
         with ThreadPoolExecutor(CHECKERS) as checkers:
             names = self.regions.names
@@ -140,6 +171,18 @@ class Drill:
             shares = [work[first::CHECKERS] for first in range(CHECKERS)]
             for done in [checkers.submit(self._check_share, number, share) for number, share in enumerate(shares)]:
                 done.result()
+
+    def _conflicts_told(self) -> float:
+        until = time.monotonic() + HONEST_S
+        while True:
+            told = {edge.plain: self._gauge(edge, "outport_tag_conflicts") for edge in self.regions.edges}
+            counts = set(told.values())
+            if len(counts) == 1 and None not in counts:
+                return counts.pop()
+            if time.monotonic() > until:
+                self.recorder.wrong(f"edges count different conflicts: {told}")
+                return float("nan")
+            time.sleep(0.2)
 
     def _check_share(self, number: int, share: list) -> None:
         client = Client(self.regions, self.recorder, f"check {number}")
@@ -189,7 +232,8 @@ class Drill:
             f"  acknowledged: {_listed(operations)}",
             f"  faults: {_listed((count, what) for what, count in self.faults.items())}",
             f"  meanwhile: {_listed(trouble)}",
-            f"  at the end: {told['tags compared']} tags compared, {len(self.conflicts)} set in two regions unseen; {_listed(lost)}",
+            f"  at the end: {told['tags compared']} tags compared, {len(self.conflicts)} of them set in two regions at once, "
+            f"{self.told_conflicts:.0f} counted as conflicts; {_listed(lost)}",
             "  caught up: " + ", ".join(f"{took:.1f} s after {what}" for what, took in self.catch_up_s.items()),
         ]
         for weather, values in sorted(self.recorder.stale_s.items()):

@@ -10,7 +10,7 @@ from api import digest_of
 from drill import Drill
 from load import Client
 from network import Network
-from recorder import Recorder
+from recorder import Change, Recorder
 from regions import Regions
 from stores import S3, Azure, Local
 
@@ -42,6 +42,38 @@ def regions(tmp_path_factory):
 def recorder(regions, logs):
     logs.extend(regions.logs())
     return Recorder()
+
+
+def change(digest, region, began, settled=None, position=None, seen=None) -> Change:
+    """Acknowledged if it has settled."""
+    return Change(digest, region, began, settled or float("inf"), settled is not None, position, seen or {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "possible"),
+    [
+        # One region after itself: the last one counts.
+        ([change("a", "eu", 1, 2), change("b", "eu", 3, 4)], {"b"}),
+        ([change("a", "eu", 1, 2), change(None, "eu", 3, 4)], {None}),
+        # At the same time, or in two regions of which neither had seen the other: either.
+        ([change("a", "eu", 1, 4), change("b", "eu", 3, 5)], {"a", "b"}),
+        ([change("a", "eu", 1, 2, ("eu.1", 7)), change("b", "us", 3, 4, ("us.1", 9), {"eu.1": 6})], {"a", "b"}),
+        # Another region that had seen it supersedes it.
+        ([change("a", "eu", 1, 2, ("eu.1", 7)), change("b", "us", 3, 4, ("us.1", 9), {"eu.1": 7})], {"b"}),
+        ([change("a", "eu", 1, 2, ("eu.1", 7)), change(None, "us", 3, 4, ("us.1", 9), {"eu.1": 8})], {None}),
+        # What nobody acknowledged may be there or not, and supersedes nothing.
+        ([change("a", "eu", 1)], {"a", None}),
+        ([change("a", "eu", 1, 2), change("b", "eu", 3)], {"a", "b"}),
+        # Its attempts may still have had their effect when the next one began.
+        ([change("a", "eu", 1, 9), change("b", "eu", 3, 4)], {"a", "b"}),
+    ],
+)
+def test_what_a_tag_may_be(changes, possible):
+    """The drill's own rule: one that allowed everything would find nothing."""
+    recorder = Recorder()
+    for each in changes:
+        recorder.begin("a/b", "t", each)
+    assert recorder.possible("a/b", "t") == possible
 
 
 def each_of_many(regions: Regions, recorder: Recorder, case, cases: int = CASES) -> None:
@@ -139,13 +171,14 @@ def test_the_drill(tmp_path, logs, capsys):
             time.sleep(8)
             drill.break_links("links that refused connections for 5 s", lambda: network.refuse(us, ap), 5)
             time.sleep(8)
-            drill.break_links(f"regions cut off for {CUT_S} s", lambda: network.isolate(ap), CUT_S)
+            drill.break_links(f"regions cut off for {CUT_S} s", lambda: network.isolate(ap), CUT_S, cut_off="ap")
             time.sleep(8)
         drill.check()
         with capsys.disabled():
             print(f"\n{drill.report()}")
         assert not drill.recorder.wrongs, "\n".join(drill.recorder.wrongs)
-        assert drill.conflicts, "nobody set a tag in two regions: the drill proves nothing about conflicts"
+        # A cut under load makes some, and every edge counts the same.
+        assert 0 < drill.told_conflicts <= len(drill.conflicts)
         # At least one push a second, all the time.
         assert drill.recorder.told["pushes"] > CUT_S
     finally:
