@@ -71,7 +71,7 @@ class Client:
     def push_blob(self, regions: list[str], repository: str, size: int) -> tuple[str, int]:
         content = self.chance.randbytes(self.chance.randint(size // 2, size))
         digest = digest_of(content)
-        if self.chance.random() < 0.7:
+        if self.chance.random() < (0.7 if len(regions) == 1 else 0.3):
             target = with_query(f"/v2/{repository}/blobs/uploads/", digest=digest)
             self.insist(regions, "POST", target, (201,), content, Content_Type="application/octet-stream")
         else:

@@ -90,7 +90,7 @@ def each_of_many(regions: Regions, recorder: Recorder, case, cases: int = CASES)
         for done in [clients.submit(share, first) for first in range(CLIENTS)]:
             done.result()
     assert not recorder.wrongs, "\n".join(recorder.wrongs)
-    assert {what: count for what, count in recorder.told.items() if what.startswith(("503", "lost"))} == {}
+    assert {what: count for what, count in recorder.told.items() if what.startswith(("503", "lost", "uploads begun"))} == {}
     assert recorder.told["pushes"] == cases
 
 
@@ -145,6 +145,45 @@ def test_pushes_whose_requests_go_to_any_region(regions, recorder):
         assert client.pull(client.chance.choice(NAMES), image, f"a{number}") == image.digest
 
     each_of_many(regions, recorder, push_anywhere)
+
+
+def test_a_region_whose_edges_are_gone_is_read_from_its_store_and_never_denied(regions, recorder):
+    """Its edges are stopped right after they took pushes; then its store is gone too."""
+    client, lost = Client(regions, recorder, "gone"), regions.by_name["ap"]
+    images = [client.push_image(["ap"], "gone/region", f"g{number}", blobs=2)[0] for number in range(5)]
+    for edge in lost.edges:
+        edge.stop()
+    try:
+        for number, image in enumerate(images):
+            in_time(lambda number=number, image=image: client.pull("eu", image, f"g{number}") == image.digest)
+        lost.store.go()
+        try:
+            in_time(lambda: client.ask("us", "GET", "/v2/gone/region/manifests/unknown").status == 503)
+            for name in ("eu", "us"):
+                assert client.ask(name, "GET", "/v2/gone/region/manifests/unknown").headers["Retry-After"]
+                # Who may push only looks whether it must.
+                assert client.ask(name, "HEAD", "/v2/gone/region/manifests/unknown").status == 404
+                assert client.ask(name, "HEAD", f"/v2/gone/region/blobs/{digest_of(b'never pushed')}").status == 404
+                client.push_image([name], f"gone/{name}", "new", blobs=1)
+            # What eu has read it has; us has read nothing of it, and knows where the bytes are: they cannot be had now.
+            assert all(client.pull("eu", image, image.digest) == image.digest for image in images)
+            read_nowhere = max((size, digest) for image in images for digest, size in image.blobs.items())[1]
+            assert client.ask("us", "GET", f"/v2/gone/region/blobs/{read_nowhere}").status == 503
+        finally:
+            lost.store.come_back()
+    finally:
+        for edge in lost.edges:
+            edge.start()
+    in_time(lambda: all(client.pull("us", image, image.digest) == image.digest for image in images))
+    client.close()
+    assert not recorder.wrongs, "\n".join(recorder.wrongs)
+
+
+def in_time(done, timeout_s: float = 30) -> None:
+    until = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_the_drill(tmp_path, logs, capsys):
