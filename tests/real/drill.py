@@ -16,7 +16,7 @@ from api import Lost, digest_of
 from load import Client, Load
 from network import Network, Site
 from recorder import Image, Recorder
-from regions import Regions
+from regions import Regions, has
 
 BETWEEN_KILLS_S = (2.0, 4.0)
 DEAD_S = 1.0
@@ -43,7 +43,7 @@ class Drill:
         """How many the edges count, all the same number."""
         self._links_whole_since: float | None = 0.0
         self._killing = threading.Event()
-        self.regions.learn_origins()
+        self.regions.settle()
         self.load = Load(regions, self.recorder, seed, self.weather)
         self._began = time.monotonic()
         self._took_s = 0.0
@@ -148,10 +148,7 @@ class Drill:
 
     def _has(self, name: str, edge, wanted: dict[str, int]) -> bool:
         told = self._told(name, edge)
-        if told is None:
-            return False
-        has = told["seen"] | {f"{told['region']}.{told['incarnation']}": told["seq"]}
-        return all(has.get(origin, 0) >= seq for origin, seq in wanted.items())
+        return told is not None and has(told, wanted)
 
     # The last look.
 

@@ -58,7 +58,7 @@ class Client:
                     raise GivenUp
                 if not answer.headers["Retry-After"]:
                     self.recorder.wrong(f"{region}: {method} {target}: 503 without Retry-After")
-                self.recorder.count("503 to a push")
+                self.recorder.refused("push", f"{region}: {method} {target}: {answer.body[:300]!r}")
             except Lost:
                 self.recorder.count("lost answers")
                 edge = None
@@ -208,7 +208,7 @@ class Client:
             self.recorder.count("lost answers")
             return None
         if answer.status == 503:
-            self.recorder.count("503 to a pull")
+            self.recorder.refused("pull", f"{region}: {repository}:{reference}: {answer.body[:300]!r}")
             if not answer.headers["Retry-After"]:
                 self.recorder.wrong(f"{region}: {repository}:{reference}: 503 without Retry-After")
             return None
@@ -224,7 +224,7 @@ class Client:
             self.recorder.count("lost answers")
             return False
         if answer.status == 503:
-            self.recorder.count("503 to a pull")
+            self.recorder.refused("pull", f"{region}: blob {digest} of {repository}: {answer.body[:300]!r}")
             return False
         if answer.status != 200 or (digest_of(answer.body), len(answer.body)) != (digest, size):
             self.recorder.wrong(f"{region}: blob {digest} of {repository}: {answer.status} {answer.body[:200]!r}")

@@ -61,6 +61,8 @@ class Recorder:
         """Repository and digest of manifests whose deletion was asked for and not acknowledged: they may be there or not."""
         self.told: Counter[str] = Counter()
         self.wrongs: list[str] = []
+        self.refusals: list[str] = []
+        """The first answers that were 503, with what they said: right while something is broken, and only then."""
         self.stale_s: dict[str, list[float]] = defaultdict(list)
         """How long a tag's newer value had been acknowledged when an older one was served, 0 for the newest, by what went on."""
         self._changes: dict[tuple[str, str], list[Change]] = defaultdict(list)
@@ -75,6 +77,13 @@ class Recorder:
             self.told["wrong"] += 1
             if len(self.wrongs) < MOST_WRONGS:
                 self.wrongs.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {what}")
+
+    def refused(self, by_what: str, why: str) -> None:
+        """503: a push or a pull was not done now."""
+        with self._lock:
+            self.told[f"503 to a {by_what}"] += 1
+            if len(self.refusals) < MOST_WRONGS:
+                self.refusals.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {why}")
 
     def pushed(self, image: Image) -> None:
         with self._lock:

@@ -3,9 +3,11 @@
 import json
 import secrets
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from api import Api, push_blob
 from edge import Edge
 from network import Site
 from processes import free_port
@@ -13,6 +15,13 @@ from region import Region
 from stores import Store, fresh_prefix
 
 EDGES = 2
+SETTLED_S = 3
+
+
+def has(told: dict, wanted: dict[str, int]) -> bool:
+    """Whether an edge that told so has all these ledgers up to these segments."""
+    seen = told["seen"] | {f"{told['region']}.{told['incarnation']}": told["seq"]}
+    return all(seen.get(origin, 0) >= seq for origin, seq in wanted.items())
 
 
 class Regions:
@@ -72,6 +81,23 @@ class Regions:
         for name, region in self.by_name.items():
             told = self.ledger_of(region.edges[0], name)
             self._origins[name] = f"{told['region']}.{told['incarnation']}"
+
+    def settle(self, timeout_s: float = 60) -> None:
+        """Waits until every edge has what was pushed in each region when this began. Edges that were not there when others started are
+        not asked for a few seconds."""
+        until, wanted = time.monotonic() + timeout_s, {}
+        self.learn_origins()
+        for name, region in self.by_name.items():
+            api = Api(region.edges[0].plain)
+            push_blob(api, "settled/region", name.encode())
+            wanted[self._origins[name]] = self.ledger_of(region.edges[0], name)["seq"]
+            api.close()
+        for name, region in self.by_name.items():
+            for edge in region.edges:
+                while not has(self.ledger_of(edge, name), wanted):
+                    assert time.monotonic() < until, (name, self.ledger_of(edge, name), wanted)
+                    time.sleep(0.1)
+        time.sleep(SETTLED_S)
 
     def origin_of(self, name: str) -> str:
         """The name of a region's ledger."""
