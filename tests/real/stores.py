@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -150,8 +151,12 @@ class Remote(Store):
 
     def _secret(self, name: str, value: str) -> str:
         file = self.folder / name
-        file.write_text(value + "\n")
-        file.chmod(0o600)
+        # Edges that start at the same time read it.
+        if not file.exists():
+            whole = self.folder / f"{name}.{threading.get_ident()}"
+            whole.write_text(value + "\n")
+            whole.chmod(0o600)
+            whole.rename(file)
         return str(file)
 
     def go(self):

@@ -226,13 +226,13 @@ def test_the_drill(tmp_path, logs, capsys):
         drill = Drill(regions, network, sites, SEED)
         eu, us, ap = (sites[name] for name in NAMES)
         with drill.under_load():
-            time.sleep(5)
+            time.sleep(3)
             drill.break_links("links that lost one direction for 5 s", lambda: network.lose(eu, us), 5)
-            time.sleep(8)
+            time.sleep(6)
             drill.break_links("links that refused connections for 5 s", lambda: network.refuse(us, ap), 5)
-            time.sleep(8)
+            time.sleep(6)
             drill.break_links(f"regions cut off for {CUT_S} s", lambda: network.isolate(ap), CUT_S, cut_off="ap")
-            time.sleep(8)
+            time.sleep(6)
         drill.check()
         with capsys.disabled():
             print(f"\n{drill.report()}")
