@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
+use crate::replication::{self, Nodes, Replication};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
@@ -43,6 +44,7 @@ pub struct Edge {
     cache: Cache,
     region: Region,
     forwarder: Forwarder,
+    replication: Replication,
     registry: Registry,
     http: Http,
     certificates: Option<Certificates>,
@@ -86,9 +88,11 @@ impl Edge {
         open_region(&config, region.clone(), clock.clone(), metrics.clone()).await?;
         let uploads = Uploads::start(region.clone(), store.clone(), upload_settings(&config), clock.clone(), metrics.clone());
         let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
-        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, forwarder.clone());
+        let replication = replication(&config, region.clone(), clock.clone(), metrics.clone());
+        let tasks = (forwarder.clone(), replication.clone());
+        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, tasks);
         registry.set_upstreams(upstreams);
-        registry.set_hosted(&config.hosted);
+        registry.set_hosted(&config.hosted, config.acknowledge);
         let owner = match &config.siblings {
             Some(siblings) => Owner::Shared(outside.siblings(siblings, config.limits.request_timeout)?),
             None => Owner::Alone(Box::new(Seal::random())),
@@ -127,6 +131,7 @@ impl Edge {
             cache,
             region,
             forwarder,
+            replication,
             registry,
             http,
             certificates,
@@ -172,7 +177,7 @@ impl Edge {
         }
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
-        self.registry.set_hosted(&new.hosted);
+        self.registry.set_hosted(&new.hosted, new.acknowledge);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
@@ -199,6 +204,7 @@ impl Edge {
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
         self.forwarder.stop();
+        self.replication.stop();
         let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
         if let Ok(open) = self.region.get()
             && let Err(error) = open.ledger.close().await
@@ -233,6 +239,17 @@ impl Outside {
         let Outside { resolver, proxies, clock, metrics } = self.clone();
         Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
     }
+}
+
+/// Begins to follow the other regions.
+fn replication(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Replication {
+    let settings = replication::Settings {
+        follow_interval: config.replication.follow_interval,
+        nodes: if config.siblings.is_some() { Nodes::Several } else { Nodes::One },
+        copies: config.replication.clone(),
+    };
+    let policies = replication::Policies::new(&config.hosted, config.acknowledge);
+    Replication::start(region, &config.region, settings, policies, clock, metrics)
 }
 
 fn upload_settings(config: &Config) -> uploads::Settings {

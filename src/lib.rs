@@ -11,6 +11,7 @@
 //!  8 registry/  the use cases without HTTP: pull, push, discover, delete       identity/  who is asking
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
+//!    replication/ other regions: followed, asked, copied from; how far behind they are
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
 //!  6 region/    the own region: its bucket and ledger once they are open; the others; how content is read from any of them
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
@@ -62,6 +63,7 @@ pub mod oci;
 pub mod peers;
 pub mod region;
 pub mod registry;
+pub mod replication;
 pub mod server;
 pub mod store;
 pub mod uploads;

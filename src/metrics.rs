@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::{Atomic, Collector, GenericCounter, GenericCounterVec, GenericGauge};
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// Seconds, from a warm manifest to a large cold blob.
 const TIME_BUCKETS_S: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -83,6 +83,17 @@ pub struct Families {
     sibling_requests: IntCounterVec,
     peer_requests: IntCounterVec,
     peer_bytes: IntCounterVec,
+    peer_behind_events: IntGaugeVec,
+    peer_behind_seconds: GaugeVec,
+    peer_refused: IntCounterVec,
+    region_questions: IntCounterVec,
+    visible_lag_seconds: HistogramVec,
+    oldest_unreplicated_push_seconds: GaugeVec,
+    tag_conflicts: IntGauge,
+    copies: IntCounterVec,
+    copied_bytes: IntCounterVec,
+    copies_pending: IntGauge,
+    copies_pending_bytes: IntGauge,
 }
 
 impl Default for Metrics {
@@ -115,6 +126,10 @@ impl Builder {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn fractions(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.keep(GaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn times(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
@@ -251,6 +266,43 @@ impl Metrics {
             ),
             peer_requests: build.counters("outport_peer_requests_total", "Requests to edges of other regions.", &["region", "outcome"]),
             peer_bytes: build.counters("outport_peer_bytes_total", "Bytes of content received from other regions.", &["region"]),
+            peer_behind_events: build.gauges(
+                "outport_peer_behind_events",
+                "Segments of another region's ledger that are known to be there and are not folded here.",
+                &["region"],
+            ),
+            peer_behind_seconds: build.fractions(
+                "outport_peer_behind_seconds",
+                "The age of the oldest segment of another region that is not folded here; while that cannot be seen, the time since it \
+                 could, and never 0.",
+                &["region"],
+            ),
+            peer_refused: build.counters(
+                "outport_peer_refused_total",
+                "Ledgers of other regions that are not followed any further: somebody has to look.",
+                &["region"],
+            ),
+            region_questions: build.counters(
+                "outport_region_questions_total",
+                "Names unknown here for which all other regions were asked.",
+                &["outcome"],
+            ),
+            visible_lag_seconds: build.times(
+                "outport_visible_lag_seconds",
+                "From a segment's commit in another region, by its clock, to its being visible here.",
+                &["region"],
+            ),
+            oldest_unreplicated_push_seconds: build.fractions(
+                "outport_oldest_unreplicated_push_seconds",
+                "The age of the oldest push to this region that another one does not know of (metadata), or of which a region has no \
+                 copy that its policy wants there (bytes); 0 when there is none.",
+                &["what"],
+            ),
+            tag_conflicts: build.gauge("outport_tag_conflicts", "Tags that regions set without having seen each other's."),
+            copies: build.counters("outport_copies_total", "Copies of contents from other regions.", &["region", "outcome"]),
+            copied_bytes: build.counters("outport_copied_bytes_total", "Bytes of contents copied from other regions.", &["region"]),
+            copies_pending: build.gauge("outport_copies_pending", "Contents that are to be copied to this region."),
+            copies_pending_bytes: build.gauge("outport_copies_pending_bytes", "Their bytes together."),
             registry,
         }))
     }
@@ -423,6 +475,51 @@ impl Families {
     /// `outcome` is `passed`, `gone`, `unavailable` or `refused`.
     pub fn forward_ended(&self, outcome: &'static str) {
         self.forwards.with_label_values(&[outcome]).inc();
+    }
+
+    /// How far this region is behind another one.
+    pub fn peer_behind(&self, region: &str, segments: u64, time: Duration) {
+        self.peer_behind_events.with_label_values(&[region]).set(i64::try_from(segments).unwrap_or(i64::MAX));
+        self.peer_behind_seconds.with_label_values(&[region]).set(time.as_secs_f64());
+    }
+
+    /// The ledger of a region is not followed any further.
+    pub fn peer_refused(&self, region: &str) {
+        self.peer_refused.with_label_values(&[region]).inc();
+    }
+
+    /// `outcome` is `found`, `denied` or `blind`.
+    pub fn region_asked(&self, outcome: &'static str) {
+        self.region_questions.with_label_values(&[outcome]).inc();
+    }
+
+    /// From a commit in another region to its being visible here.
+    pub fn visible_lag(&self, region: &str, time: Duration) {
+        self.visible_lag_seconds.with_label_values(&[region]).observe(time.as_secs_f64());
+    }
+
+    /// `what` is `metadata` or `bytes`.
+    pub fn oldest_unreplicated_push(&self, what: &'static str, age: Duration) {
+        self.oldest_unreplicated_push_seconds.with_label_values(&[what]).set(age.as_secs_f64());
+    }
+
+    pub fn conflicts(&self, count: usize) {
+        self.tag_conflicts.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// `outcome` is `complete`, `needless`, `mismatch` or `broken`.
+    pub fn copy_ended(&self, region: &str, outcome: &'static str) {
+        self.copies.with_label_values(&[region, outcome]).inc();
+    }
+
+    pub fn copied_bytes(&self, region: &str, count: u64) {
+        self.copied_bytes.with_label_values(&[region]).inc_by(count);
+    }
+
+    /// What is to be copied here.
+    pub fn copies_waiting(&self, contents: usize, bytes: u64) {
+        self.copies_pending.set(i64::try_from(contents).unwrap_or(i64::MAX));
+        self.copies_pending_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// `outcome` is `confirmed` or `failed`.

@@ -173,6 +173,11 @@ impl Failure {
     }
 
     /// An operator's command that cannot be read.
+    /// The position that a request is for is none that this program gave out.
+    pub fn bad_position() -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the position cannot be read")
+    }
+
     pub fn bad_command(detail: impl Into<Box<str>>) -> Failure {
         Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read") }
     }
@@ -253,6 +258,10 @@ impl From<PushError> for Failure {
                 return Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the region's storage cannot be written now")
                     .with(Extra::later(retry_after))
                     .because(why);
+            }
+            PushError::NotHeld { .. } => {
+                Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the push is not yet as safe as it shall be")
+                    .with(Extra::later(None))
             }
             // The specification's list of codes has none for ranges.
             PushError::OutOfOrder { received_bytes } => {
@@ -423,6 +432,7 @@ mod tests {
             (PushError::RepositoryUnknown.into(), 404, "NAME_UNKNOWN"),
             (PushError::Referenced.into(), 405, "UNSUPPORTED"),
             (PushError::Proxied.into(), 405, "UNSUPPORTED"),
+            (PushError::NotHeld { others: 1 }.into(), 503, "UNAVAILABLE"),
             (PushError::Denied("the tag is locked".into()).into(), 403, "DENIED"),
             (PushError::Unavailable { why: "secret".into(), retry_after: None }.into(), 503, "UNAVAILABLE"),
             (ChunkError::Range.into(), 416, "BLOB_UPLOAD_INVALID"),
@@ -462,6 +472,7 @@ mod tests {
             (PushError::OutOfOrder { received_bytes: 7 }, header::RANGE, "0-6"),
             (PushError::TooManySessions { retry_after: Duration::from_millis(1_500) }, header::RETRY_AFTER, "2"),
             (PushError::Unavailable { why: String::new(), retry_after: None }, header::RETRY_AFTER, "5"),
+            (PushError::NotHeld { others: 1 }, header::RETRY_AFTER, "5"),
             (PushError::Proxied, header::ALLOW, "GET, HEAD"),
         ] {
             assert_eq!(sent(error.clone().into()).2[&name], value, "{error:?}");

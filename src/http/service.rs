@@ -27,9 +27,10 @@ use crate::clock::Clock;
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
-use crate::registry::{Check, Readiness, ReferrersPage, Registry};
+use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const OUTPORT_POSITION: HeaderName = HeaderName::from_static("outport-position");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// A body that no read needs is taken in, so that its connection can go on, up to this many bytes and this time.
 /// Answers to other regions that are held back at one time, each until there is something to tell.
@@ -190,27 +191,29 @@ impl Http {
                 let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
-            Call::Read(read) => within(site.deadline, self.read(&read, head, record)).await,
+            Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
         }
     }
 
-    async fn read(&self, read: &Read, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+    async fn read(&self, read: &Read, (site, head): (&Site, &Parts), record: &mut Record) -> Result<Response<Payload>, Failure> {
         let (registry, access) = (&self.0.registry, &read.access);
+        let may_push = || site.policy.authorize(record.principal(), access.repository(), Action::Push).is_ok();
+        let asking = &asking(head, may_push)?;
         let refused = |error| Failure::from_cache(error, read.wanted.subject());
         let mut response = match &read.wanted {
-            Wanted::Manifest(reference) => self.manifest(read, reference, head, record).await?,
-            Wanted::Blob(digest) => self.blob(read, digest, head, record).await?,
+            Wanted::Manifest(reference) => self.manifest((read, asking), reference, head, record).await?,
+            Wanted::Blob(digest) => self.blob((read, asking), digest, head, record).await?,
             Wanted::Tags(page) => {
-                let answer = registry.tags(access, page).await.map_err(refused)?;
+                let answer = registry.tags(access, page, asking).await.map_err(refused)?;
                 record.found(&answer);
                 respond::tags(answer, &read.name, Listing { page, ns: read.ns.as_deref() })
             }
             Wanted::Referrers { subject, artifact_type, last } => {
                 let artifact_type = artifact_type.as_deref();
                 let page = ReferrersPage { subject, artifact_type, after: last.as_ref() };
-                let answer = registry.referrers(access, page).await.map_err(refused)?;
+                let answer = registry.referrers(access, page, asking).await.map_err(refused)?;
                 record.found(&answer);
                 respond::referrers(answer, ReferrersListing { name: &read.name, ns: read.ns.as_deref(), subject, artifact_type })
             }
@@ -223,21 +226,33 @@ impl Http {
         Ok(response)
     }
 
-    async fn manifest(&self, read: &Read, reference: &Reference, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+    async fn manifest(
+        &self,
+        (read, asking): (&Read, &Asking),
+        reference: &Reference,
+        head: &Parts,
+        record: &mut Record,
+    ) -> Result<Response<Payload>, Failure> {
         let refused = |error| Failure::from_cache(error, Subject::Manifest);
-        let answer = self.0.registry.manifest(&read.access, reference).await.map_err(refused)?;
+        let answer = self.0.registry.manifest(&read.access, reference, asking).await.map_err(refused)?;
         record.found(&answer);
         respond::manifest(answer, &head.headers)
     }
 
-    async fn blob(&self, read: &Read, digest: &Digest, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+    async fn blob(
+        &self,
+        (read, asking): (&Read, &Asking),
+        digest: &Digest,
+        head: &Parts,
+        record: &mut Record,
+    ) -> Result<Response<Payload>, Failure> {
         let refused = |error| Failure::from_cache(error, Subject::Blob);
         if head.method == Method::HEAD || is_unmodified(&head.headers, &respond::etag(digest)) {
-            let answer = self.0.registry.blob_head(&read.access, digest).await.map_err(refused)?;
+            let answer = self.0.registry.blob_head(&read.access, digest, asking).await.map_err(refused)?;
             record.found(&answer);
             return Ok(respond::blob_head(&answer, digest, &head.headers));
         }
-        let answer = self.0.registry.blob(&read.access, digest).await.map_err(refused)?;
+        let answer = self.0.registry.blob(&read.access, digest, asking).await.map_err(refused)?;
         record.found(&answer);
         answer.value.started().await?;
         if head.version < Version::HTTP_11 && answer.value.size_bytes().is_none() {
@@ -290,6 +305,16 @@ impl Http {
             }
         }
     }
+}
+
+/// What a read is for, and what it must not be older than.
+fn asking(head: &Parts, may_push: impl Fn() -> bool) -> Result<Asking, Failure> {
+    let position = match head.headers.get(OUTPORT_POSITION) {
+        None => None,
+        Some(value) => Some(value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(Failure::bad_position)?),
+    };
+    let purpose = if head.method == Method::HEAD && may_push() { Purpose::Check } else { Purpose::Pull };
+    Ok(Asking { purpose, position })
 }
 
 /// "Cannot tell" comes in time for the client to try its next mirror.

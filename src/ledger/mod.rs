@@ -14,6 +14,7 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
+//! glance    what a follower wants to know of a segment
 //! core      what they share
 //! ```
 //!
@@ -36,6 +37,7 @@ mod event;
 #[cfg(test)]
 mod figures;
 mod fold;
+mod glance;
 mod identity;
 mod import;
 mod importer;
@@ -64,6 +66,7 @@ use ulid::Ulid;
 pub use append::AppendError;
 pub use check::Rejected;
 pub use event::{Content, ContentKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
+pub use glance::Glance;
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
 pub use importer::{Foreign, ImportError};
 pub use index::IndexError;

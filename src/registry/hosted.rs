@@ -2,15 +2,18 @@
 //!
 //! A positive answer rests on a look at the ledger's tail at most 250 ms old; a negative one, and a list, which denies what is not in
 //! it, on a look begun after the request came. While the bucket is away, what this node knows is served as stale, and what it does not know is 503.
+//! What is unknown here other regions are asked for (`abroad`).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{BlobHead, Check, Listed, Page, Registry};
+use super::abroad::{blob_name, content_of, manifest_of};
+use super::{Asking, BlobHead, Check, Listed, Page, Registry};
 use crate::cache::{Answer, CacheError, Freshness, Source, StoredManifest};
 use crate::ledger::{BlobEntry, Ledger, LedgerError, Look, ManifestEntry, ReferrersQuery};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, Tag};
+use crate::replication::Name;
 use crate::store::Content;
 
 /// Referrers of one page, at most: their descriptors must fit 4 MiB of JSON as well.
@@ -53,6 +56,7 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         reference: &Reference,
+        asking: &Asking,
     ) -> Result<Answer<StoredManifest>, CacheError> {
         let ask = |ledger: &Ledger| match reference {
             Reference::Digest(digest) => ledger.manifest(repository, digest),
@@ -61,35 +65,53 @@ impl Registry {
                 None => Ok(None),
             },
         };
-        let (entry, freshness) = self.find(ask).await?.ok_or(CacheError::Absent)?;
+        let name = Name::Manifest(repository.clone(), reference.clone());
+        let (entry, freshness) = self.find_anywhere(asking, &name, (ask, manifest_of)).await?.ok_or(CacheError::Absent)?;
         let (bytes, source) = self.bytes_of(&entry.digest, &entry.content).await?;
         let freshness = if matches!(reference, Reference::Digest(_)) { Freshness::Immutable } else { freshness };
         let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes };
         Ok(Answer { value, source, freshness })
     }
 
-    async fn hosted_entry(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobEntry, CacheError> {
+    async fn hosted_entry(&self, repository: &RepositoryName, digest: &Digest, asking: &Asking) -> Result<BlobEntry, CacheError> {
         // A manifest may be asked for where blobs are.
         let ask = |ledger: &Ledger| match ledger.blob(repository, digest)? {
             Some(entry) => Ok(Some(entry)),
             None => Ok(ledger.manifest(repository, digest)?.map(|manifest| manifest.content)),
         };
-        Ok(self.find(ask).await?.ok_or(CacheError::Absent)?.0)
+        let found = self.find_anywhere(asking, &blob_name(repository, digest), (ask, content_of)).await?;
+        Ok(found.ok_or(CacheError::Absent)?.0)
     }
 
-    pub(super) async fn hosted_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Answer<Content>, CacheError> {
-        let entry = self.hosted_entry(repository, digest).await?;
+    pub(super) async fn hosted_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        asking: &Asking,
+    ) -> Result<Answer<Content>, CacheError> {
+        let entry = self.hosted_entry(repository, digest, asking).await?;
         let (value, source) = self.inner.cache.hosted(&self.inner.region, digest, &entry).await?;
         Ok(Answer { value, source, freshness: Freshness::Immutable })
     }
 
-    pub(super) async fn hosted_blob_head(&self, repository: &RepositoryName, digest: &Digest) -> Result<Answer<BlobHead>, CacheError> {
-        let size_bytes = self.hosted_entry(repository, digest).await?.size_bytes;
+    pub(super) async fn hosted_blob_head(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        asking: &Asking,
+    ) -> Result<Answer<BlobHead>, CacheError> {
+        let size_bytes = self.hosted_entry(repository, digest, asking).await?.size_bytes;
         Ok(Answer { value: BlobHead { size_bytes }, source: Source::Memory, freshness: Freshness::Immutable })
     }
 
-    pub(super) async fn hosted_tags(&self, repository: &RepositoryName, page: &Page) -> Result<Answer<Listed<Tag>>, CacheError> {
+    pub(super) async fn hosted_tags(
+        &self,
+        repository: &RepositoryName,
+        page: &Page,
+        asking: &Asking,
+    ) -> Result<Answer<Listed<Tag>>, CacheError> {
         let wanted = page.limit.saturating_add(1);
+        self.level_for(repository, asking).await?;
         let (ledger, freshness) = self.for_list().await?;
         if ledger.repository(repository)?.is_none() {
             // Of one that is not known nothing is known while the bucket is away.
@@ -106,7 +128,9 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         page: ReferrersPage<'_>,
+        asking: &Asking,
     ) -> Result<Answer<Listed<Descriptor>>, CacheError> {
+        self.level_for(repository, asking).await?;
         let query = ReferrersQuery {
             repository,
             subject: page.subject,
@@ -159,6 +183,9 @@ impl Registry {
     /// Names of hosted repositories that come after `last`, with those of this edge's cache, in order.
     pub(super) async fn repositories(&self, last: Option<&str>, limit: usize) -> Vec<RepositoryName> {
         let cached = self.inner.cache.repositories(last, limit).await;
+        if last.is_none() {
+            self.level_for_catalog().await;
+        }
         // What is known is listed while the bucket is away.
         let hosted = match self.for_list().await {
             Ok((ledger, _)) => ledger.repositories(last, limit).unwrap_or_default(),

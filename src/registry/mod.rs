@@ -2,6 +2,7 @@
 //!
 //! Each takes an [`Access`], the proof that its caller may do this to this repository. Only then is a digest looked at.
 
+mod abroad;
 mod hosted;
 mod names;
 pub mod push;
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+pub use abroad::{Asking, Purpose};
 pub use hosted::ReferrersPage;
 pub use names::{Addressing, Names, Target, UnknownNamespace};
 pub use regions::{Next, Told};
@@ -23,6 +25,7 @@ use crate::forward::Forwarder;
 pub use crate::forward::Pending;
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::region::{NotOpen, Open, Peer, Region};
+use crate::replication::{self, PeerLag, Replication};
 use crate::store::{Content, Store};
 use crate::uploads::Uploads;
 use crate::upstream::Upstream;
@@ -51,6 +54,7 @@ struct Inner {
     region: Region,
     uploads: Uploads,
     forwarder: Forwarder,
+    replication: Replication,
     /// The policies of hosted repositories; the first that matches counts.
     hosted: RwLock<Arc<[config::Hosted]>>,
     /// By the path component that a full repository name begins with.
@@ -103,13 +107,20 @@ pub struct Readiness {
 }
 
 impl Registry {
-    pub fn new(cache: Cache, store: Store, region: Region, uploads: Uploads, forwarder: Forwarder) -> Registry {
+    pub fn new(
+        cache: Cache,
+        store: Store,
+        region: Region,
+        uploads: Uploads,
+        (forwarder, replication): (Forwarder, Replication),
+    ) -> Registry {
         let hosted = RwLock::new(Arc::default());
-        Registry { inner: Arc::new(Inner { cache, store, region, uploads, forwarder, hosted, upstreams: RwLock::default() }) }
+        Registry { inner: Arc::new(Inner { cache, store, region, uploads, forwarder, replication, hosted, upstreams: RwLock::default() }) }
     }
 
-    /// Replaces the policies of hosted repositories.
-    pub fn set_hosted(&self, hosted: &[config::Hosted]) {
+    /// Replaces the policies of hosted repositories. `acknowledge` is for those that none is for.
+    pub fn set_hosted(&self, hosted: &[config::Hosted], acknowledge: config::Acknowledge) {
+        self.inner.replication.set_policies(replication::Policies::new(hosted, acknowledge));
         *self.inner.hosted.write().unwrap_or_else(PoisonError::into_inner) = hosted.into();
     }
 
@@ -166,41 +177,46 @@ impl Registry {
     }
 
     /// The manifest itself. Fetching one from an upstream starts fetching its blobs.
-    pub async fn manifest(&self, access: &Access, reference: &Reference) -> Result<Answer<StoredManifest>, CacheError> {
+    pub async fn manifest(&self, access: &Access, reference: &Reference, asking: &Asking) -> Result<Answer<StoredManifest>, CacheError> {
         match self.home(access)? {
             Home::Proxied(origin) => self.inner.cache.manifest(&origin, reference).await,
-            Home::Hosted(repository) => self.hosted_manifest(repository, reference).await,
+            Home::Hosted(repository) => self.hosted_manifest(repository, reference, asking).await,
         }
     }
 
     /// A blob: complete, or still arriving. Small blobs are complete and verified when this returns, others have their first byte.
-    pub async fn blob(&self, access: &Access, digest: &Digest) -> Result<Answer<Content>, CacheError> {
+    pub async fn blob(&self, access: &Access, digest: &Digest, asking: &Asking) -> Result<Answer<Content>, CacheError> {
         match self.home(access)? {
             Home::Proxied(origin) => self.inner.cache.blob(&origin, digest).await,
-            Home::Hosted(repository) => self.hosted_blob(repository, digest).await,
+            Home::Hosted(repository) => self.hosted_blob(repository, digest, asking).await,
         }
     }
 
     /// A blob's size, without fetching it.
-    pub async fn blob_head(&self, access: &Access, digest: &Digest) -> Result<Answer<BlobHead>, CacheError> {
+    pub async fn blob_head(&self, access: &Access, digest: &Digest, asking: &Asking) -> Result<Answer<BlobHead>, CacheError> {
         match self.home(access)? {
             Home::Proxied(origin) => Ok(self.inner.cache.blob_size(&origin, digest).await?.map(|size_bytes| BlobHead { size_bytes })),
-            Home::Hosted(repository) => self.hosted_blob_head(repository, digest).await,
+            Home::Hosted(repository) => self.hosted_blob_head(repository, digest, asking).await,
         }
     }
 
     /// Tags in lexical order.
-    pub async fn tags(&self, access: &Access, page: &Page) -> Result<Answer<Listed<Tag>>, CacheError> {
+    pub async fn tags(&self, access: &Access, page: &Page, asking: &Asking) -> Result<Answer<Listed<Tag>>, CacheError> {
         match self.home(access)? {
             Home::Proxied(origin) => Ok(self.inner.cache.tags(&origin).await?.map(|list| page.of(&list.items, Tag::as_str))),
-            Home::Hosted(repository) => self.hosted_tags(repository, page).await,
+            Home::Hosted(repository) => self.hosted_tags(repository, page, asking).await,
         }
     }
 
     /// Manifests with this subject; an empty list when there are none. An upstream's come in one page.
-    pub async fn referrers(&self, access: &Access, page: ReferrersPage<'_>) -> Result<Answer<Listed<Descriptor>>, CacheError> {
+    pub async fn referrers(
+        &self,
+        access: &Access,
+        page: ReferrersPage<'_>,
+        asking: &Asking,
+    ) -> Result<Answer<Listed<Descriptor>>, CacheError> {
         match self.home(access)? {
-            Home::Hosted(repository) => self.hosted_referrers(repository, page).await,
+            Home::Hosted(repository) => self.hosted_referrers(repository, page, asking).await,
             Home::Proxied(origin) => {
                 let fits = |entry: &&Descriptor| page.artifact_type.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted));
                 let referrers = self.inner.cache.referrers(&origin, page.subject).await?;
@@ -266,10 +282,16 @@ impl Registry {
         Listed { names, more }
     }
 
+    /// How far behind each other region this one is.
+    pub fn lag(&self) -> Vec<PeerLag> {
+        self.inner.replication.lag()
+    }
+
     /// Brings the gauges up to date, before they are read.
     pub fn report(&self) {
         self.inner.cache.report();
         self.inner.forwarder.report();
+        self.inner.replication.report();
     }
 }
 

@@ -13,22 +13,25 @@
 //! | append a chunk | a location, bytes received | `SessionUnknown`, `OutOfOrder`, `Length`, `TooLarge`, `Inflow` |
 //! | finish | the blob's digest | those of a chunk, `DigestMismatch` |
 //! | cancel | nothing | `SessionUnknown` |
-//! | push a manifest | digest, tags set, subject | `Manifest`, `DigestMismatch`, `ReferencesUnknown`, `ReferenceSize` |
+//! | push a manifest | digest, tags set, subject | `Manifest`, `DigestMismatch`, `ReferencesUnknown`, `ReferenceSize`, `NotHeld` |
 //! | delete a manifest or tag | nothing | `ManifestUnknown` |
 //! | delete a blob | nothing | `BlobUnknown`, `Referenced` |
 //!
 //! Every one: `Proxied`, `Denied`, `Unavailable`. What is acknowledged has a position in the ledger, which goes with the answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::Registry;
+use super::abroad::PUSH_PATIENCE;
+use super::{Asking, Registry};
 use crate::access::{Access, Principal};
 use crate::bucket::{BucketError, Key};
 use crate::cache::CacheError;
+use crate::config::Acknowledge;
 use crate::inflow::{Inflow, InflowError};
 use crate::ledger::{
     AppendError, Content, ContentKind, Event, INLINE_BYTES, LedgerError, Look, ManifestFacts, Origin, Place, Position, Rejected,
@@ -37,11 +40,14 @@ use crate::oci::{
     Algorithm, Chunk, Descriptor, Digest, InvalidManifest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, SessionId, Tag,
 };
 use crate::region::NotOpen;
+use crate::replication::NotHeld;
 use crate::store::ContentError;
 use crate::uploads::{Offset, Owner, UploadError, Uploaded};
 
 /// Annotations that travel in the ledger, at most, in bytes.
 const MAX_ANNOTATIONS_BYTES: usize = 32 * 1024;
+/// How long a push waits for other regions to hold it.
+const HOLD_PATIENCE: Duration = Duration::from_secs(30);
 /// Repositories that a mount without `from` looks through for one that the caller may read.
 const MAX_MOUNT_SOURCES: usize = 64;
 
@@ -92,6 +98,9 @@ pub enum PushError {
     /// A lock, or a rule of the repository, forbids it, whoever asks.
     #[error("{0}")]
     Denied(String),
+    /// It is committed, and other regions that shall have it too do not yet. Trying again waits again.
+    #[error("committed here, not yet held by {others} other regions")]
+    NotHeld { others: usize },
     /// It is not known whether it was done, or it cannot be done now. Trying again is safe.
     #[error("{why}")]
     Unavailable { why: String, retry_after: Option<Duration> },
@@ -186,7 +195,7 @@ impl Registry {
         let ledger = &self.region()?.ledger;
         let here = match source {
             Some(source) if !self.is_hosted(source.repository()) => return Ok(self.mount_proxied(pusher, digest, source).await),
-            Some(source) => self.find(|ledger| ledger.blob(source.repository(), digest)).await.is_ok_and(|found| found.is_some()),
+            Some(source) => self.is_there_to_mount(source.repository(), digest).await,
             None => {
                 // What cannot be told is not mounted.
                 let _ = ledger.confirm(Look::Recent).await;
@@ -203,10 +212,23 @@ impl Registry {
         }
     }
 
+    /// Whether a repository has the blob, here or in another region: then a name is all that is needed.
+    async fn is_there_to_mount(&self, source: &RepositoryName, digest: &Digest) -> bool {
+        let find = || async { self.find(|ledger| ledger.blob(source, digest)).await.is_ok_and(|found| found.is_some()) };
+        if find().await {
+            return true;
+        }
+        // What cannot be told is not mounted.
+        self.inner.replication.has_peers() && {
+            self.inner.replication.catch_up(PUSH_PATIENCE).await;
+            find().await
+        }
+    }
+
     /// Content of an upstream's becomes this region's own: durable before it is answered for.
     async fn mount_proxied(&self, pusher: Pusher<'_>, digest: &Digest, source: &Access) -> Option<Position> {
         let brought = async {
-            let content = self.blob(source, digest).await?.value;
+            let content = self.blob(source, digest, &Asking::default()).await?.value;
             let pieces = stream::unfold(content.whole(), async |mut region| match region.next(crate::inflow::MAX_BLOCK_BYTES).await {
                 Ok(None) => None,
                 Ok(Some(block)) => Some((Ok::<_, ContentError>(Frame::data(block)), region)),
@@ -284,11 +306,14 @@ impl Registry {
         events.extend(named.iter().map(|tag| Event::tag(repository.clone(), tag.clone(), digest)));
         let position = self.region()?.ledger.append(events).await?;
         self.inner.forwarder.note(repository, &digest, named);
+        if let Acknowledge::Regions(others) = self.inner.replication.policy(repository).acknowledge {
+            self.inner.replication.hold((repository, &digest), &position, others, HOLD_PATIENCE).await?;
+        }
         Ok(PushedTo { digest, subject, position })
     }
 
     /// Each reference is in the repository and has the size that the manifest says. What seems absent is looked for once more, after
-    /// a fresh look: it may have been pushed through another node.
+    /// a fresh look: it may have been pushed through another node; and then after one at the other regions.
     async fn check_references(&self, repository: &RepositoryName, manifest: &PushedManifest, sparse: bool) -> Result<(), PushError> {
         let ledger = &self.region()?.ledger;
         let _ = ledger.confirm(Look::Recent).await;
@@ -297,7 +322,33 @@ impl Registry {
             ledger.confirm(Look::Now).await?;
             absent = self.absent(repository, manifest, sparse)?;
         }
-        if absent.is_empty() { Ok(()) } else { Err(PushError::ReferencesUnknown(absent)) }
+        let mut blind = Vec::new();
+        if !absent.is_empty() && self.inner.replication.has_peers() {
+            blind = self.inner.replication.catch_up(PUSH_PATIENCE).await.blind;
+            absent = self.absent(repository, manifest, sparse)?;
+        }
+        match (absent.is_empty(), blind.is_empty()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(PushError::ReferencesUnknown(absent)),
+            (false, false) => Err(cannot_tell(&blind)),
+        }
+    }
+
+    /// Takes something away. What is unknown here may have been pushed in another region.
+    async fn take_away(&self, event: Event) -> Result<Position, PushError> {
+        let (ledger, replication) = (&self.region()?.ledger, &self.inner.replication);
+        let mut blind = Vec::new();
+        let mut taken = ledger.append(vec![event.clone()]).await;
+        if matches!(&taken, Err(AppendError::Rejected(why)) if is_unknown(why)) && replication.has_peers() {
+            blind = replication.catch_up(PUSH_PATIENCE).await.blind;
+            taken = ledger.append(vec![event]).await;
+        }
+        taken.map_err(|error| match error {
+            AppendError::Rejected(why) if is_unknown(&why) && !blind.is_empty() => cannot_tell(&blind),
+            AppendError::Rejected(Rejected::TagUnknown(_) | Rejected::ManifestUnknown(_)) => PushError::ManifestUnknown,
+            AppendError::Rejected(Rejected::BlobUnknown(_)) => PushError::BlobUnknown,
+            error => error.into(),
+        })
     }
 
     fn absent(&self, repository: &RepositoryName, manifest: &PushedManifest, sparse: bool) -> Result<Vec<Digest>, PushError> {
@@ -367,19 +418,28 @@ impl Registry {
             Reference::Tag(tag) => Event::untag(repository.clone(), tag.clone()),
             Reference::Digest(digest) => Event::delete(repository.clone(), *digest, ContentKind::Manifest),
         };
-        self.region()?.ledger.append(vec![event]).await.map_err(|error| match error {
-            AppendError::Rejected(Rejected::TagUnknown(_) | Rejected::ManifestUnknown(_)) => PushError::ManifestUnknown,
-            error => error.into(),
-        })
+        self.take_away(event).await
     }
 
     pub async fn delete_blob(&self, pusher: Pusher<'_>, digest: &Digest) -> Result<Position, PushError> {
         let repository = self.hosted(&pusher)?;
         let event = Event::delete(repository.clone(), *digest, ContentKind::Blob);
-        self.region()?.ledger.append(vec![event]).await.map_err(|error| match error {
-            AppendError::Rejected(Rejected::BlobUnknown(_)) => PushError::BlobUnknown,
-            error => error.into(),
-        })
+        self.take_away(event).await
+    }
+}
+
+/// What a region that cannot be asked may have.
+fn cannot_tell(blind: &[Arc<str>]) -> PushError {
+    PushError::Unavailable { why: format!("not known here, and these regions cannot tell: {}", blind.join(", ")), retry_after: None }
+}
+
+fn is_unknown(why: &Rejected) -> bool {
+    matches!(why, Rejected::TagUnknown(_) | Rejected::ManifestUnknown(_) | Rejected::BlobUnknown(_))
+}
+
+impl From<NotHeld> for PushError {
+    fn from(error: NotHeld) -> PushError {
+        PushError::NotHeld { others: error.wanted }
     }
 }
 

@@ -15,6 +15,7 @@ mod pressure;
 mod private;
 mod push_faults;
 mod reads;
+mod regions;
 mod reload;
 mod rows;
 mod secrets;

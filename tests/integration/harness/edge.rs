@@ -156,13 +156,19 @@ impl Settings {
         self
     }
 
+    /// An edge of this region.
+    pub fn region(mut self, name: &str) -> Settings {
+        self.region = name.into();
+        self
+    }
+
     /// Keeps the cache elsewhere than beside the configuration.
     pub fn data_dir(mut self, path: &Path) -> Settings {
         self.data_dir = Some(path.to_owned());
         self
     }
 
-    fn data_path(&self) -> PathBuf {
+    pub fn data_path(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| self.dir.path().join("data"))
     }
 
@@ -251,6 +257,10 @@ impl TestEdge {
         if let Some(edge) = self.edge.take() {
             edge.shutdown().await;
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.client.address()
     }
 
     /// Where everything of the edge lies on the disk.

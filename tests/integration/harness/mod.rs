@@ -10,6 +10,7 @@ pub mod mount;
 pub mod origin;
 pub mod pull;
 pub mod push;
+pub mod regions;
 pub mod script;
 pub mod serve;
 pub mod tls;

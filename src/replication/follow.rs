@@ -1,0 +1,312 @@
+//! Following one other region: its segments come here as they are committed there.
+//!
+//! Every node follows. The one that wrote the last import goes on doing so; the others leave it some time, and import by themselves
+//! what it then has not. Doing it twice is harmless: what is folded already is passed over.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::gate::Haste;
+use super::remote::{Remote, Standing, Through};
+use super::sight::Sight;
+use super::{Inner, Nodes, heart};
+use crate::ledger::{Foreign, Glance, ImportError, Ledger, LedgerError, Look, Origin, PullError, Pulled, Segments};
+
+/// How long a peer's edge is asked to wait for something to tell. Not longer, for so long a cut line can look like a quiet one.
+const LONG_POLL: Duration = Duration::from_secs(10);
+/// After this time without a look at where a peer stands (its incarnation, what it has seen) there is one.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long an import is left to the node that wrote the last one, and as much again of it at random.
+const LEFT_TO_OTHERS: Duration = Duration::from_millis(1_200);
+const JITTER: f64 = 0.5;
+/// Between two questions to a peer that has nothing new and does not let questions wait; and to one that cannot be asked.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// So long a peer that could not be asked is taken to be as blind as it was.
+const BLIND_MEMORY: Duration = Duration::from_secs(1);
+/// Rounds of one catching up, at most: what is written meanwhile is not waited for, so that only a long history takes many.
+const MAX_ROUNDS: usize = 64;
+
+/// A peer and what is known of it.
+pub(super) struct Link {
+    pub remote: Box<dyn Remote>,
+    sight: Mutex<Sight>,
+    /// Somebody waits for what it has now.
+    kicked: Notify,
+    looked_at: Mutex<Option<Instant>>,
+    lost_at: Mutex<Option<Instant>>,
+}
+
+/// What a question to a peer brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    More,
+    /// There was nothing new.
+    Level,
+}
+
+/// Why a peer's ledger is not folded as far as it goes.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(super) enum Blind {
+    #[error("{0}")]
+    Peer(String),
+    /// It can be seen; what is seen cannot be kept here.
+    #[error("{0}")]
+    Own(String),
+}
+
+impl From<LedgerError> for Blind {
+    fn from(why: LedgerError) -> Blind {
+        Blind::Own(why.to_string())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    pub fn new(remote: Box<dyn Remote>, sight: Sight) -> Link {
+        Link { remote, sight: Mutex::new(sight), kicked: Notify::new(), looked_at: Mutex::default(), lost_at: Mutex::default() }
+    }
+
+    pub fn region(&self) -> &Arc<str> {
+        self.remote.region()
+    }
+
+    pub fn sight(&self) -> MutexGuard<'_, Sight> {
+        lock(&self.sight)
+    }
+
+    /// What it has now is fetched and imported at once.
+    pub fn kick(&self) {
+        self.kicked.notify_one();
+    }
+
+    /// Follows for as long as the task lives.
+    pub async fn follow(&self, inner: &Inner) {
+        let ledger = inner.opened().await;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let asked = Instant::now();
+            let most = match self.step(inner, ledger).await {
+                Ok(Step::More) => {
+                    pause = FIRST_PAUSE;
+                    continue;
+                }
+                // It waited for us.
+                Ok(Step::Level) if asked.elapsed() >= LONG_POLL / 2 => continue,
+                Ok(Step::Level) => inner.settings.follow_interval,
+                Err(why) => {
+                    tracing::debug!(region = %self.region(), %why, "a region cannot be followed now");
+                    LAST_PAUSE
+                }
+            };
+            pause = pause.min(most);
+            tokio::select! {
+                () = sleep(pause.mul_f64(1.0 + JITTER * (fastrand::f64() - 0.5))) => {}
+                () = self.kicked.notified() => self.kicked.notify_one(),
+            }
+            pause = (pause * 2).min(most);
+        }
+    }
+
+    async fn step(&self, inner: &Inner, ledger: &Ledger) -> Result<Step, Blind> {
+        let is_due = lock(&self.looked_at).is_none_or(|at| at.elapsed() >= LOOK_EVERY);
+        if is_due {
+            self.look(inner, ledger).await?;
+        }
+        self.pull(inner, ledger, (LONG_POLL, Haste::Paced)).await
+    }
+
+    /// Asks where it stands.
+    pub async fn look(&self, inner: &Inner, ledger: &Ledger) -> Result<Standing, Blind> {
+        let standing = self.remote.status().await.map_err(|why| self.lost(why))?;
+        *lock(&self.looked_at) = Some(Instant::now());
+        let folded = ledger.vector()?.get(&standing.origin);
+        let is_new = {
+            let mut sight = self.sight();
+            let is_new = sight.meets(&standing.origin, folded);
+            sight.heard_of_us(standing.seen.get(ledger.origin()));
+            sight.saw(standing.tail.unwrap_or(folded).max(folded), inner.clock.now());
+            is_new
+        };
+        if is_new {
+            tracing::info!(region = %self.region(), incarnation = %standing.origin.incarnation, "following a region");
+        }
+        *lock(&self.lost_at) = None;
+        ledger.compare_with(&standing.seen).await?;
+        Box::pin(self.relay(inner, ledger, &standing)).await;
+        Ok(standing)
+    }
+
+    /// What it has of regions that this one cannot see, it passes on.
+    async fn relay(&self, inner: &Inner, ledger: &Ledger, standing: &Standing) {
+        let is_hidden = |origin: &Origin| {
+            let is_third = origin.region != ledger.origin().region && origin.region != *self.region();
+            let seen = inner.links.iter().find(|link| *link.region() == origin.region);
+            is_third && seen.is_none_or(|link| link.sight().blind(inner.clock.now()).is_some() && !link.sight().is_refused())
+        };
+        let Ok(vector) = ledger.vector() else { return };
+        for (origin, seq) in standing.seen.iter().filter(|(origin, seq)| vector.get(origin) < *seq && is_hidden(origin)) {
+            for _ in 0..MAX_ROUNDS {
+                let pulled = ledger.pull(&Through(&*self.remote), origin, Duration::ZERO).await;
+                let is_there = ledger.vector().is_ok_and(|vector| vector.covers(origin, seq));
+                if is_there || !matches!(pulled, Ok(Pulled::Some(_))) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Asks once for what comes next, and imports it.
+    async fn pull(&self, inner: &Inner, ledger: &Ledger, (wait, haste): (Duration, Haste)) -> Result<Step, Blind> {
+        let known = self.sight().origin().cloned();
+        let origin = match known {
+            Some(origin) => origin,
+            None => self.look(inner, ledger).await?.origin,
+        };
+        if self.sight().is_refused() {
+            return Err(Blind::Peer(self.sight().blind(inner.clock.now()).unwrap_or_default()));
+        }
+        let after = ledger.vector()?.get(&origin);
+        let (batch, haste) = tokio::select! {
+            biased;
+            batch = self.remote.segments(&origin, after, wait) => (batch, haste),
+            // Whoever came cannot wait for as long as this one can.
+            () = self.kicked.notified(), if !wait.is_zero() => (self.remote.segments(&origin, after, Duration::ZERO).await, Haste::Now),
+        };
+        let batch = batch.map_err(|why| self.lost(why))?;
+        *lock(&self.lost_at) = None;
+        match batch.segments {
+            Segments::Some(found) => {
+                let last = after + found.len() as u64;
+                self.sight().saw(batch.tail.unwrap_or(last).max(last), inner.clock.now());
+                self.import(inner, ledger, (&origin, after, found), haste).await?;
+                Ok(Step::More)
+            }
+            Segments::None => {
+                let mut sight = self.sight();
+                sight.folded(after, inner.clock.now());
+                sight.saw(after, inner.clock.now());
+                Ok(Step::Level)
+            }
+            Segments::Trimmed => Err(self.lost("what comes next was trimmed there: this region has to begin from a snapshot".to_owned())),
+            Segments::Unknown => {
+                // It may have begun anew.
+                let standing = self.look(inner, ledger).await?;
+                if standing.origin == origin {
+                    return Err(self.lost("it does not know its own ledger".to_owned()));
+                }
+                Ok(Step::More)
+            }
+        }
+    }
+
+    async fn import(
+        &self,
+        inner: &Inner,
+        ledger: &Ledger,
+        (origin, after, found): (&Origin, u64, Vec<bytes::Bytes>),
+        haste: Haste,
+    ) -> Result<(), Blind> {
+        let last = after + found.len() as u64;
+        let glances: Vec<Option<Glance>> = found.iter().map(|bytes| Glance::at(bytes)).collect();
+        if let Some(Some(first)) = glances.first() {
+            self.sight().dates(first.clock.timestamp());
+        }
+        let is_there = || ledger.vector().is_ok_and(|vector| vector.covers(origin, last));
+        let mut haste = haste;
+        if haste == Haste::Paced {
+            tokio::select! {
+                () = leave_to_others(inner, ledger, (origin, last)) => {}
+                () = self.kicked.notified() => haste = Haste::Now,
+            }
+        }
+        if !is_there() {
+            let segments = (after + 1..).zip(found).map(|(seq, bytes)| Foreign { origin: origin.clone(), seq, bytes });
+            let offered = inner.gate.offer(segments.collect(), haste).await;
+            if !is_there() {
+                self.after_refusal(inner, ledger, origin, offered).await?;
+            }
+        }
+        let (now, reached) = (inner.clock.now(), ledger.vector()?.get(origin));
+        self.sight().folded(reached, now);
+        for (seq, glance) in (after + 1..=reached).zip(glances) {
+            inner.saw_segment(self.region(), (origin, seq), glance, now);
+        }
+        Ok(())
+    }
+
+    /// Not all of it was imported: causes are missing, or it cannot be.
+    async fn after_refusal(&self, inner: &Inner, ledger: &Ledger, origin: &Origin, offered: Result<(), ImportError>) -> Result<(), Blind> {
+        let pulled = match offered {
+            Err(ImportError::Unavailable(why)) => return Err(Blind::Own(why)),
+            // An error of what was offered together with it is another's: it has its own when it is alone.
+            _ => ledger.pull(&Through(&*self.remote), origin, Duration::ZERO).await,
+        };
+        match pulled {
+            Ok(_) => Ok(()),
+            Err(PullError::Source(why)) => Err(self.lost(why)),
+            Err(PullError::Import(ImportError::Refused { origin: refused, why })) => {
+                inner.refuse(&refused, &why);
+                let why = if refused == *origin { why } else { format!("it has seen what is refused here of {refused}: {why}") };
+                Err(self.lost(why))
+            }
+            Err(PullError::Import(why @ ImportError::OwnBehind { .. })) => Err(self.lost(why.to_string())),
+            Err(why) => Err(Blind::Own(why.to_string())),
+        }
+    }
+
+    /// It cannot be seen now.
+    fn lost(&self, why: String) -> Blind {
+        self.sight().lost(why.clone());
+        *lock(&self.lost_at) = Some(Instant::now());
+        Blind::Peer(why)
+    }
+
+    /// All that it had committed when this was called is folded here afterwards.
+    pub async fn catch_up(&self, inner: &Inner) -> Result<(), Blind> {
+        let is_lost = lock(&self.lost_at).is_some_and(|at| at.elapsed() < BLIND_MEMORY);
+        if is_lost {
+            let why = self.sight().blind(inner.clock.now());
+            return Err(Blind::Peer(why.unwrap_or_else(|| "it did not answer a moment ago".to_owned())));
+        }
+        let ledger = inner.open_ledger()?;
+        let standing = self.look(inner, &ledger).await?;
+        for _ in 0..MAX_ROUNDS {
+            if standing.tail.is_some_and(|tail| ledger.vector().is_ok_and(|vector| vector.get(&standing.origin) >= tail)) {
+                return Ok(());
+            }
+            if self.pull(inner, &ledger, (Duration::ZERO, Haste::Now)).await? == Step::Level {
+                return Ok(());
+            }
+        }
+        Err(Blind::Peer("there is too much to catch up with".to_owned()))
+    }
+}
+
+/// Gives the node that wrote the last import the time to write the next.
+async fn leave_to_others(inner: &Inner, ledger: &Ledger, (origin, seq): (&Origin, u64)) {
+    if inner.settings.nodes == Nodes::One {
+        return;
+    }
+    if ledger.imports().is_ok_and(|(number, _)| number == 0) {
+        // Before the first import all are alike; or this node has not seen it.
+        let _ = ledger.confirm(Look::Now).await;
+    }
+    if heart::is_importer(ledger) {
+        return;
+    }
+    for _ in 0..2 {
+        let patience = LEFT_TO_OTHERS.mul_f64(0.5 * (1.0 + JITTER * fastrand::f64()));
+        if ledger.reached(origin, seq, patience).await {
+            return;
+        }
+        // Nobody may have asked this node for anything meanwhile.
+        let _ = ledger.confirm(Look::Now).await;
+    }
+}

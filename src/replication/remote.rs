@@ -1,0 +1,79 @@
+//! What another region is asked, whoever answers: its edges or its store, and in tests a script.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::ledger::{self, BlobEntry, ManifestEntry, Origin, Segments, VersionVector};
+use crate::oci::{Digest, Reference, RepositoryName};
+
+/// Another region.
+pub(super) trait Remote: Send + Sync {
+    fn region(&self) -> &Arc<str>;
+
+    /// Where it stands, after a look that begins now.
+    fn status(&self) -> BoxFuture<'_, Result<Standing, String>>;
+
+    /// What follows a number in a ledger that it has: its own, or one that it imported. It may wait for something to be there.
+    fn segments<'a>(&'a self, origin: &'a Origin, after: u64, wait: Duration) -> BoxFuture<'a, Result<Batch, String>>;
+
+    /// What it knows of a name, after a look that begins now.
+    fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told>;
+}
+
+/// Where a region stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Standing {
+    pub origin: Origin,
+    /// The last segment of its ledger, where that was told.
+    pub tail: Option<u64>,
+    /// What it has folded of all ledgers, as far as it tells.
+    pub seen: VersionVector,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Batch {
+    pub segments: Segments,
+    pub tail: Option<u64>,
+}
+
+/// What can be known in one region and not in another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    Manifest(RepositoryName, Reference),
+    Blob(RepositoryName, Digest),
+}
+
+/// What another region says of a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    pub region: Arc<str>,
+    pub entry: KnownEntry,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum KnownEntry {
+    Manifest(Box<ManifestEntry>),
+    Blob(BlobEntry),
+}
+
+/// What a region answers when it is asked about a name.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Told {
+    Found(Box<Known>),
+    /// It looked, and there is none.
+    Denied,
+    CannotTell(String),
+    /// It has nobody who answers questions: what it has must be read.
+    Mute,
+}
+
+/// A region as a source of the ledger's.
+pub(super) struct Through<'a>(pub &'a dyn Remote);
+
+impl ledger::Source for Through<'_> {
+    async fn segments(&self, origin: &Origin, after: u64, wait: Duration) -> Result<Segments, String> {
+        Ok(self.0.segments(origin, after, wait).await?.segments)
+    }
+}
