@@ -138,7 +138,7 @@ impl Link {
             tracing::info!(region = %self.region(), incarnation = %standing.origin.incarnation, "following a region");
         }
         *lock(&self.lost_at) = None;
-        ledger.compare_with(&standing.seen).await?;
+        ledger.compare_with(&standing.seen);
         Box::pin(self.relay(inner, ledger, &standing)).await;
         Ok(standing)
     }
