@@ -22,9 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long an import is left to the node that wrote the last one, and as much again of it at random.
 const LEFT_TO_OTHERS: Duration = Duration::from_millis(1_200);
 const JITTER: f64 = 0.5;
-/// Between two questions to a peer that has nothing new and does not let questions wait; and to one that cannot be asked.
+/// Between two questions to a peer that has nothing new and does not let questions wait, the first time. After many it is the
+/// configured interval, and to one that cannot be asked this: it is soon seen when it can be again.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LAST_PAUSE: Duration = Duration::from_secs(10);
+const LAST_PAUSE: Duration = Duration::from_secs(3);
 /// So long a peer that could not be asked is taken to be as blind as it was.
 const BLIND_MEMORY: Duration = Duration::from_secs(1);
 /// Rounds of one catching up, at most: what is written meanwhile is not waited for, so that only a long history takes many.
