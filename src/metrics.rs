@@ -76,6 +76,8 @@ pub struct Families {
     ledger_folded: IntCounter,
     ledger_fold_seconds: HistogramVec,
     ledger_rebuilds: IntCounterVec,
+    ledger_snapshots: IntCounterVec,
+    ledger_trimmed: IntCounterVec,
     tail_looks: IntCounterVec,
     forward_pending: IntGauge,
     forward_oldest_seconds: IntGauge,
@@ -253,6 +255,12 @@ impl Metrics {
             import_attempts: build.counters("outport_import_attempts_total", "Tries to create an import.", &["outcome"]),
             ledger_folded: build.counter("outport_ledger_folded_segments_total", "Segments folded into the index."),
             ledger_fold_seconds: build.times("outport_ledger_fold_seconds", "Time to fold and commit what was read at one time.", &[]),
+            ledger_snapshots: build.counters(
+                "outport_ledger_snapshots_total",
+                "Snapshots of the index, by what became of them.",
+                &["outcome"],
+            ),
+            ledger_trimmed: build.counters("outport_ledger_trimmed_total", "Objects of the ledger that were trimmed.", &["kind"]),
             ledger_rebuilds: build.counters("outport_ledger_rebuilds_total", "Times that the index was thrown away.", &["reason"]),
             forward_pending: build.gauge("outport_forward_pending", "Pushed manifests that an upstream has not been given yet."),
             forward_oldest_seconds: build
@@ -464,6 +472,17 @@ impl Families {
     /// `reason` is `diverged` or `damaged`.
     pub fn ledger_rebuilt(&self, reason: &'static str) {
         self.ledger_rebuilds.with_label_values(&[reason]).inc();
+    }
+
+    /// A snapshot was made, overtaken by another node's, or refused.
+    pub fn ledger_snapshot(&self, outcome: &'static str) {
+        self.ledger_snapshots.with_label_values(&[outcome]).inc();
+    }
+
+    /// A round of trimming.
+    pub fn ledger_trimmed(&self, segments: u64, imports: u64) {
+        self.ledger_trimmed.with_label_values(&["segment"]).inc_by(segments);
+        self.ledger_trimmed.with_label_values(&["import"]).inc_by(imports);
     }
 
     /// How much waits to be passed on, and how long the oldest of it.

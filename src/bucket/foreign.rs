@@ -72,6 +72,11 @@ impl ForeignBucket {
         ForeignBucket::of(self.root.wire().clone(), self.region(), incarnation)
     }
 
+    /// An earlier root of one's own region, which nobody writes to any more.
+    fn earlier(of: &Bucket, incarnation: &str) -> ForeignBucket {
+        ForeignBucket::of(of.wire().clone(), of.region(), incarnation)
+    }
+
     /// The whole of an object; `None` if there is none, which is confirmed.
     ///
     /// # Errors
@@ -94,6 +99,22 @@ impl ForeignBucket {
     /// What the store answers.
     pub async fn list_snapshots(&self) -> Result<Vec<ListedPart>, BucketError> {
         self.root.list_snapshots().await
+    }
+}
+
+impl Bucket {
+    /// The root of an earlier incarnation of this region, to be read only: places may still lie there. Nothing is asked.
+    pub fn earlier(&self, incarnation: &str) -> ForeignBucket {
+        ForeignBucket::earlier(self, incarnation)
+    }
+
+    /// The incarnations of this region before this one, the oldest first.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn earlier_incarnations(&self) -> Result<Vec<String>, OpenError> {
+        let all = incarnations::all(self.wire(), self.region()).await?;
+        Ok(all.into_iter().take_while(|incarnation| incarnation != self.incarnation()).collect())
     }
 }
 

@@ -44,6 +44,16 @@ pub(super) async fn in_force(wire: &Wire, region: &str) -> Result<Option<InForce
     Ok(last)
 }
 
+/// The whole list.
+pub(super) async fn all(wire: &Wire, region: &str) -> Result<Vec<String>, OpenError> {
+    let mut all = Vec::new();
+    for number in 1..=MAX_INCARNATIONS {
+        let Some(entry) = read(wire, &entry_path(wire, region, number)).await? else { break };
+        all.push(known_entry(entry, region)?);
+    }
+    Ok(all)
+}
+
 /// The one in force; the first one is begun if there is none.
 pub(super) async fn find_or_begin(wire: &Wire, region: &str) -> Result<InForce, OpenError> {
     match in_force(wire, region).await? {

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::oci::Digest;
@@ -31,7 +32,7 @@ pub enum Key {
 }
 
 /// What a snapshot is the fold of: the segments of both kinds up to these numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Through {
     pub ledger: u64,
     pub imports: u64,

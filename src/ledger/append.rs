@@ -188,7 +188,12 @@ impl Writer {
                     End::Behind if self.core.planted.is(Bug::ErrorTakenForFailure) => {
                         draft.verdicts.fill(Verdict::Rejected(Rejected::Kind));
                     }
-                    End::Behind => return refuse(batch, &"this node is too far behind"),
+                    // None of these events stand anywhere: a stub of ours would have told. What does is in a snapshot.
+                    End::Behind => match self.core.catch_up().await {
+                        Ok(()) if self.core.position().is_ok_and(|at| at.seq >= draft.seq) => continue,
+                        Ok(()) => return refuse(batch, &"this node is too far behind"),
+                        Err(why) => return refuse(batch, &why),
+                    },
                 }
             }
             return self.answer(&draft, batch);
@@ -207,6 +212,9 @@ impl Writer {
 
     async fn draft(&self, batch: &[Request], lost_races: u32) -> Result<Draft, LedgerError> {
         self.core.compare().await?;
+        if self.core.is_loading() {
+            return Err(LedgerError::Unavailable("the index is being loaded from a snapshot".into()));
+        }
         let callers: Vec<_> = batch.iter().map(|request| request.events.clone()).collect();
         Ok(self.core.work(move |core| core.draft(&callers, lost_races)).await??)
     }
@@ -279,6 +287,8 @@ impl Writer {
             Ok(Object::Segment(segment)) if segment.header.nonce == draft.nonce => Ok(Whose::Ours),
             Ok(Object::Segment(segment)) if self.is_namesake(&segment.header.node) => Ok(Whose::Ours),
             Ok(Object::Segment(_)) => Ok(Whose::Theirs),
+            // Ours landed long ago, and was folded and trimmed by others.
+            Ok(Object::Stub(stub)) if stub.hash == segment::hash(&draft.bytes) => Ok(Whose::Ours),
             Ok(Object::Stub(_)) => Ok(Whose::Trimmed),
             Err(why) => Err(why.to_string()),
         }

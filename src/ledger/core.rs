@@ -1,5 +1,6 @@
 //! What the ledger's parts share: the bucket, the index, and the one way by which segments get from the one into the other.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,13 +20,19 @@ use super::segment::{self, MAX_OBJECT_BYTES, Object, Segment, SegmentError};
 use super::simulation::Fuse;
 use super::state::{ImportsRow, LedgerRow};
 use super::{LedgerError, Regions};
-use crate::bucket::{Bucket, BucketError, Created, Key};
+use crate::bucket::{Bucket, BucketError, Created, Key, Through};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
 /// Segments read at one time while there are many to fold.
 const READ_AHEAD: usize = 32;
+/// A node that is behind, and finds a snapshot so many segments or imports ahead, begins from it. Once it reads so many at one time,
+/// it looks.
+const FAR_BEHIND: u64 = 10_000;
+/// How often the index begins anew while it catches up once.
+const MAX_RESTORES: u32 = 4;
+const LEAP_READS: usize = 4;
 
 pub(super) struct Core {
     pub bucket: Bucket,
@@ -43,6 +50,22 @@ pub(super) struct Core {
     folds: watch::Sender<u64>,
     /// One fold at a time, and none while the index is made anew.
     folding: Mutex<()>,
+    /// A snapshot is loaded: nothing is folded until it is there, or thrown away.
+    is_loading: AtomicBool,
+    /// How often the index was emptied for a snapshot; and how often, when it was last caught up. While they differ it may lack what
+    /// it had.
+    loads: AtomicU64,
+    settled: AtomicU64,
+    /// One attempt to begin from a snapshot at a time.
+    pub restoring: tokio::sync::Mutex<()>,
+    /// Whether a snapshot far ahead was looked for since this process began.
+    is_placed: AtomicBool,
+    /// How far ahead a snapshot must be to be loaded by who could fold on.
+    pub far_behind: u64,
+    /// Where another region's snapshot is laid out; in memory if there is no place.
+    pub scratch: Option<PathBuf>,
+    /// How large shards of snapshots become, if not as large as they should.
+    pub shard_bytes: Option<usize>,
     /// The index was compared with the bucket since this process, or a fault, began.
     is_compared: AtomicBool,
     #[cfg(test)]
@@ -56,8 +79,12 @@ pub(super) struct Core {
 pub(super) enum FoldError {
     #[error("segment {0}: {1}")]
     Segment(u64, SegmentError),
-    #[error("segment {0} was trimmed, and there is no snapshot to begin from")]
-    Trimmed(u64),
+    #[error("{0} was trimmed, and there is no snapshot to begin from")]
+    Trimmed(Key),
+    #[error("import {0} stands for a snapshot that is not there")]
+    Adopted(u64),
+    #[error("the index is being loaded from a snapshot")]
+    Loading,
     /// It does not follow the one that was folded before it.
     #[error("segment {0} does not follow the one before it: {1}")]
     Chain(u64, &'static str),
@@ -89,6 +116,8 @@ pub(super) enum Folded {
     All,
     /// A segment of the own ledger names an import that is not folded yet.
     WaitsForImport,
+    /// What was read was trimmed: the index began anew from a snapshot, and there may be more behind that.
+    FromSnapshot,
 }
 
 /// A definite end of an attempt to create an object.
@@ -122,6 +151,14 @@ impl Core {
             required: AtomicU64::new(0),
             folds: watch::Sender::new(0),
             folding: Mutex::new(()),
+            is_loading: AtomicBool::new(false),
+            loads: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            restoring: tokio::sync::Mutex::new(()),
+            is_placed: AtomicBool::new(false),
+            far_behind: FAR_BEHIND,
+            scratch: None,
+            shard_bytes: None,
             is_compared: AtomicBool::new(false),
             #[cfg(test)]
             fuse: Fuse::default(),
@@ -194,11 +231,12 @@ impl Core {
 
     /// Folds all that is there: once this returns, everything that was committed before it was called is folded.
     pub async fn catch_up(self: &Arc<Core>) -> Result<(), LedgerError> {
-        if self.work(|core| core.index.mend()).await?? == Mended::Emptied {
+        if self.work(Core::mend).await?? == Mended::Emptied {
             self.metrics.ledger_rebuilt("damaged");
         }
-        let (mut reads, mut folded, mut fruitless) = (1, Folded::All, 0);
+        let (mut reads, mut folded, mut fruitless, mut restores) = (1, Folded::All, 0, 0);
         loop {
+            let loads = self.loads.load(Ordering::Acquire);
             self.compare().await?;
             let (at, imports) = (self.position()?, self.imports()?);
             let has_imports = self.regions == Regions::Many || imports.number > 0 || at.imports > 0 || folded == Folded::WaitsForImport;
@@ -213,10 +251,19 @@ impl Core {
             let imports = imports.into_iter().map(|(number, bytes)| Piece::Import(number, bytes));
             let segments = segments.into_iter().map(|(seq, bytes)| Piece::Segment(seq, bytes));
             folded = self.fold(imports.chain(segments).collect()).await?;
-            if is_tail && folded == Folded::All {
+            // What was read belongs to an index that is no more, if a snapshot came between.
+            if is_tail && folded == Folded::All && loads == self.loads.load(Ordering::Acquire) {
+                self.settled.fetch_max(loads, Ordering::AcqRel);
                 return Ok(());
             }
+            restores += u32::from(folded == Folded::FromSnapshot);
+            if restores > MAX_RESTORES {
+                return Err(LedgerError::Broken("no snapshot leads to the end of the ledger".into()));
+            }
             reads = (reads * 2).min(READ_AHEAD);
+            if reads >= LEAP_READS {
+                self.leap().await?;
+            }
         }
     }
 
@@ -283,6 +330,21 @@ impl Core {
         #[cfg(test)]
         self.finish().await;
         match folded {
+            Err(why @ FoldError::Adopted(number)) => {
+                if self.restore(Through { ledger: 0, imports: number }).await? {
+                    Ok(Folded::FromSnapshot)
+                } else {
+                    Err(why.into())
+                }
+            }
+            Err(FoldError::Trimmed(key)) => {
+                let beyond = match key {
+                    Key::Import(number) => Through { ledger: 0, imports: number },
+                    Key::Ledger(seq) => Through { ledger: seq, imports: 0 },
+                    _ => Through::default(),
+                };
+                if self.restore(beyond).await? { Ok(Folded::FromSnapshot) } else { Err(FoldError::Trimmed(key).into()) }
+            }
             Err(why @ (FoldError::Chain(..) | FoldError::ImportChain(_))) => {
                 self.is_compared.store(false, Ordering::Relaxed);
                 let before = (self.position()?.seq, self.imports()?.number);
@@ -305,6 +367,9 @@ impl Core {
     fn fold_read(&self, pieces: &[Piece]) -> Result<Folded, FoldError> {
         let started = Instant::now();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_loading() {
+            return Err(FoldError::Loading);
+        }
         let snapshot = self.index.snapshot()?;
         let mut rows = Overlay::new(snapshot.as_ref());
         let before = (self.position_in(&rows)?.seq, Core::imports_in(&rows)?.number);
@@ -356,9 +421,12 @@ impl Core {
         }
         let Import { header, segments } = match import::decode(bytes) {
             Ok(import::Object::Import(import)) => import,
-            Ok(import::Object::Stub(_)) => return Err(FoldError::Trimmed(number)),
+            Ok(import::Object::Stub(_)) => return Err(FoldError::Trimmed(Key::Import(number))),
             Err(why) => return Err(FoldError::Import(number, why.to_string())),
         };
+        if header.adopts.is_some() && header.previous == at.hash {
+            return Err(FoldError::Adopted(number));
+        }
         if header.number != number || (header.previous != at.hash && !self.planted.is(Bug::ChainNotChecked)) {
             return Err(FoldError::ImportChain(number));
         }
@@ -372,7 +440,7 @@ impl Core {
     fn fold_foreign(&self, rows: &mut Overlay<'_>, object: &Bytes) -> Result<(), FoldError> {
         let segment = match segment::decode(object) {
             Ok(Object::Segment(segment)) => segment,
-            Ok(Object::Stub(stub)) => return Err(FoldError::Trimmed(stub.trimmed)),
+            Ok(Object::Stub(stub)) => return Err(FoldError::Segment(stub.trimmed, SegmentError::Damaged("a stub was imported".into()))),
             Err(why) => return Err(FoldError::Segment(0, why)),
         };
         let (origin, seq) = (&segment.header.origin, segment.header.seq);
@@ -392,7 +460,7 @@ impl Core {
     fn next_segment(&self, at: &LedgerRow, seq: u64, bytes: &[u8]) -> Result<Segment, FoldError> {
         let segment = match segment::decode(bytes) {
             Ok(Object::Segment(segment)) => segment,
-            Ok(Object::Stub(_)) => return Err(FoldError::Trimmed(seq)),
+            Ok(Object::Stub(_)) => return Err(FoldError::Trimmed(Key::Ledger(seq))),
             Err(why) => return Err(FoldError::Segment(seq, why)),
         };
         let header = &segment.header;
@@ -443,7 +511,8 @@ impl Core {
             self.metrics.ledger_rebuilt("diverged");
             self.work(|core| {
                 let _folding = core.folding.lock().unwrap_or_else(PoisonError::into_inner);
-                core.index.clear()
+                // What was compared is gone already then.
+                if core.is_loading() { Ok(()) } else { core.index.clear() }
             })
             .await??;
         }
@@ -451,8 +520,52 @@ impl Core {
         Ok(())
     }
 
+    fn mend(&self) -> Result<Mended, FoldError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_loading() { Err(FoldError::Loading) } else { Ok(self.index.mend()?) }
+    }
+
+    /// A node that finds a snapshot far ahead of what it has begins from that; it looks once.
+    async fn leap(self: &Arc<Core>) -> Result<(), LedgerError> {
+        if self.is_placed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (at, last) = (self.folded_through()?, self.status().await?.snapshots.last().copied());
+        let is_far = |last: &Through| last.ledger > at.ledger + self.far_behind || last.imports > at.imports + self.far_behind;
+        if last.is_some_and(|last| is_far(&last) && last.ledger >= at.ledger && last.imports >= at.imports) {
+            self.restore(last.unwrap_or_default()).await?;
+        }
+        self.is_placed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the index has all that it ever had.
+    pub fn is_settled(&self) -> bool {
+        self.loads.load(Ordering::Acquire) == self.settled.load(Ordering::Acquire)
+    }
+
+    pub fn is_loading(&self) -> bool {
+        self.is_loading.load(Ordering::Acquire)
+    }
+
+    /// Empties the index for a snapshot. Blocks.
+    pub fn begin_loading(&self) -> Result<(), IndexError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_loading.store(true, Ordering::Release);
+        self.loads.fetch_add(1, Ordering::AcqRel);
+        if self.planted.is(Bug::LoadedOverOldRows) { Ok(()) } else { self.index.begin_loading() }
+    }
+
+    /// From here on segments are folded again, behind the snapshot or from the beginning.
+    pub fn end_loading(&self) {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_compared.store(false, Ordering::Relaxed);
+        self.is_loading.store(false, Ordering::Release);
+        self.folds.send_modify(|folds| *folds += 1);
+    }
+
     /// Whether the bucket has this object, or had it before it was trimmed. Number 0 is before all.
-    async fn has(&self, key: &Key, hash: &Digest) -> Result<bool, BucketError> {
+    pub async fn has(&self, key: &Key, hash: &Digest) -> Result<bool, BucketError> {
         if matches!(key, Key::Ledger(0) | Key::Import(0)) {
             return Ok(true);
         }

@@ -12,7 +12,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::identity::VersionVector;
+use super::identity::{Origin, VersionVector};
 use super::segment::{MAX_OBJECT_BYTES, READER, SegmentError, Stub};
 use crate::oci::Digest;
 
@@ -33,6 +33,10 @@ pub struct Header {
     pub node: String,
     /// The last segments of the other ledgers, this import's own included.
     pub seen: VersionVector,
+    /// Holds no segments: it stands for a snapshot of this region's, made of that of another, which had all that was imported
+    /// here before and more. `snapshot/` says how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopts: Option<Origin>,
     pub least_reader: u32,
 }
 
@@ -62,6 +66,11 @@ pub fn encode(header: &Header, segments: &[Bytes]) -> Result<Bytes, SegmentError
         return Err(SegmentError::TooLarge);
     }
     pack(&First::Import(header.clone()), segments)
+}
+
+/// What trimming leaves.
+pub fn encode_stub(stub: &Stub) -> Result<Bytes, SegmentError> {
+    pack(&First::Stub(stub.clone()), &[])
 }
 
 fn pack(first: &First, segments: &[Bytes]) -> Result<Bytes, SegmentError> {
@@ -118,13 +127,12 @@ mod tests {
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
     use super::*;
-    use crate::ledger::identity::Origin;
     use crate::ledger::segment::no_segment;
 
     fn header(number: u64) -> Header {
         let mut seen = VersionVector::default();
         seen.raise(Origin::new("us", "01"), number);
-        Header { number, previous: no_segment(), nonce: "00ff".into(), node: "edge-1".into(), seen, least_reader: 1 }
+        Header { number, previous: no_segment(), nonce: "00ff".into(), node: "edge-1".into(), seen, adopts: None, least_reader: 1 }
     }
 
     proptest! {
@@ -160,6 +168,6 @@ mod tests {
         assert_eq!(decode(&encode(&newer, &[]).unwrap()), Err(SegmentError::Reader(READER + 1)));
         assert_eq!(decode(&Bytes::from_static(&[2, 0])), Err(SegmentError::Layout(2)));
         let stub = Stub { trimmed: 3, hash: no_segment() };
-        assert_eq!(decode(&pack(&First::Stub(stub.clone()), &[]).unwrap()), Ok(Object::Stub(stub)));
+        assert_eq!(decode(&encode_stub(&stub).unwrap()), Ok(Object::Stub(stub)));
     }
 }

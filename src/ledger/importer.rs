@@ -153,17 +153,24 @@ async fn settle(core: &Arc<Core>, segments: &Arc<Vec<Foreign>>) -> Result<(), Im
         match attempt(core, &plan).await {
             End::Committed => folded(core, plan.number, plan.bytes).await,
             End::Lost(theirs) => folded(core, plan.number, theirs).await,
-            End::Behind => return Err(ImportError::Unavailable("this node is too far behind".into())),
+            End::Behind => {
+                core.catch_up().await?;
+                if core.imports()?.number < plan.number {
+                    return Err(ImportError::Unavailable("this node is too far behind".into()));
+                }
+            }
         }
     }
 }
 
 /// Tries until there is a definite end.
-async fn attempt(core: &Arc<Core>, plan: &Plan) -> End {
+pub(super) async fn attempt(core: &Arc<Core>, plan: &Plan) -> End {
     let whose = |found: &Bytes| match import::decode(found) {
         Ok(Object::Import(import)) if import.header.nonce == plan.nonce => Ok(Whose::Ours),
         Ok(Object::Import(_)) if core.planted.is(Bug::ImportRaceTakenForWon) => Ok(Whose::Ours),
         Ok(Object::Import(_)) => Ok(Whose::Theirs),
+        // Ours landed long ago, and was folded and trimmed by others.
+        Ok(Object::Stub(stub)) if stub.hash == segment::hash(&plan.bytes) => Ok(Whose::Ours),
         Ok(Object::Stub(_)) => Ok(Whose::Trimmed),
         Err(why) => Err(why.to_string()),
     };
@@ -182,7 +189,7 @@ async fn attempt(core: &Arc<Core>, plan: &Plan) -> End {
     }
 }
 
-async fn folded(core: &Arc<Core>, number: u64, bytes: Bytes) {
+pub(super) async fn folded(core: &Arc<Core>, number: u64, bytes: Bytes) {
     let folded = core.fold(vec![Piece::Import(number, bytes)]).await;
     let is_there = core.imports().is_ok_and(|at| at.number >= number);
     if (folded.is_err() || !is_there)
@@ -194,10 +201,10 @@ async fn folded(core: &Arc<Core>, number: u64, bytes: Bytes) {
 }
 
 /// An import that can be tried.
-struct Plan {
-    number: u64,
-    nonce: String,
-    bytes: Bytes,
+pub(super) struct Plan {
+    pub number: u64,
+    pub nonce: String,
+    pub bytes: Bytes,
 }
 
 /// Where ledgers will be once what is planned is folded.
@@ -282,7 +289,15 @@ impl Core {
             seen.raise(origin.clone(), at.seq);
         }
         let (number, nonce) = (imports.number + 1, self.nonce());
-        let header = Header { number, previous: imports.hash, nonce: nonce.clone(), node: self.node.clone(), seen, least_reader: READER };
+        let header = Header {
+            number,
+            previous: imports.hash,
+            nonce: nonce.clone(),
+            node: self.node.clone(),
+            seen,
+            adopts: None,
+            least_reader: READER,
+        };
         let segments: Vec<Bytes> = planning.taken.iter().map(|foreign| foreign.bytes.clone()).collect();
         let bytes = import::encode(&header, &segments).map_err(|why| ImportError::Unavailable(why.to_string()))?;
         Ok(Plan { number, nonce, bytes })
@@ -340,12 +355,17 @@ impl Core {
         Ok(())
     }
 
-    /// Of a region that was declared lost nothing counts behind the cut, unless a survivor has imported it and says so here.
+    /// Of a region that was declared lost nothing counts behind the cut, unless a survivor, or the region itself in its next life, has
+    /// imported it and says so here.
     fn check_cut(&self, rows: &dyn Rows, segment: &Segment, batch: &[Foreign]) -> Result<(), ImportError> {
         let (origin, seq) = (&segment.header.origin, segment.header.seq);
+        // An own earlier life is this region's to go on with: what it then writes has seen it.
+        if origin.region == self.origin.region {
+            return Ok(());
+        }
         let Some(cut) = fold::cut(rows, origin)?.filter(|cut| seq > *cut) else { return Ok(()) };
         let has_seen = |foreign: &Foreign| match segment::decode(&foreign.bytes) {
-            Ok(segment::Object::Segment(other)) => other.header.seen.covers(origin, seq) && foreign.origin.region != origin.region,
+            Ok(segment::Object::Segment(other)) => other.header.seen.covers(origin, seq),
             _ => false,
         };
         if self.planted.is(Bug::CutIgnored) || batch.iter().any(has_seen) {

@@ -14,6 +14,9 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
+//! recover   a new incarnation takes over from the one before it
+//! snapshot/ the fold written down         trim      stubs in place of what nobody needs any more
+//! upkeep    the timer of both             status    where to look first
 //! glance    what a follower wants to know of a segment
 //! core      what they share
 //! ```
@@ -45,16 +48,21 @@ mod index;
 mod planted;
 mod pull;
 mod query;
+mod recover;
 mod relay;
 mod segment;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 mod state;
+mod status;
 mod tail;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trim;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,14 +83,19 @@ pub use query::{
     BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
     UnforwardedQuery, WantedEntry, WantedKey,
 };
+pub use recover::{RecoverError, Recovered};
 pub use segment::is_stub;
+pub use snapshot::Adopted;
 pub use tail::Look;
+pub use trim::Trimmed;
+pub use upkeep::Upkept;
 
 use self::core::{Core, FoldError, Identity};
 use append::Appender;
 use importer::Importer;
 use index::{Index, Memory, Rows};
 use tail::Tail;
+use upkeep::Upkeep;
 
 use crate::bucket::{Bucket, BucketError};
 use crate::clock::Clock;
@@ -101,6 +114,7 @@ struct Inner {
     appender: Appender,
     importer: Importer,
     tail: Tail,
+    upkeep: Arc<Upkeep>,
 }
 
 /// Where a node keeps its index, and its name in the ledger.
@@ -151,6 +165,7 @@ impl From<FoldError> for LedgerError {
     fn from(why: FoldError) -> LedgerError {
         match why {
             FoldError::Index(why) => LedgerError::Index(why),
+            FoldError::Loading => LedgerError::Unavailable(why.to_string()),
             other => LedgerError::Broken(other.to_string()),
         }
     }
@@ -161,6 +176,7 @@ impl Drop for Inner {
         self.appender.stop();
         self.importer.stop();
         self.tail.stop();
+        self.upkeep.stop();
     }
 }
 
@@ -172,14 +188,20 @@ impl Ledger {
     pub async fn open(bucket: Bucket, settings: Settings, clock: Clock, metrics: Metrics) -> Result<Ledger, LedgerError> {
         let origin = Origin::of(&bucket);
         let of = origin.clone();
+        let scratch = match &settings.index {
+            IndexPlace::Memory => None,
+            IndexPlace::File(path) => Some(path.with_extension("adopted")),
+        };
         let index = match settings.index {
             IndexPlace::Memory => Index::in_memory(Memory::default(), &origin)?,
             IndexPlace::File(path) => tokio::task::spawn_blocking(move || Index::open(&path, &of))
                 .await
                 .map_err(|_| LedgerError::Unavailable("the process is ending".into()))??,
         };
-        let ledger =
-            Ledger::over(Core::new(bucket, index, Identity { node: settings.node, origin, regions: settings.regions }, clock, metrics));
+        let mut core = Core::new(bucket, index, Identity { node: settings.node, origin, regions: settings.regions }, clock, metrics);
+        core.scratch = scratch;
+        let ledger = Ledger::over(core);
+        ledger.0.upkeep.start(&ledger.0.core);
         match tokio::time::timeout(OPENING, ledger.0.core.catch_up()).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::warn!(%why, "the ledger is opened as this node last knew it"),
@@ -191,7 +213,7 @@ impl Ledger {
     fn over(core: Core) -> Ledger {
         let core = Arc::new(core);
         let (appender, importer) = (Appender::start(core.clone()), Importer::start(core.clone()));
-        Ledger(Arc::new(Inner { appender, importer, tail: Tail::new(core.clone()), core }))
+        Ledger(Arc::new(Inner { appender, importer, tail: Tail::new(core.clone()), upkeep: Arc::default(), core }))
     }
 
     /// Commits the events, in this order, in one segment, or none of them.

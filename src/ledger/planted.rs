@@ -59,6 +59,18 @@ pub enum Bug {
     CutIgnored,
     /// A region that is behind what others have of it goes on writing.
     OwnTailNotCompared,
+    /// What is folded is trimmed, whatever snapshots there are.
+    TrimmedWithoutCover,
+    /// One snapshot is enough to trim.
+    TrimmedOnOneSnapshot,
+    /// A segment with events that are kept only is trimmed like others.
+    UnfoldedTrimmed,
+    /// A snapshot's shards are taken as they are.
+    ShardNotVerified,
+    /// Shards that lie there are taken for a snapshot, whether or not it was finished.
+    SnapshotWithoutManifest,
+    /// A snapshot is loaded into an index that is not empty.
+    LoadedOverOldRows,
 }
 
 /// The mistake that is planted, if any.

@@ -46,9 +46,15 @@ impl BlobEntry {
         self.places.iter().filter(move |place| place.origin == own).map(|place| Key::Blob(place.key))
     }
 
+    /// Where earlier incarnations of the bucket's region have it, in the same store.
+    pub fn earlier_in(&self, bucket: &Bucket) -> impl Iterator<Item = &Place> {
+        let own = Origin::of(bucket);
+        self.places.iter().filter(move |place| place.origin.region == own.region && place.origin != own)
+    }
+
     /// Whether this region can serve it by itself.
     pub fn is_in(&self, bucket: &Bucket) -> bool {
-        self.inline.is_some() || self.keys_in(bucket).next().is_some()
+        self.inline.is_some() || self.places.iter().any(|place| *place.origin.region == *bucket.region())
     }
 }
 

@@ -110,8 +110,7 @@ pub fn encode(header: &Header, lines: &[String]) -> Result<Bytes, SegmentError> 
     pack(&First::Segment(header.clone()), lines)
 }
 
-/// Trimming, which comes with snapshots, will write these.
-#[cfg(test)]
+/// What trimming leaves.
 pub fn encode_stub(stub: &Stub) -> Result<Bytes, SegmentError> {
     pack(&First::Stub(stub.clone()), &[])
 }

@@ -88,7 +88,9 @@ impl Tail {
             let looks = lock(&self.looks);
             let number = looks.begun + u64::from(!self.core.planted.is(Bug::StaleLook));
             let oldest = called.checked_sub(RECENT).unwrap_or(called);
-            if how == Look::Recent && looks.confirmed.is_some_and(|begun| begun >= oldest) {
+            // A snapshot that was loaded since may stand before what that look had.
+            let is_recent = looks.confirmed.is_some_and(|begun| begun >= oldest) && self.core.is_settled();
+            if how == Look::Recent && is_recent {
                 return Ok(());
             }
             (number, oldest)

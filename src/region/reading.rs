@@ -35,6 +35,8 @@ pub struct Reading {
 /// Where a content may be had.
 enum Spot {
     Own(Key),
+    /// Of an earlier incarnation of the own region.
+    Earlier(Place),
     Edges(Peer),
     Store(Peer, Place),
 }
@@ -75,14 +77,15 @@ impl Reading {
 
     /// From the own bucket alone.
     pub fn own(bucket: &Bucket, digest: &Digest, entry: &BlobEntry) -> Reading {
-        let spots = entry.keys_in(bucket).map(Spot::Own).collect();
+        let earlier = entry.earlier_in(bucket).cloned().map(Spot::Earlier);
+        let spots = entry.keys_in(bucket).map(Spot::Own).chain(earlier).collect();
         Reading { bucket: bucket.clone(), digest: *digest, spots, stream: None, at_bytes: 0, size_bytes: entry.size_bytes, breaks: 0 }
     }
 
     /// The other region that the bytes come from; `None` for the own one.
     pub fn abroad(&self) -> Option<&Arc<str>> {
         match self.spots.front()? {
-            Spot::Own(_) => None,
+            Spot::Own(_) | Spot::Earlier(_) => None,
             Spot::Edges(peer) | Spot::Store(peer, _) => Some(peer.name()),
         }
     }
@@ -126,6 +129,10 @@ impl Reading {
             Some(Spot::Own(key)) => {
                 let object = self.bucket.open_object(key, rest).await?;
                 Ok(Stream::Object(object.ok_or_else(|| absent(key))?))
+            }
+            Some(Spot::Earlier(place)) => {
+                let object = self.bucket.earlier(&place.origin.incarnation).open_object(&Key::Blob(place.key), rest).await?;
+                Ok(Stream::Object(object.ok_or_else(|| absent(place))?))
             }
             Some(Spot::Edges(peer)) => {
                 let edges = peer.edges().ok_or_else(|| ReadError::lasting("the region has no edges"))?;

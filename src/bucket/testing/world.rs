@@ -18,6 +18,8 @@ pub(crate) struct SimulatedStore(pub(super) Arc<Mutex<World>>);
 
 pub(super) struct World {
     pub(super) objects: BTreeMap<String, (Bytes, Timestamp)>,
+    /// What was created first at each path, whatever took its place.
+    first: BTreeMap<String, Bytes>,
     pub(super) uploads: BTreeMap<String, BTreeMap<usize, Bytes>>,
     pub(super) begun: u64,
     pub(super) requests: BTreeMap<Verb, u64>,
@@ -30,6 +32,7 @@ impl SimulatedStore {
     pub(crate) fn new(seed: u64, clock: Clock) -> SimulatedStore {
         SimulatedStore(Arc::new(Mutex::new(World {
             objects: BTreeMap::new(),
+            first: BTreeMap::new(),
             uploads: BTreeMap::new(),
             begun: 0,
             requests: BTreeMap::new(),
@@ -59,7 +62,14 @@ impl SimulatedStore {
     }
 
     pub(crate) fn remove(&self, path: &str) {
-        lock(&self.0).objects.remove(path);
+        let mut world = lock(&self.0);
+        world.objects.remove(path);
+        world.first.remove(path);
+    }
+
+    /// What nodes created first at each path, as it was then.
+    pub(crate) fn first_created(&self) -> BTreeMap<String, Bytes> {
+        lock(&self.0).first.clone()
     }
 }
 
@@ -73,6 +83,7 @@ impl World {
         if self.objects.contains_key(path) {
             return Err(exists(path));
         }
+        self.first.entry(path.to_owned()).or_insert_with(|| bytes.clone());
         self.put(path, bytes);
         Ok(())
     }

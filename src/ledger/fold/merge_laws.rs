@@ -11,10 +11,11 @@ use super::{Folding, ledger, row, segment};
 use crate::clock::Timestamp;
 use crate::ledger::event::{Content, ContentKind, Event, ManifestFacts, Standing};
 use crate::ledger::identity::{HybridTime, Origin, Place, VersionVector};
-use crate::ledger::index::{Memory, Overlay, Rows, Table, Walk, key};
+use crate::ledger::index::{Changes, Memory, Overlay, Rows, Table, Walk, key};
 use crate::ledger::planted::{Bug, Planted};
 use crate::ledger::query;
 use crate::ledger::segment::{Header, Segment, no_segment};
+use crate::ledger::snapshot;
 use crate::ledger::state::{Claims, TagClaim};
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -191,7 +192,10 @@ fn write(own: usize, ledgers: &[Vec<Segment>], seen: &[usize; REGIONS], wall: Ti
 
 /// Folds what comes, as a follower does: what it has it passes over.
 fn fold_all(order: &[&Segment], planted: Planted) -> Memory {
-    let memory = Memory::default();
+    fold_on(Memory::default(), order, planted)
+}
+
+fn fold_on(memory: Memory, order: &[&Segment], planted: Planted) -> Memory {
     for next in order {
         let snapshot = memory.snapshot();
         let mut rows = Overlay::new(&snapshot);
@@ -231,6 +235,25 @@ proptest! {
         prop_assert_eq!(dump(&first), dump(&second));
         // What was awaited has come.
         prop_assert!(!dump(&first).iter().any(|(table, ..)| table.starts_with("ahead")));
+    }
+
+    /// A snapshot made anywhere on the way, and the rest folded behind it: row for row what the whole folds to.
+    #[test]
+    fn a_snapshot_and_the_rest_fold_to_the_whole(seed: u64, order: u64, at: u64, full_bytes in 1..2_000_usize) {
+        let history = History::random(seed);
+        let order = history.interleaved(order);
+        let (before, rest) = order.split_at(at as usize % (order.len() + 1));
+        let (mut changes, mut shards) = (Changes::default(), Vec::new());
+        snapshot::pack(&fold_all(before, Planted::default()).snapshot(), Some(full_bytes), &mut |shard| {
+            shards.push(shard.bytes);
+            Walk::On
+        }).unwrap();
+        for row in shards.iter().flat_map(|shard| snapshot::unpack(shard).unwrap()) {
+            changes.put(row.table, row.key, row.value);
+        }
+        let loaded = Memory::default();
+        loaded.commit(changes);
+        prop_assert_eq!(dump(&fold_on(loaded, rest, Planted::default())), dump(&fold_all(&order, Planted::default())));
     }
 
     #[test]

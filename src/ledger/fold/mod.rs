@@ -46,6 +46,12 @@ pub(super) fn import(rows: &mut Overlay<'_>, row: &ImportsRow) {
     rows.put(Table::Imports, Vec::new(), row.encode());
 }
 
+/// Makes another region's rows this one's: with its own imports, and its own view of what it lacks.
+pub(super) fn become_of(rows: &mut Overlay<'_>, home: &str, imports: &ImportsRow) -> Result<(), IndexError> {
+    import(rows, imports);
+    wanted::anew(rows, home)
+}
+
 /// What the writer of a ledger's last segment had seen.
 pub(super) fn seen_by(rows: &dyn Rows, origin: &Origin) -> Result<VersionVector, IndexError> {
     Ok(row(rows, Table::Seen, &key::origin(origin))?.unwrap_or_default())

@@ -18,7 +18,7 @@ use disk::Disk;
 pub(super) use memory::Memory;
 
 /// Changes with every meaning of the fold, so that an index of another program is not read as one of this.
-const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 2;
 
 /// Why the index cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +97,16 @@ impl Index {
         })
     }
 
+    /// Reads the rows and makes the changes that follow from them. Blocks; nobody else must change it meanwhile.
+    pub fn change(&self, make: impl FnOnce(&mut Overlay<'_>) -> Result<(), IndexError>) -> Result<(), IndexError> {
+        let snapshot = self.snapshot()?;
+        let mut rows = Overlay::new(snapshot.as_ref());
+        make(&mut rows)?;
+        let changes = rows.into_changes();
+        drop(snapshot);
+        self.commit(changes)
+    }
+
     /// Forces what was committed to the disk. Blocks.
     pub fn flush(&self) -> Result<(), IndexError> {
         match &self.rows {
@@ -107,14 +117,25 @@ impl Index {
 
     /// Throws everything away: the ledger is folded from its beginning again. Blocks.
     pub fn clear(&self) -> Result<(), IndexError> {
+        self.begin_loading()?;
+        self.finish_loading(Changes::default())
+    }
+
+    /// Throws everything away, and what it stands for too: a start before the loading is finished finds it to be made anew. Blocks.
+    pub fn begin_loading(&self) -> Result<(), IndexError> {
         match &self.rows {
-            Backend::Memory(memory) => memory.clear(),
-            Backend::Disk(disk) => disk.clear()?,
+            Backend::Memory(memory) => {
+                memory.clear();
+                Ok(())
+            }
+            Backend::Disk(disk) => disk.clear(),
         }
-        let mut changes = Overlay::new(&Nothing);
-        changes.put(Table::Identity, Vec::new(), self.identity.clone());
-        let changes = changes.into_changes();
-        self.commit(changes)
+    }
+
+    /// Commits the last rows, by which it is complete. Blocks.
+    pub fn finish_loading(&self, mut last: Changes) -> Result<(), IndexError> {
+        last.put(Table::Identity, Vec::new(), self.identity.clone());
+        self.commit(last)
     }
 
     /// Makes it usable again after a failure: what is damaged is thrown away, and a file that its disk refused is opened anew.
@@ -146,19 +167,6 @@ impl Index {
             self.suspect(why.clone());
         }
         outcome
-    }
-}
-
-/// No rows at all.
-struct Nothing;
-
-impl Rows for Nothing {
-    fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: Table, _: &[u8], _: Option<&[u8]>, _: &mut rows::Visit<'_>) -> Result<(), IndexError> {
-        Ok(())
     }
 }
 

@@ -180,6 +180,10 @@ impl Changes {
         (out, self)
     }
 
+    pub fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
+        self.0[table as usize].insert(key, Some(value));
+    }
+
     pub fn len(&self) -> usize {
         self.0.iter().map(BTreeMap::len).sum()
     }
@@ -201,7 +205,7 @@ impl<'a> Overlay<'a> {
     }
 
     pub fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
-        self.changes.0[table as usize].insert(key, Some(value));
+        self.changes.put(table, key, value);
     }
 
     pub fn remove(&mut self, table: Table, key: Vec<u8>) {

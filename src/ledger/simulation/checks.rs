@@ -36,15 +36,21 @@ pub(super) struct History {
 impl History {
     /// Reads the objects, and finds what is wrong with the chain.
     pub fn read(world: &World) -> History {
-        let objects = world.store.objects();
+        let (objects, first) = (world.store.objects(), world.store.first_created());
         let count = world.segments();
         let mut segments = Vec::new();
         let (mut previous, mut clock) = (segment::no_segment(), Default::default());
         for seq in 1..=count {
-            let Some(bytes) = objects.get(&World::ledger_path(seq)) else {
+            let path = World::ledger_path(seq);
+            let (Some(stands), Some(bytes)) = (objects.get(&path), first.get(&path)) else {
                 world.violation(format!("segment {seq} is missing though a later one stands"));
                 break;
             };
+            let is_stub =
+                matches!(segment::decode(stands), Ok(Object::Stub(stub)) if stub.trimmed == seq && stub.hash == segment::hash(bytes));
+            if stands != bytes && !is_stub {
+                world.violation(format!("segment {seq} is neither what it was nor its stub"));
+            }
             let Ok(Object::Segment(segment)) = segment::decode(bytes) else {
                 world.violation(format!("segment {seq} cannot be read"));
                 break;
@@ -67,8 +73,8 @@ impl History {
         let mut found: BTreeMap<&str, Vec<(u64, usize)>> = BTreeMap::new();
         for (segment, _) in &self.segments {
             for (index, event) in segment.events.iter().enumerate() {
-                if let Event::Rule(record) = event {
-                    found.entry(&record.name).or_default().push((segment.header.seq, index));
+                if let Event::Forwarded { upstream, .. } = event {
+                    found.entry(upstream).or_default().push((segment.header.seq, index));
                 }
             }
         }
@@ -190,6 +196,12 @@ fn check_servable(world: &World, number: usize, ledger: &Ledger, model: &Model) 
             world.violation(format!("a blob of {digest} in {name} has no place at edge-{number}"));
         }
     }
+}
+
+/// How many segments were trimmed.
+pub(super) fn trimmed(world: &World) -> usize {
+    let objects = world.store.objects();
+    (1..=world.segments()).filter(|seq| matches!(segment::decode(&objects[&World::ledger_path(*seq)]), Ok(Object::Stub(_)))).count()
 }
 
 /// What no caller of a simulation is ever rightly told.

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use ulid::Ulid;
 
-use super::super::event::{Content, ContentKind, ControlRecord, Event, ManifestFacts};
+use super::super::event::{Content, ContentKind, Event, ManifestFacts};
 use super::super::identity::{Origin, Place};
 use super::super::{AppendError, Look};
 use super::world::{Append, REGION, Shared, World};
@@ -174,7 +174,8 @@ impl Client {
             record.numbered += 1;
             (format!("append-{}", record.numbered), record.acknowledged())
         };
-        events.insert(0, Event::Rule(ControlRecord { name: marker.clone(), content: None }));
+        // Of a kind that is folded: others are never trimmed.
+        events.insert(0, Event::forwarded("marks".parse().unwrap(), None, Digest::sha256(marker.as_bytes()), &marker));
         let ledger = self.world.ledger(node);
         let outcome = ledger.append(events.clone()).await;
         self.world.trace(format_args!("{marker} through edge-{node}: {outcome:?}"));

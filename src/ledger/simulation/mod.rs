@@ -18,7 +18,7 @@ pub(super) use fuse::Fuse;
 
 use super::Look;
 use super::planted::Bug;
-use checks::{History, check_node, check_words};
+use checks::{History, check_node, check_words, trimmed};
 use clients::{Client, Pool};
 use world::{Kept, QUIET, Shared, World, faults};
 
@@ -29,9 +29,12 @@ use crate::bucket::testing::Faults;
 type Run = fn(u64, Option<Bug>) -> Outcome;
 
 /// What a schedule came to.
+#[derive(Default)]
 struct Outcome {
     violations: Vec<String>,
     trace: String,
+    trimmed: usize,
+    from_snapshots: bool,
 }
 
 fn run(seed: u64, planted: Option<Bug>) -> Outcome {
@@ -53,7 +56,8 @@ async fn schedule(seed: u64, planted: Option<Bug>) -> Outcome {
     settle(&world, &pool, &mut random).await;
     check(&world).await;
     let record = std::mem::take(&mut *world.record.lock().unwrap());
-    Outcome { violations: record.violations, trace: record.trace.join("\n") }
+    let from_snapshots = world.metrics.render().contains(r#"outport_ledger_rebuilds_total{reason="snapshot"}"#);
+    Outcome { violations: record.violations, trace: record.trace.join("\n"), trimmed: trimmed(&world), from_snapshots }
 }
 
 /// Clients at work, while nodes and their ways to the store go wrong.
@@ -71,6 +75,11 @@ async fn phase(world: &Shared, pool: &Arc<Mutex<Pool>>, random: &mut fastrand::R
         sleep(Duration::from_millis(random.u64(20..600))).await;
         let number = random.usize(0..world.nodes.len());
         trouble(world, number, random);
+        match random.u32(0..24) {
+            0..=3 => world.upkeep(number),
+            4 => world.damage_shard(random),
+            _ => {}
+        }
     }
     for client in clients {
         if let Err(why) = client.await {
@@ -109,6 +118,16 @@ async fn restore(world: &Shared, random: &mut fastrand::Rng) {
     let kept = segments.saturating_sub(random.u64(0..4));
     for seq in kept + 1..=segments {
         world.store.remove(&World::ledger_path(seq));
+    }
+    // As of then nothing was trimmed; of snapshots that came later one may have been forgotten.
+    let first = world.store.first_created();
+    for seq in 1..=kept {
+        let path = World::ledger_path(seq);
+        world.store.plant(&path, first[&path].clone());
+    }
+    let forgotten = random.u32(0..2) == 0;
+    for path in world.store.objects().into_keys().filter(|path| path.contains("/snapshots/") && !forgotten) {
+        world.store.remove(&path);
     }
     world.trace(format_args!("the store is set back from {segments} to {kept}"));
     {
@@ -266,6 +285,15 @@ fn each_planted_bug_of_several_regions_is_caught() {
 }
 
 #[test]
+fn schedules_trim_and_begin_from_snapshots() {
+    let outcomes: Vec<Outcome> = (0..60).map(|seed| run(seed, None)).collect();
+    let trimming = outcomes.iter().filter(|outcome| outcome.trimmed > 0).count();
+    let restoring = outcomes.iter().filter(|outcome| outcome.from_snapshots).count();
+    println!("of 60 schedules {trimming} trimmed, {restoring} began from a snapshot");
+    assert!(trimming > 10 && restoring > 5);
+}
+
+#[test]
 fn each_planted_bug_is_caught() {
     const BUGS: &[Bug] = &[
         Bug::NonceNotChecked,
@@ -285,6 +313,11 @@ fn each_planted_bug_is_caught() {
         Bug::RejectedOnOldState,
         Bug::DeleteLeavesTags,
         Bug::ReferencesNotChecked,
+        Bug::TrimmedWithoutCover,
+        Bug::TrimmedOnOneSnapshot,
+        Bug::ShardNotVerified,
+        Bug::SnapshotWithoutManifest,
+        Bug::LoadedOverOldRows,
     ];
     catch(run, BUGS);
 }

@@ -72,6 +72,8 @@ pub(super) struct Record {
     pub violations: Vec<String>,
     pub trace: Vec<String>,
     pub restored_to: Option<u64>,
+    /// A shard of a snapshot is not what it was: one in a schedule.
+    pub is_shard_damaged: bool,
 }
 
 impl Record {
@@ -121,6 +123,30 @@ impl World {
     pub fn segments(&self) -> u64 {
         let prefix = format!("{REGION}.{INCARNATION}/ledger/");
         self.store.objects().keys().filter(|path| path.starts_with(&prefix)).count() as u64
+    }
+
+    /// Makes a snapshot through a node and trims, beside everything else.
+    pub fn upkeep(self: &Arc<World>, number: usize) {
+        let (world, ledger) = (self.clone(), self.ledger(number));
+        let core = ledger.0.core.clone();
+        core.clone().spawn(async move {
+            let made = core.make_snapshot().await;
+            let trimmed = ledger.0.upkeep.trim(&core).await;
+            world.trace(format_args!("upkeep through edge-{number}: {made:?}, {trimmed:?}"));
+        });
+    }
+
+    /// A shard of some snapshot loses its last row: it still reads as a shard.
+    pub fn damage_shard(&self, random: &mut fastrand::Rng) {
+        let shards = self.store.objects().into_iter().filter(|(path, _)| path.contains("/snapshots/") && !path.ends_with("manifest"));
+        let shards: Vec<_> = shards.collect();
+        let mut record = self.record.lock().unwrap();
+        if record.is_shard_damaged || shards.is_empty() {
+            return;
+        }
+        record.is_shard_damaged = true;
+        let (path, bytes) = &shards[random.usize(0..shards.len())];
+        self.store.plant(path, super::super::snapshot::without_last_row(bytes));
     }
 
     /// The node's ledger as it is now, with its clock brought up to date.
@@ -193,6 +219,8 @@ fn open(
     core.random = Mutex::new(fastrand::Rng::with_seed(seed));
     core.planted = Planted(planted);
     core.fuse = fuse.clone();
+    // Small histories have several shards, and leaps, too.
+    (core.shard_bytes, core.far_behind) = (Some(1_500), 2);
     Ledger::over(core)
 }
 

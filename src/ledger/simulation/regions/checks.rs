@@ -19,20 +19,15 @@ use crate::oci::{Digest, RepositoryName};
 /// All segments that count, by ledger and number.
 pub(super) struct History(BTreeMap<(Origin, u64), Segment>);
 
-fn path(origin: &Origin, folder: &str, number: u64) -> String {
-    format!("{}.{INCARNATION}/{folder}/{number:020}", origin.region)
-}
-
 /// The objects of a folder of a region's root, from 1 on.
-fn objects(world: &World, region: usize, folder: &str) -> Vec<Bytes> {
-    let at = &world.regions[region];
-    let all = at.store.objects();
-    (1..).map_while(|number| all.get(&path(&at.origin, folder, number)).cloned()).collect()
+fn objects(world: &World, (region, origin): (usize, &Origin), folder: &str) -> Vec<Bytes> {
+    let all = world.regions[region].store.objects();
+    (1..).map_while(|number| all.get(&format!("{origin}/{folder}/{number:020}")).cloned()).collect()
 }
 
 /// What a region has of the others, by its last import.
 pub(super) fn imported(world: &World, region: usize) -> VersionVector {
-    match objects(world, region, "imports").last().map(import::decode) {
+    match objects(world, (region, &world.regions[region].origin()), "imports").last().map(import::decode) {
         Some(Ok(import::Object::Import(import))) => import.header.seen,
         _ => VersionVector::default(),
     }
@@ -40,7 +35,7 @@ pub(super) fn imported(world: &World, region: usize) -> VersionVector {
 
 pub(super) fn is_trusted(world: &World, region: usize) -> bool {
     let record = world.record.lock().unwrap();
-    record.lost != Some(region) && record.restored.is_none_or(|(restored, _)| restored != region)
+    record.is_recovered || (record.lost != Some(region) && record.restored.is_none_or(|(restored, _)| restored != region))
 }
 
 impl History {
@@ -54,15 +49,17 @@ impl History {
             }
         };
         let is_forked = world.record.lock().unwrap().is_forked;
+        let restored = world.record.lock().unwrap().restored.map(|(region, _)| region);
         for region in 0..world.regions.len() {
-            let origin = &world.regions[region].origin;
-            let vectors = check_imports(world, region, &mut keep);
-            if is_forked && !is_trusted(world, region) {
-                continue;
-            }
-            for (index, bytes) in objects(world, region, "ledger").into_iter().enumerate() {
-                keep((origin.clone(), index as u64 + 1), bytes.clone());
-                check_seen(world, &bytes, &vectors);
+            for origin in &world.regions[region].lives() {
+                let vectors = check_imports(world, (region, origin), &mut keep);
+                if is_forked && restored == Some(region) && *origin.incarnation == *INCARNATION {
+                    continue;
+                }
+                for (index, bytes) in objects(world, (region, origin), "ledger").into_iter().enumerate() {
+                    keep((origin.clone(), index as u64 + 1), bytes.clone());
+                    check_seen(world, &bytes, &vectors);
+                }
             }
         }
         let mut history = BTreeMap::new();
@@ -114,14 +111,14 @@ impl History {
         let mut wrong = Vec::new();
         for append in &record.appends {
             let at = found.get(append.marker.as_str()).map(Vec::as_slice).unwrap_or_default();
-            let origin = &world.regions[append.region].origin;
             // What was written after a bucket was set back, and nobody could be asked, nobody follows.
             let is_forked = record.is_forked && record.restored.is_some_and(|(region, _)| region == append.region);
             let right = match &append.outcome {
-                _ if is_forked => true,
+                // In one life or the other; of before the restore, only if somebody else has seen it.
+                Ok(_) if is_forked => at.len() <= 1,
                 // Only what nobody else has of a region that is gone may be gone.
-                Ok(position) if !vector.covers(origin, position.seq) => true,
-                Ok(position) => at.len() == 1 && at[0].header.seq == position.seq && at[0].header.origin == *origin,
+                Ok(position) if !vector.covers(&append.origin, position.seq) => !(record.is_recovered && record.lost.is_some()),
+                Ok(position) => at.len() == 1 && at[0].header.seq == position.seq && at[0].header.origin == append.origin,
                 Err(_) => at.len() <= 1,
             };
             if !right {
@@ -199,7 +196,7 @@ impl History {
                 let expected = pinned.or(live.last().copied());
                 let found = ledger.tag(&repository, &name.parse().unwrap()).unwrap().map(|entry| entry.digest);
                 if found != expected {
-                    let told = format!("edge-{} of {} says {found:?}, the rule says {expected:?}", at.1, world.regions[at.0].origin.region);
+                    let told = format!("edge-{} of {} says {found:?}, the rule says {expected:?}", at.1, world.regions[at.0].name);
                     world.violation(format!("{repository}:{name}: {told}"));
                 }
             }
@@ -232,11 +229,11 @@ impl At<'_> {
 }
 
 /// The imports are a chain of whole segments; returns the vector after each.
-fn check_imports(world: &World, region: usize, keep: &mut impl FnMut((Origin, u64), Bytes)) -> Vec<VersionVector> {
-    let name = &world.regions[region].origin.region;
+fn check_imports(world: &World, (region, origin): (usize, &Origin), keep: &mut impl FnMut((Origin, u64), Bytes)) -> Vec<VersionVector> {
+    let name = origin;
     let mut vectors = vec![VersionVector::default()];
     let mut previous = segment::no_segment();
-    for bytes in objects(world, region, "imports") {
+    for bytes in objects(world, (region, origin), "imports") {
         let Ok(import::Object::Import(import)) = import::decode(&bytes) else {
             world.violation(format!("an import of {name} cannot be read"));
             break;
@@ -317,7 +314,7 @@ pub(super) async fn check(world: &Shared) {
         match &first {
             Some(first) if *first != rows => {
                 let differs = first.iter().zip(&rows).find(|(one, other)| one != other).map_or("their length", |(one, _)| one.0);
-                world.violation(format!("edge-{} of {} has other rows: {differs}", at.1, world.regions[at.0].origin.region));
+                world.violation(format!("edge-{} of {} has other rows: {differs}", at.1, world.regions[at.0].name));
             }
             Some(_) => {}
             None => first = Some(rows),
@@ -327,8 +324,12 @@ pub(super) async fn check(world: &Shared) {
 
 /// Of a lost region nothing counts behind the cut.
 fn check_cut(world: &World, vector: &VersionVector) {
-    let Some(lost) = world.record.lock().unwrap().lost else { return };
-    let origin = &world.regions[lost].origin;
+    let (lost, is_recovered) = {
+        let record = world.record.lock().unwrap();
+        (record.lost, record.is_recovered)
+    };
+    let Some(lost) = lost.filter(|_| !is_recovered) else { return };
+    let origin = &world.regions[lost].origin();
     let survivor = world.all_nodes().into_iter().find(|(region, _)| is_trusted(world, *region)).expect("somebody survives");
     let ledger = world.ledger(survivor);
     match ledger.cut(origin).unwrap() {

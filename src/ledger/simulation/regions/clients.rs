@@ -104,7 +104,7 @@ impl Client {
     async fn push(&mut self) {
         let (at, repository) = (self.anywhere(), self.repository());
         let image = Image { repository: repository.clone(), manifest: self.fresh_digest(), blob: self.fresh_digest() };
-        let place = Place { origin: self.world.regions[at.0].origin.clone(), key: Ulid::from_parts(1, self.random.u128(..)) };
+        let place = Place { origin: self.world.regions[at.0].origin(), key: Ulid::from_parts(1, self.random.u128(..)) };
         let content = if self.random.bool() { Content::Inline(Bytes::from_static(b"config")) } else { Content::Key(place) };
         if self.append(at, vec![Event::blob(image.blob, 6, content), Event::link(repository, image.blob)]).await.is_err() {
             return;
@@ -156,7 +156,7 @@ impl Client {
         let at = self.anywhere();
         let wanted = self.world.ledger(at).wanted(None, 4).unwrap();
         let Some(wanted) = wanted.into_iter().next() else { return };
-        let place = Place { origin: self.world.regions[at.0].origin.clone(), key: Ulid::from_parts(2, self.random.u128(..)) };
+        let place = Place { origin: self.world.regions[at.0].origin(), key: Ulid::from_parts(2, self.random.u128(..)) };
         let _ = self.append(at, vec![Event::Copy { digest: wanted.digest, size_bytes: wanted.size_bytes, place }]).await;
     }
 
@@ -171,7 +171,7 @@ impl Client {
     fn ask_others(&self, at: (usize, usize)) {
         let must_ask = {
             let record = self.world.record.lock().unwrap();
-            record.restored.is_some_and(|(region, _)| region == at.0) && !record.is_forked
+            record.restored.is_some_and(|(region, _)| region == at.0) && !record.is_forked && !record.is_recovered
         };
         for other in (0..self.world.regions.len()).filter(|region| must_ask && *region != at.0) {
             self.world.ledger(at).compare_with(&imported(&self.world, other));
@@ -186,11 +186,12 @@ impl Client {
         };
         events.insert(0, Event::Rule(ControlRecord { name: marker.clone(), content: None }));
         self.ask_others(at);
+        let origin = self.world.regions[at.0].origin();
         let outcome = self.world.ledger(at).append(events.clone()).await;
-        self.world.trace(format_args!("{marker} through edge-{} of {}: {outcome:?}", at.1, self.world.regions[at.0].origin.region));
+        self.world.trace(format_args!("{marker} through edge-{} of {}: {outcome:?}", at.1, self.world.regions[at.0].name));
         let told = outcome.clone().map(|_| ());
         self.world.appended.send_replace(());
-        self.world.record.lock().unwrap().appends.push(Append { region: at.0, marker, events, outcome });
+        self.world.record.lock().unwrap().appends.push(Append { region: at.0, origin, marker, events, outcome });
         told
     }
 }
@@ -199,7 +200,7 @@ impl Client {
 pub(super) fn check_servable(world: &World, at: (usize, usize), ledger: &Ledger) {
     for repository in REPOSITORIES.map(|name| name.parse::<RepositoryName>().unwrap()) {
         for entry in ledger.tags(&repository, None, 100).unwrap() {
-            let name = format!("{repository}:{} at edge-{} of {}", entry.tag, at.1, world.regions[at.0].origin.region);
+            let name = format!("{repository}:{} at edge-{} of {}", entry.tag, at.1, world.regions[at.0].name);
             let Some(manifest) = ledger.manifest(&repository, &entry.digest).unwrap() else {
                 world.violation(format!("{name} has no manifest"));
                 continue;

@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::super::Look;
 use super::super::event::Event;
 use super::super::planted::Bug;
+use super::super::{Look, Origin, VersionVector};
 use super::Outcome;
 use super::world::faults;
-use crate::bucket::testing::{Faults, INCARNATION};
+use crate::bucket::testing::Faults;
 use clients::{Client, Pool};
-use world::{Shared, World};
+use world::{Shared, Way, World};
 
 pub(super) fn run(seed: u64, planted: Option<Bug>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -57,10 +57,14 @@ async fn schedule(seed: u64, planted: Option<Bug>) -> Outcome {
     if turn != Turn::None {
         phase(&world, &pool, &mut random).await;
     }
+    // Some come back at once, some later.
+    if turn != Turn::None && random.bool() {
+        come_back(&world, &pool, region, &mut random).await;
+    }
     settle(&world, &pool, &mut random).await;
     checks::check(&world).await;
     let record = std::mem::take(&mut *world.record.lock().unwrap());
-    Outcome { violations: record.violations, trace: record.trace.join("\n") }
+    Outcome { violations: record.violations, trace: record.trace.join("\n"), ..Outcome::default() }
 }
 
 /// Clients at work, while nodes, their ways to stores and to each other go wrong.
@@ -125,7 +129,7 @@ async fn lose(world: &Shared, pool: &Arc<Mutex<Pool>>, lost: usize, random: &mut
     survivors.iter().for_each(|region| world.part(*region, lost));
     world.record.lock().unwrap().lost = Some(lost);
     world.quiet().await;
-    let origin = world.regions[lost].origin.clone();
+    let origin = world.regions[lost].origin();
     let nodes = world.all_nodes().into_iter().filter(|(region, _)| *region != lost);
     let mut cut = 0;
     for at in nodes {
@@ -168,14 +172,14 @@ async fn restore(world: &Shared, region: usize, turn: Turn, random: &mut fastran
     let at = &world.regions[region];
     at.nodes.iter().for_each(|node| node.lock().unwrap().crash());
     world.quiet().await;
-    let path = |folder: &str, number: u64| format!("{}.{INCARNATION}/{folder}/{number:020}", at.origin.region);
+    let path = |folder: &str, number: u64| format!("{}/{folder}/{number:020}", at.origin());
     let count = |folder: &str| (1..).take_while(|number| at.store.objects().contains_key(&path(folder, *number))).count() as u64;
     let segments = count("ledger");
     let kept = segments.saturating_sub(random.u64(1..4));
     for number in kept + 1..=segments {
         at.store.remove(&path("ledger", number));
     }
-    world.trace(format_args!("{} is set back from {segments} to {kept}", at.origin));
+    world.trace(format_args!("{} is set back from {segments} to {kept}", at.name));
     {
         let mut record = world.record.lock().unwrap();
         record.restored = Some((region, kept));
@@ -187,6 +191,35 @@ async fn restore(world: &Shared, region: usize, turn: Turn, random: &mut fastran
     for number in 0..at.nodes.len() {
         world.restart((region, number), true);
     }
+}
+
+/// The region that is gone begins a new life, and takes over from the old one.
+async fn come_back(world: &Shared, pool: &Arc<Mutex<Pool>>, region: usize, random: &mut fastrand::Rng) {
+    heal(world);
+    revive(world);
+    let at = &world.regions[region];
+    // Whoever writes under the old name has ended, and what was late has landed.
+    at.nodes.iter().for_each(|node| node.lock().unwrap().crash());
+    world.quiet().await;
+    at.begin_anew();
+    for number in 0..at.nodes.len() {
+        world.restart((region, number), false);
+    }
+    let others: Vec<VersionVector> =
+        (0..world.regions.len()).filter(|other| *other != region).map(|other| checks::imported(world, other)).collect();
+    let (ledger, old) = (world.ledger((region, 0)), world.earlier((region, 0)));
+    let ways: Vec<Way> = (0..world.regions.len()).filter(|other| *other != region).map(|other| world.way((region, 0), other)).collect();
+    let outcome = ledger.recover(&old, &ways).await;
+    let (here, origin) = (ledger.vector().unwrap(), Origin::new(old.region(), old.incarnation()));
+    if others.iter().any(|other| other.get(&origin) > here.get(&origin)) {
+        world.violation(format!("{} does not get from others what they have of it", at.name));
+    }
+    match outcome {
+        Ok(recovered) => world.trace(format_args!("{} came back: {recovered:?}", at.name)),
+        Err(why) => world.violation(format!("{} cannot come back: {why}", at.name)),
+    }
+    world.record.lock().unwrap().is_recovered = true;
+    phase(world, pool, random).await;
 }
 
 fn heal(world: &Shared) {
@@ -225,7 +258,7 @@ async fn settle(world: &Shared, pool: &Arc<Mutex<Pool>>, random: &mut fastrand::
     world.quiet().await;
     let gone = {
         let record = world.record.lock().unwrap();
-        record.lost.or(record.restored.map(|(region, _)| region))
+        record.lost.or(record.restored.map(|(region, _)| region)).filter(|_| !record.is_recovered)
     };
     let mut client = Client { world: world.clone(), pool: pool.clone(), random: random.fork() };
     for at in world.all_nodes().into_iter().filter(|(region, _)| Some(*region) != gone) {

@@ -22,6 +22,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 
 const NAMES: [&str; 3] = ["ap", "eu", "us"];
+/// The incarnation of a region that began anew.
+pub(super) const SECOND: &str = "01BX5ZZKBKACTAV9WEVGEMMVRZ";
 const START_MS: u64 = 1_700_000_000_000;
 /// Between looks while nothing happens.
 const SELDOM: Duration = Duration::from_secs(1_200);
@@ -48,7 +50,9 @@ pub(super) struct World {
 }
 
 pub(super) struct Region {
-    pub origin: Origin,
+    pub name: &'static str,
+    /// Its lives so far; the last is the present one.
+    lives: Mutex<Vec<Origin>>,
     pub store: SimulatedStore,
     pub nodes: Vec<Mutex<Node>>,
 }
@@ -71,6 +75,7 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct Append {
     pub region: usize,
+    pub origin: Origin,
     pub marker: String,
     pub events: Vec<Event>,
     pub outcome: Result<Position, AppendError>,
@@ -88,6 +93,23 @@ pub(super) struct Record {
     pub restored: Option<(usize, u64)>,
     /// Set back while it could ask nobody: what it writes then nobody follows.
     pub is_forked: bool,
+    /// It took over in a new incarnation.
+    pub is_recovered: bool,
+}
+
+impl Region {
+    pub fn origin(&self) -> Origin {
+        self.lives.lock().unwrap().last().expect("a region has begun").clone()
+    }
+
+    pub fn lives(&self) -> Vec<Origin> {
+        self.lives.lock().unwrap().clone()
+    }
+
+    /// From now on its nodes start in a new incarnation.
+    pub fn begin_anew(&self) {
+        self.lives.lock().unwrap().push(Origin::new(self.name, SECOND));
+    }
 }
 
 impl World {
@@ -103,7 +125,7 @@ impl World {
                 Mutex::new(Node::new(&origin, stores[at].node(), abroad, random.fork(), (&metrics, planted)))
             });
             let nodes = nodes.collect();
-            Region { origin, store: stores[at].clone(), nodes }
+            Region { name: NAMES[at], lives: Mutex::new(vec![origin]), store: stores[at].clone(), nodes }
         });
         let world = Arc::new(World {
             regions: regions.collect(),
@@ -185,9 +207,20 @@ impl World {
         {
             let region = &self.regions[at.0];
             let mut node = region.nodes[at.1].lock().unwrap();
-            node.restart(&region.origin, (keeps_index, running), (&self.metrics, self.planted));
+            node.restart(&region.origin(), (keeps_index, running), (&self.metrics, self.planted));
         }
         self.start_following(at.0, at.1);
+    }
+
+    /// What a node reads of its own region's earlier life.
+    pub fn earlier(&self, (region, node): (usize, usize)) -> ForeignBucket {
+        let region = &self.regions[region];
+        let client = region.nodes[node].lock().unwrap().client.clone();
+        ForeignBucket::simulated(&client, region.name, INCARNATION)
+    }
+
+    pub fn way(self: &Arc<World>, from: (usize, usize), to: usize) -> Way {
+        Way { world: self.clone(), from, to }
     }
 
     fn start_following(self: &Arc<World>, region: usize, number: usize) {
@@ -208,7 +241,6 @@ impl World {
 
 /// A node follows another region for ever.
 async fn follow(way: Way, ledger: Ledger, mut random: fastrand::Rng) {
-    let origin = way.world.regions[way.to].origin.clone();
     let mut last = None;
     let mut told = way.world.appended.subscribe();
     loop {
@@ -218,7 +250,7 @@ async fn follow(way: Way, ledger: Ledger, mut random: fastrand::Rng) {
         if way.world.is_quiet.load(Ordering::Relaxed) {
             sleep(SELDOM).await;
         }
-        let (name, node) = (NAMES[way.from.0], way.from.1);
+        let (name, node, origin) = (NAMES[way.from.0], way.from.1, way.world.regions[way.to].origin());
         match timeout(ROUND, ledger.pull(&way, &origin, Duration::ZERO)).await {
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(PullError::Import(why))) if last.replace(why.clone()).as_ref() != Some(&why) => {
@@ -256,7 +288,7 @@ impl Source for Way {
             return self.through_an_edge(number, origin, after).await;
         }
         let store = self.world.regions[self.from.0].nodes[self.from.1].lock().unwrap().stores[self.to].clone();
-        store.segments(origin, after, wait).await
+        store.at_incarnation(&peer.origin().incarnation).segments(origin, after, wait).await
     }
 }
 
@@ -311,7 +343,7 @@ fn open(
     metrics: &Metrics,
     (seed, planted): (u64, Option<Bug>),
 ) -> Ledger {
-    let bucket = Bucket::simulated(client, &origin.region, clock.clone());
+    let bucket = Bucket::simulated_as(client, &origin.region, &origin.incarnation, clock.clone());
     let index = Index::in_memory(memory.clone(), origin).expect("memory does not fail");
     let identity = Identity { node: format!("edge-{seed:x}"), origin: origin.clone(), regions: Regions::Many };
     let mut core = Core::new(bucket, index, identity, clock.clone(), metrics.clone());
