@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod columns;
 mod conflicts;
+pub mod demo;
 mod forwards;
 mod logging;
 mod mirror_config;
@@ -49,6 +50,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// See three regions work together: everything in this process, nothing leaves this machine, nothing stays
+    #[command(after_help = "Examples:\n  outport demo\n  outport demo --keep\n  outport demo --json | jq .measurements")]
+    Demo(demo::Arguments),
     /// Fetch images whole before anyone asks for them
     #[command(after_help = "Example:\n  outport prefetch --platform linux/amd64 docker.io/library/debian:12")]
     Prefetch(prefetch::Arguments),
@@ -92,6 +96,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config),
         Command::Check { json } => check::run(config, json),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Prefetch(arguments) => prefetch::run(config, &arguments),
         Command::Refresh(arguments) => refresh::run(config, &arguments),
         Command::Forwards(arguments) => forwards::run(config, &arguments),
