@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::remote::Through;
 use super::{Inner, Nodes};
@@ -62,8 +62,19 @@ pub(super) async fn watch(inner: Arc<Inner>, tell: watch::Sender<Option<String>>
             }
             Err(why) => tracing::debug!(%why, "whether this incarnation is in force cannot be told"),
         }
-        sleep(if is_lost { LOOK_WHEN_FENCED } else { LOOK_EVERY }).await;
+        if is_lost {
+            sleep(LOOK_WHEN_FENCED).await;
+        } else {
+            until_lost(&open.ledger, LOOK_EVERY).await;
+        }
     }
+}
+
+/// Waits for the time, or until others are heard to have declared this region lost.
+async fn until_lost(ledger: &Ledger, within: Duration) {
+    let mut folds = ledger.folds();
+    let heard = async { while !is_lost(ledger) && folds.changed().await.is_ok() {} };
+    let _ = timeout(within, heard).await;
 }
 
 fn is_lost(ledger: &Ledger) -> bool {
