@@ -317,6 +317,11 @@ impl Ledger {
         self.read(query::members)
     }
 
+    /// How an incarnation of a region stands, if anything was ever said of it.
+    pub fn standing(&self, origin: &Origin) -> Result<Option<Standing>, LedgerError> {
+        self.read(|rows| fold::standing(rows, origin))
+    }
+
     /// What the writer of a ledger's last segment that is folded here had seen.
     pub fn seen_by(&self, origin: &Origin) -> Result<VersionVector, LedgerError> {
         self.read(|rows| fold::seen_by(rows, origin))

@@ -34,7 +34,7 @@ use crate::cache::CacheError;
 use crate::config::Acknowledge;
 use crate::inflow::{Inflow, InflowError};
 use crate::ledger::{
-    AppendError, Content, ContentKind, Event, INLINE_BYTES, LedgerError, Look, ManifestFacts, Origin, Place, Position, Rejected,
+    AppendError, Content, ContentKind, Event, INLINE_BYTES, LedgerError, Look, ManifestFacts, Origin, Place, Position, Rejected, Standing,
 };
 use crate::oci::{
     Algorithm, Chunk, Descriptor, Digest, InvalidManifest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, SessionId, Tag,
@@ -129,10 +129,20 @@ pub struct PushedTo {
 }
 
 impl Registry {
-    /// A repository of an upstream takes no pushes.
+    /// A repository of an upstream takes no pushes, and a region that leaves takes none.
     fn hosted<'a>(&self, pusher: &Pusher<'a>) -> Result<&'a RepositoryName, PushError> {
         let repository = pusher.access.repository();
-        if self.is_hosted(repository) { Ok(repository) } else { Err(PushError::Proxied) }
+        if !self.is_hosted(repository) {
+            return Err(PushError::Proxied);
+        }
+        // While the region is not open, what is to be done says so.
+        let standing = self.region().ok().map(|open| open.ledger.standing(open.ledger.origin())).transpose()?.flatten();
+        match standing {
+            Some(Standing::Leaving | Standing::Removed) => {
+                Err(PushError::Unavailable { why: "this region leaves: push to another one".to_owned(), retry_after: None })
+            }
+            Some(Standing::Joined) | None => Ok(repository),
+        }
     }
 
     pub fn begin_upload(&self, pusher: Pusher<'_>, algorithm: Algorithm) -> Result<SessionId, PushError> {

@@ -131,6 +131,7 @@ async fn a_region_leaves_when_others_have_what_only_it_had() {
     let done = region(&world, "eu", &["leave", "--yes", "--timeout", "60s"]);
     assert!(done.status.success(), "{}", text(&done));
     assert!(world.bucket_bytes("us") >= LARGE);
+    assert!(!takes_push(world.client("eu"), "v2", &image(2)).await, "who leaves takes no pushes");
     world.cut_off("eu");
     pull(world.client("us"), "team/app", "v1", &image(1)).await.unwrap();
     world.finish().await;

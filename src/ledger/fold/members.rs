@@ -24,6 +24,12 @@ pub(super) fn lose(rows: &mut Overlay<'_>, origin: &Origin, cut: u64) -> Result<
     Ok(())
 }
 
+/// How an incarnation stands, by the last word on it.
+pub(in crate::ledger) fn standing(rows: &dyn Rows, origin: &Origin) -> Result<Option<Standing>, IndexError> {
+    let known: Option<MemberRow> = row(rows, Table::Members, &key::origin(origin))?;
+    Ok(known.map(|known| known.standing))
+}
+
 /// The last segment of a lost ledger that counts.
 pub(in crate::ledger) fn cut(rows: &dyn Rows, origin: &Origin) -> Result<Option<u64>, IndexError> {
     row(rows, Table::Cuts, &key::origin(origin))

@@ -23,7 +23,7 @@ use super::state::{ImportsRow, LedgerRow, LockClaim, ManifestClaim, Moment, TagC
 use crate::oci::Digest;
 
 pub(super) use locks::{is_locked, lock_on};
-pub(super) use members::cut;
+pub(super) use members::{cut, standing};
 pub(super) use names::{is_readable, manifest_claim};
 
 /// A row, if it is there.
