@@ -244,6 +244,9 @@ async fn the_overview_tells_lag_and_blindness_and_why_only_to_operators() {
     assert_eq!((overview["region"].as_str(), &overview["ledger"]["fenced"]), (Some("us"), &Value::Null), "{overview}");
     assert!(overview["ledger"]["position"].as_str().is_some_and(|position| position.starts_with("us@")), "{overview}");
     assert_eq!(overview["backlog"]["contents"], 0, "{overview}");
+    // The push is known in us: eu hears it when somebody wants to know.
+    let seen = world.client("eu").get("/outport/v1/status").await.json();
+    assert_eq!(seen["ledger"]["position"], format!("eu@{}", seen["peers"][0]["seen_of_us"]), "{seen}");
     world.cut_off("eu");
     until("us is blind", || async { peer().await["visible"] == false }).await;
     let told = peer().await;
