@@ -16,7 +16,7 @@ use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
 use crate::identity::Identity;
-use crate::ledger::{self, IndexPlace, Ledger, Regions};
+use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
@@ -67,6 +67,8 @@ pub enum StartError {
     Bucket(#[from] OpenError),
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
 }
 
 /// Where the cache lies, and how large it may become.
@@ -138,6 +140,24 @@ impl Edge {
             listeners,
             ops,
         })
+    }
+
+    /// The region as an operator's command reaches it, without an edge: its bucket, its ledger with an index in memory, its peers.
+    ///
+    /// # Errors
+    /// The bucket does not answer, or cannot be used.
+    pub async fn reach_region(config: &Config, metrics: Metrics) -> Result<Region, StartError> {
+        let clock = Clock::system();
+        let resolver = Resolver::new(clock.clone(), metrics.clone())?;
+        let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
+        let peers = config.peers.iter().map(|peer| outside.peer(peer, config.limits.request_timeout));
+        let region = Region::with_peers(peers.collect::<Result<_, _>>()?);
+        let bucket = Bucket::open(&config.bucket, &config.region, clock.clone(), metrics.clone()).await?;
+        let settings =
+            ledger::Settings { index: IndexPlace::Memory, node: format!("operator-{}", Ulid::generate()), regions: Regions::Many };
+        let ledger = Ledger::open(bucket.clone(), settings, clock, metrics).await?;
+        region.open(bucket, ledger);
+        Ok(region)
     }
 
     /// The address of the first registry listener.

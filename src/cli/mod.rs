@@ -4,11 +4,13 @@ mod ask;
 mod check;
 mod columns;
 mod conflicts;
+pub mod demo;
 mod forwards;
 mod logging;
 mod mirror_config;
 mod prefetch;
 mod refresh;
+mod region;
 mod serve;
 mod status;
 mod verify;
@@ -48,6 +50,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// See three regions work together: everything in this process, nothing leaves this machine, nothing stays
+    #[command(after_help = "Examples:\n  outport demo\n  outport demo --keep\n  outport demo --json | jq .measurements")]
+    Demo(demo::Arguments),
     /// Fetch images whole before anyone asks for them
     #[command(after_help = "Example:\n  outport prefetch --platform linux/amd64 docker.io/library/debian:12")]
     Prefetch(prefetch::Arguments),
@@ -57,6 +62,11 @@ enum Command {
     /// List the pushes that an edge has not passed on to their upstream yet, and why
     #[command(after_help = "Example:\n  outport --config outport.toml forwards")]
     Forwards(forwards::Arguments),
+    /// The regions that replicate with each other: list them, join, leave, declare one lost, begin anew
+    #[command(
+        after_help = "Example:\n  outport --config outport.toml region list\n  outport --config outport.toml region lost us-east --yes"
+    )]
+    Region(region::Arguments),
     /// Wait until regions have an image: all its bytes, or the knowledge of it
     #[command(
         after_help = "Examples:\n  outport wait team/app:v1 --regions all --timeout 5m\n  outport wait team/app:v1 --regions us,ap --hold known\n\nExit codes: 0 they have it, 1 no such image, 64 usage, 69 the edge cannot be asked, 75 not in time"
@@ -86,9 +96,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config),
         Command::Check { json } => check::run(config, json),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Prefetch(arguments) => prefetch::run(config, &arguments),
         Command::Refresh(arguments) => refresh::run(config, &arguments),
         Command::Forwards(arguments) => forwards::run(config, &arguments),
+        Command::Region(arguments) => region::run(config, &arguments),
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),

@@ -330,6 +330,11 @@ impl Ledger {
         self.read(|rows| query::wanted(rows, after, limit))
     }
 
+    /// How many contents only this region has, and their bytes: what others must copy before it may leave. Walks all contents.
+    pub fn held_alone(&self) -> Result<(u64, u64), LedgerError> {
+        self.read(|rows| query::held_alone(rows, &self.origin().region))
+    }
+
     /// What is known of a place.
     pub fn place(&self, place: &Place) -> Result<Option<PlaceEntry>, LedgerError> {
         self.read(|rows| query::place(rows, place))

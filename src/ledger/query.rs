@@ -321,6 +321,21 @@ pub(super) fn wanted(rows: &dyn Rows, after: Option<&WantedKey>, limit: usize) -
     })
 }
 
+/// How many contents only one region has, and their bytes. Walks all contents.
+pub(super) fn held_alone(rows: &dyn Rows, region: &str) -> Result<(u64, u64), IndexError> {
+    let (mut contents, mut bytes) = (0, 0);
+    rows.scan(Table::Contents, &[], None, &mut |_, value| {
+        let content = ContentRow::decode(value)?;
+        let is_alone = !content.inline && content.is_live() && content.places.iter().all(|place| *place.origin.region == *region);
+        if is_alone {
+            contents += 1;
+            bytes += content.size_bytes;
+        }
+        Ok(Walk::On)
+    })?;
+    Ok((contents, bytes))
+}
+
 /// What is known of a place.
 pub(super) fn place(rows: &dyn Rows, place: &Place) -> Result<Option<PlaceEntry>, IndexError> {
     let found: Option<PlaceRow> = row(rows, Table::Places, &key::place(place))?;

@@ -117,7 +117,9 @@ impl Link {
 
     async fn step(&self, inner: &Inner, ledger: &Ledger) -> Result<Step, Blind> {
         let is_due = lock(&self.looked_at).is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-        if is_due {
+        // One that was lost is asked what does not wait: a question that waits would leave it out of sight for as long.
+        let was_lost = lock(&self.lost_at).is_some();
+        if is_due || was_lost {
             self.look(inner, ledger).await?;
         }
         self.pull(inner, ledger, (LONG_POLL, Haste::Paced)).await
@@ -176,7 +178,12 @@ impl Link {
         let after = ledger.vector()?.get(&origin);
         let (batch, haste) = tokio::select! {
             biased;
-            batch = self.remote.segments(&origin, after, wait) => (batch, haste),
+            batch = async {
+                if !wait.is_zero() {
+                    inner.gate.due().await;
+                }
+                self.remote.segments(&origin, after, wait).await
+            } => (batch, haste),
             // Whoever came cannot wait for as long as this one can.
             () = self.kicked.notified(), if !wait.is_zero() => (self.remote.segments(&origin, after, Duration::ZERO).await, Haste::Now),
         };

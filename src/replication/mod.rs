@@ -24,6 +24,7 @@ mod remote;
 mod renewal;
 mod rounds;
 mod sight;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -39,9 +40,10 @@ pub use asking::Resolved;
 pub use holding::NotHeld;
 pub use pending::Pending;
 pub use policy::{Policies, Policy};
-pub use remote::{Known, KnownEntry, Name};
+pub use remote::{Known, KnownEntry, Name, Standing as PeerStanding};
 pub use renewal::Superseded;
 pub use sight::PeerLag;
+pub use survey::{Surveyed, survey, take_over};
 
 use asking::Questions;
 use backlog::{Backlog, Oldest};
@@ -322,6 +324,11 @@ impl Inner {
 
     fn open_ledger(&self) -> Result<Ledger, Blind> {
         self.region.get().map(|open| open.ledger.clone()).map_err(|why| Blind::Own(why.to_string()))
+    }
+
+    /// Whether a region drains: the others get what it alone has.
+    fn somebody_leaves(&self, ledger: &Ledger) -> bool {
+        ledger.members().is_ok_and(|members| members.iter().any(|member| member.standing == Standing::Leaving))
     }
 
     /// The regions that copies are counted in: those of the configuration that did not leave.

@@ -1,6 +1,7 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
 mod claims;
+mod demo;
 mod disk_faults;
 mod forward;
 mod freshness;
