@@ -15,6 +15,7 @@ use super::identity::{HybridTime, Origin};
 use super::import::{self, Import, MAX_IMPORT_BYTES};
 use super::index::{Index, IndexError, Mended, Overlay, Rows};
 use super::planted::{Bug, Planted};
+use super::recent::Recent;
 use super::segment::{self, MAX_OBJECT_BYTES, Object, Segment, SegmentError};
 #[cfg(test)]
 use super::simulation::Fuse;
@@ -46,6 +47,7 @@ pub(super) struct Core {
     regions: Regions,
     /// What others have seen of the own ledger: before it is folded here, nothing may be appended.
     required: AtomicU64,
+    pub recent: Recent,
     /// Counts what was folded.
     folds: watch::Sender<u64>,
     /// One fold at a time, and none while the index is made anew.
@@ -149,6 +151,7 @@ impl Core {
             planted: Planted::default(),
             regions: identity.regions,
             required: AtomicU64::new(0),
+            recent: Recent::default(),
             folds: watch::Sender::new(0),
             folding: Mutex::new(()),
             is_loading: AtomicBool::new(false),
@@ -389,6 +392,13 @@ impl Core {
         drop(snapshot);
         if after != before {
             self.commit(changes)?;
+            for piece in pieces {
+                if let Piece::Segment(seq, bytes) = piece
+                    && (before.0 + 1..=after.0).contains(seq)
+                {
+                    self.recent.keep(*seq, bytes.clone());
+                }
+            }
             self.metrics.ledger_folded(after.0, after.0 - before.0, started.elapsed());
             self.folds.send_modify(|folds| *folds += 1);
         }
@@ -509,6 +519,7 @@ impl Core {
         if !agrees {
             tracing::warn!(seq = at.seq, imports = imports.number, "the ledger's index does not agree with the bucket: it is made anew");
             self.metrics.ledger_rebuilt("diverged");
+            self.recent.forget();
             self.work(|core| {
                 let _folding = core.folding.lock().unwrap_or_else(PoisonError::into_inner);
                 // What was compared is gone already then.

@@ -14,6 +14,7 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
+//! recent    those that were folded last, in memory
 //! recover   a new incarnation takes over from the one before it
 //! snapshot/ the fold written down         trim      stubs in place of what nobody needs any more
 //! upkeep    the timer of both             status    where to look first
@@ -49,6 +50,7 @@ mod named;
 mod planted;
 mod pull;
 mod query;
+mod recent;
 mod recover;
 mod relay;
 mod segment;

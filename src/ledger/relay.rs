@@ -49,6 +49,9 @@ impl Core {
             return Ok(if at.seq == 0 && *origin != self.origin { Segments::Unknown } else { Segments::None });
         }
         if *origin == self.origin {
+            if let Some(found) = self.recent.behind(after) {
+                return Ok(Segments::Some(fitting(found, max_bytes)));
+            }
             return Ok(own(&self.bucket, after, (at.seq, max_bytes)).await?);
         }
         relayed(&self.bucket, origin, after, (self.imports()?.number, max_bytes)).await

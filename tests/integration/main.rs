@@ -8,6 +8,7 @@ mod freshness;
 mod harness;
 mod house;
 mod lists;
+mod lives;
 mod lying_origin;
 mod one_transfer;
 mod outage;

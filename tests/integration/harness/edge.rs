@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use outport::config::{Config, process_environment};
 use outport::edge::Edge;
 use outport::metrics::Metrics;
+use outport::replication::Superseded;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustls::ClientConfig;
 use tempfile::TempDir;
@@ -156,12 +157,6 @@ impl Settings {
         self
     }
 
-    /// An edge of this region.
-    pub fn region(mut self, name: &str) -> Settings {
-        self.region = name.into();
-        self
-    }
-
     /// Keeps the cache elsewhere than beside the configuration.
     pub fn data_dir(mut self, path: &Path) -> Settings {
         self.data_dir = Some(path.to_owned());
@@ -247,7 +242,13 @@ impl TestEdge {
 
     /// Shuts the edge down and starts it again on the same cache.
     pub async fn restart(&mut self) {
+        self.restart_after(|_| ()).await;
+    }
+
+    /// Between its end and its start something happens to its folder.
+    pub async fn restart_after(&mut self, change: impl FnOnce(&Path)) {
         self.stop().await;
+        change(&self.settings.data_path());
         let edge = start_edge(&self.settings).await;
         (self.client, self.ops) = (self.settings.client(edge.registry_address()), Client::new(edge.ops_address()));
         self.edge = Some(edge);
@@ -261,6 +262,17 @@ impl TestEdge {
 
     pub fn address(&self) -> SocketAddr {
         self.client.address()
+    }
+
+    /// Tells when it can only end and start again, in another incarnation of its region.
+    pub fn superseded(&self) -> Superseded {
+        self.edge.as_ref().expect("it runs").superseded()
+    }
+
+    /// Writes its configuration into a file, for commands that read one.
+    pub fn config_path(&self) -> PathBuf {
+        let ops = self.ops.address();
+        self.settings.file("outport.toml", &self.settings.text(self.address(), ops))
     }
 
     /// Where everything of the edge lies on the disk.

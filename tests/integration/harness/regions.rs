@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::client::Client;
-use super::edge::{Settings, TestEdge};
+use super::edge::{Settings, TestEdge, own_addresses};
 
 /// What regions may take to come to a state that they come to by themselves.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,7 +73,8 @@ impl World {
                 lines.insert((*from, *to), Line::lay().await);
             }
         }
-        let bare: BTreeMap<_, _> = names.iter().map(|name| (*name, Settings::new().region(name).open_to_pushes())).collect();
+        let bare: BTreeMap<_, _> =
+            names.iter().map(|name| (*name, Settings::new().in_region(name, own_addresses()).open_to_pushes())).collect();
         let buckets: BTreeMap<&str, PathBuf> = bare.iter().map(|(name, settings)| (*name, settings.data_path().join("bucket"))).collect();
         let mut edges = BTreeMap::new();
         for (name, settings) in bare {
@@ -97,6 +98,17 @@ impl World {
 
     pub fn edge(&self, region: &str) -> &TestEdge {
         &self.edges[region]
+    }
+
+    /// The region's edge ends and starts again, perhaps in a new incarnation.
+    pub async fn restart(&mut self, region: &str) {
+        self.restart_after(region, |_| ()).await;
+    }
+
+    /// Between its end and its start something happens to its folder.
+    pub async fn restart_after(&mut self, region: &str, change: impl FnOnce(&std::path::Path)) {
+        let edge = self.edges.get_mut(region).expect("a region of this world");
+        edge.restart_after(change).await;
     }
 
     pub fn client(&self, region: &str) -> &Client {
