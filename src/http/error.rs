@@ -188,6 +188,11 @@ impl Failure {
         Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read") }
     }
 
+    /// It speaks of what there is not.
+    pub fn bad_question(detail: impl Into<Box<str>>) -> Failure {
+        Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the question cannot be answered") }
+    }
+
     pub const fn body_too_large() -> Failure {
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "the body is too large")
     }

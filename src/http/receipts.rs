@@ -19,7 +19,7 @@ use crate::ledger::Position;
 use crate::registry::{Addressing, Awaited, Breadth, Hold, Overview, Receipt, WaitError};
 
 /// How long a wait takes at most, and where nobody says.
-pub const MAX_WAIT: Duration = Duration::from_mins(10);
+pub const MAX_WAIT: Duration = Duration::from_secs(600);
 const WAIT: Duration = Duration::from_secs(30);
 /// Regions that one wait names, at most.
 const MAX_REGIONS: usize = 64;
@@ -117,14 +117,14 @@ impl Http {
             Ok(receipt) => Ok(shown(&receipt)),
             Err(WaitError::Cache(error)) => Err(Failure::from_cache(error, Subject::Manifest)),
             Err(WaitError::NotYet(_, lacking)) => Err(Failure::not_yet(lacking.join("; "))),
-            Err(WaitError::UnknownRegion(name)) => Err(Failure::bad_command(format!("no region {name:?} is configured here"))),
-            Err(WaitError::TooFewRegions(count)) => Err(Failure::bad_command(format!("there are only {count} regions"))),
+            Err(WaitError::UnknownRegion(name)) => Err(Failure::bad_question(format!("no region {name:?} is configured here"))),
+            Err(WaitError::TooFewRegions(count)) => Err(Failure::bad_question(format!("there are only {count} regions"))),
         }
     }
 
     /// To those who have signed in it is told why something does not work.
-    pub(super) fn overview(&self, principal: &Principal) -> Response<Payload> {
-        let overview = self.registry_ref().overview();
+    pub(super) async fn overview(&self, principal: &Principal) -> Response<Payload> {
+        let overview = self.registry_ref().overview().await;
         status(&if *principal == Principal::Anonymous { overview.without_reasons() } else { overview })
     }
 }

@@ -166,7 +166,7 @@ impl Http {
                 self.0.registry.report();
                 ops::metrics(self.0.metrics.render())
             }
-            Ok(OpsAction::Status) => receipts::status(&self.0.registry.overview()),
+            Ok(OpsAction::Status) => receipts::status(&self.0.registry.overview().await),
             Ok(OpsAction::Ready(check)) => self.ready(check, self.site().deadline).await,
             Err(error) => ops::refused(error),
         };
@@ -207,7 +207,7 @@ impl Http {
                 let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
                 Ok(respond::conflicts(&listed, &page))
             }
-            Call::Overview => Ok(self.overview(record.principal())),
+            Call::Overview => within(site.deadline, async { Ok(self.overview(record.principal()).await) }).await,
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,

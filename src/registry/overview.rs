@@ -1,9 +1,11 @@
 //! What operators see of this edge and its regions at one glance, and the list of conflicts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::receipts::{FRESH_FOR, Stand};
 use super::{Listed, Page, Registry};
 use crate::cache::CacheError;
 use crate::clock::Timestamp;
@@ -14,6 +16,8 @@ use crate::replication::{PeerLag, Pending};
 /// Conflicts that are read at a time, and that one page looks at, at most: a caller who may see few of many gets a short page.
 const CONFLICT_BATCH: usize = 256;
 const MAX_CONFLICT_SCAN: usize = 10_000;
+/// The least that is told of a region that cannot be seen.
+const LEAST_BLIND_MS: u64 = 1_000;
 
 /// A tag that was set by regions of which neither had seen the other.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -141,8 +145,10 @@ impl Registry {
         Ok(Listed { more: page.limit > 0 && !names.is_empty(), names })
     }
 
-    /// This edge and what it sees of the regions: asks nobody.
-    pub fn overview(&self) -> Overview {
+    /// This edge and what it sees of the regions, after asking them where they stand.
+    pub async fn overview(&self) -> Overview {
+        // While the own bucket is not open there is nothing to compare their answers with.
+        let stands = self.stands(FRESH_FOR).await.unwrap_or_default();
         let now = self.inner.witnesses.now();
         let told = match self.region() {
             Ok(open) => standpoint(&open.ledger).map_err(|why| why.to_string()),
@@ -158,7 +164,7 @@ impl Registry {
             region: replication.own_region().clone(),
             ledger,
             closed,
-            peers: replication.lag().into_iter().map(peer).collect(),
+            peers: replication.lag().into_iter().map(|lag| peer(lag, &stands, now)).collect(),
             backlog: backlog(replication.pending(), now),
         }
     }
@@ -185,23 +191,33 @@ fn standpoint(ledger: &Ledger) -> Result<Standpoint, LedgerError> {
     })
 }
 
-fn peer(lag: PeerLag) -> PeerOverview {
+/// A peer is blind when it cannot be asked, and when it cannot be followed; then its lag is the time since it could, and never nothing.
+fn peer(lag: PeerLag, stands: &[Stand], now: Timestamp) -> PeerOverview {
+    let stand = stands.iter().find(|stand| stand.region == lag.region);
+    let blind = stand.and_then(|stand| stand.blind.clone()).or_else(|| lag.blind.clone().map(|why| (why, lag.seen_at)));
+    let own = stands.first().and_then(|own| own.origin.as_ref());
+    let told = stand.zip(own).map_or(0, |(stand, own)| stand.seen.get(own));
+    let unseen_ms = blind.as_ref().map_or(0, |(_, since)| milliseconds(now.since(*since)).max(LEAST_BLIND_MS));
     PeerOverview {
         region: lag.region,
         incarnation: lag.incarnation,
         behind_events: lag.behind_events,
-        behind_ms: lag.behind_ms,
+        behind_ms: lag.behind_ms.max(unseen_ms),
         tail: lag.tail,
         folded: lag.folded,
-        seen_of_us: lag.seen_of_us,
-        visible: lag.blind.is_none(),
-        blind_since_ms: lag.blind.as_ref().map(|_| lag.seen_at.as_ms()),
-        blind: lag.blind,
+        seen_of_us: lag.seen_of_us.max(told),
+        visible: blind.is_none(),
+        blind_since_ms: blind.as_ref().map(|(_, since)| since.as_ms()),
+        blind: blind.map(|(why, _)| why),
     }
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn backlog(pending: Pending, now: Timestamp) -> Backlog {
-    let age = |since: Option<Timestamp>| since.map(|since| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX));
+    let age = |since: Option<Timestamp>| since.map(|since| milliseconds(now.since(since)));
     Backlog {
         contents: pending.contents,
         bytes: pending.bytes,
@@ -251,9 +267,11 @@ mod tests {
             region: "eu".into(),
             ledger: None,
             closed: Some("10.0.0.2: refused".to_owned()),
-            peers: vec![peer(lag)],
+            peers: vec![peer(lag, &[], Timestamp::from_ms(9_007))],
             backlog,
         };
+        // Longer than the oldest segment that is known to be there.
+        assert_eq!(overview.peers[0].behind_ms, 9_000);
         assert!(serde_json::to_string(&overview).unwrap().contains("10.0.0.1"));
         let told = serde_json::to_string(&overview.without_reasons()).unwrap();
         assert!(told.contains("\"visible\":false,\"blind_since_ms\":7") && !told.contains("10.0.0"), "{told}");

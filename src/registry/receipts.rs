@@ -21,7 +21,7 @@ use crate::oci::{Digest, Reference, RepositoryName};
 use crate::replication::PeerLag;
 
 /// What a region said so long ago is not asked for again, for a receipt and while somebody waits.
-const FRESH_FOR: Duration = Duration::from_secs(1);
+pub(super) const FRESH_FOR: Duration = Duration::from_secs(1);
 const AWAITED_FRESH_FOR: Duration = Duration::from_millis(500);
 /// Between two looks of one who waits there is this time at least, however much is folded meanwhile.
 const LEAST_PAUSE: Duration = Duration::from_millis(50);
@@ -129,12 +129,12 @@ impl From<CacheError> for WaitError {
 }
 
 /// One region as it stands to all events.
-struct Stand {
-    region: Arc<str>,
-    origin: Option<Origin>,
-    seen: VersionVector,
+pub(super) struct Stand {
+    pub region: Arc<str>,
+    pub origin: Option<Origin>,
+    pub seen: VersionVector,
     /// Why it cannot be asked, and since when.
-    blind: Option<(String, Timestamp)>,
+    pub blind: Option<(String, Timestamp)>,
     has_left: bool,
 }
 
@@ -298,7 +298,7 @@ impl Registry {
     }
 
     /// All regions, the own one first.
-    async fn stands(&self, fresh_for: Duration) -> Result<Vec<Stand>, CacheError> {
+    pub(super) async fn stands(&self, fresh_for: Duration) -> Result<Vec<Stand>, CacheError> {
         let ledger = &self.region()?.ledger;
         let heard = self.inner.witnesses.hear(fresh_for).await;
         let lags = self.inner.replication.lag();

@@ -157,6 +157,8 @@ impl Link {
         for (origin, seq) in standing.seen.iter().filter(|(origin, seq)| vector.get(origin) < *seq && is_hidden(origin)) {
             for _ in 0..MAX_ROUNDS {
                 let pulled = ledger.pull(&Through(&*self.remote), origin, Duration::ZERO).await;
+                // What they name was not seen one by one.
+                inner.copies.look_again();
                 let is_there = ledger.vector().is_ok_and(|vector| vector.covers(origin, seq));
                 if is_there || !matches!(pulled, Ok(Pulled::Some(_))) {
                     break;
@@ -256,6 +258,8 @@ impl Link {
             // An error of what was offered together with it is another's: it has its own when it is alone.
             _ => ledger.pull(&Through(&*self.remote), origin, Duration::ZERO).await,
         };
+        // With it came what it had seen, of other ledgers too.
+        inner.copies.look_again();
         match pulled {
             Ok(_) => Ok(()),
             Err(PullError::Source(why)) => Err(self.lost(why)),

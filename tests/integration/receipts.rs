@@ -75,7 +75,11 @@ async fn a_receipt_goes_from_unknown_to_known_to_held() {
     until("ap holds it", || async { of(&receipt(eu, "all/app", "v1").await.json(), "ap")["complete"] == true }).await;
     world.mend("us");
     until("us knows it", || async { of(&receipt(eu, "all/app", "v1").await.json(), "us")["known"] == true }).await;
-    until("us holds it", || async { of(&receipt(eu, "all/app", "v1").await.json(), "us")["complete"] == true }).await;
+    until("us holds it and can be asked", || async {
+        let told = receipt(eu, "all/app", "v1").await.json();
+        of(&told, "us")["complete"] == true && of(&told, "us")["visible"] == true
+    })
+    .await;
     let told = receipt(eu, "all/app", "v1").await.json();
     let there = of(&told, "us");
     assert_eq!((there["bytes_held"].as_u64(), &there["visible"]), (Some(size(&image)), &true.into()), "{told}");
@@ -244,6 +248,12 @@ async fn the_overview_tells_lag_and_blindness_and_why_only_to_operators() {
     assert_eq!((overview["region"].as_str(), &overview["ledger"]["fenced"]), (Some("us"), &Value::Null), "{overview}");
     assert!(overview["ledger"]["position"].as_str().is_some_and(|position| position.starts_with("us@")), "{overview}");
     assert_eq!(overview["backlog"]["contents"], 0, "{overview}");
+    // The push is known in us: eu hears it when somebody wants to know.
+    until("eu knows what us knows", || async {
+        let seen = world.client("eu").get("/outport/v1/status").await.json();
+        seen["ledger"]["position"] == format!("eu@{}", seen["peers"][0]["seen_of_us"])
+    })
+    .await;
     world.cut_off("eu");
     until("us is blind", || async { peer().await["visible"] == false }).await;
     let told = peer().await;
