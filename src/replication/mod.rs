@@ -180,6 +180,11 @@ impl Replication {
         &self.0.inner
     }
 
+    /// The name of this region.
+    pub fn own_name(&self) -> &Arc<str> {
+        &self.inner().own_name
+    }
+
     /// Tells when another incarnation of this region is in force.
     pub fn superseded(&self) -> Superseded {
         Superseded::new(self.0.superseded.clone())

@@ -5,6 +5,7 @@ mod disk_faults;
 mod forward;
 mod freshness;
 mod harness;
+mod home;
 mod house;
 mod lists;
 mod lying_origin;
