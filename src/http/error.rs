@@ -270,6 +270,13 @@ impl From<PushError> for Failure {
                     .with(Extra::later(retry_after))
                     .because(why);
             }
+            PushError::HomeAway { why, .. } => Failure::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                "the region that orders the tags of this repository cannot be reached now",
+            )
+            .with(Extra::later(None))
+            .because(why),
             PushError::NotHeld { .. } => {
                 Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the push is not yet as safe as it shall be")
                     .with(Extra::later(None))
@@ -367,6 +374,7 @@ impl From<ContentError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{AppendError, Rejected};
     use crate::oci::{DigestError, NameError, SessionError, TagError};
 
     fn unavailable(retry_after: Option<Duration>) -> Failure {
@@ -445,6 +453,7 @@ mod tests {
             (PushError::Referenced.into(), 405, "UNSUPPORTED"),
             (PushError::Proxied.into(), 405, "UNSUPPORTED"),
             (PushError::NotHeld { others: 1 }.into(), 503, "UNAVAILABLE"),
+            (PushError::HomeAway { home: "eu".into(), why: "secret".into() }.into(), 503, "UNAVAILABLE"),
             (PushError::Denied("the tag is locked".into()).into(), 403, "DENIED"),
             (PushError::Unavailable { why: "secret".into(), retry_after: None }.into(), 503, "UNAVAILABLE"),
             (ChunkError::Range.into(), 416, "BLOB_UPLOAD_INVALID"),
@@ -485,10 +494,25 @@ mod tests {
             (PushError::TooManySessions { retry_after: Duration::from_millis(1_500) }, header::RETRY_AFTER, "2"),
             (PushError::Unavailable { why: String::new(), retry_after: None }, header::RETRY_AFTER, "5"),
             (PushError::NotHeld { others: 1 }, header::RETRY_AFTER, "5"),
+            (PushError::HomeAway { home: "eu".into(), why: String::new() }, header::RETRY_AFTER, "5"),
             (PushError::Proxied, header::ALLOW, "GET, HEAD"),
         ] {
             assert_eq!(sent(error.clone().into()).2[&name], value, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_home_that_is_away_is_named() {
+        let body = sent(PushError::HomeAway { home: "eu".into(), why: String::new() }.into()).1;
+        assert!(body.contains("its home, region eu"), "{body}");
+    }
+
+    #[test]
+    fn row_62_a_lock_refuses() {
+        let error = AppendError::Rejected(Rejected::Locked("app:v1".to_owned()));
+        let (status, body, _) = sent(PushError::from(error).into());
+        assert_eq!(status, 403);
+        assert!(body.contains("DENIED") && body.contains("app:v1"), "{body}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A session's location carries, sealed, the edge that has it and the bytes that were there. A request that reaches another edge of the
 //! region is passed on to that one; if it is gone, so is the session, and the client starts again at once. The region stands in clear
-//! before what is sealed: a request that reaches an edge of another region is passed on to that region's edges.
+//! before what is sealed: a request that reaches an edge of another region is passed on to that region's edges. So is one that sets or
+//! takes away a name in a repository whose home is another region.
 
 use bytes::Bytes;
 use http::header;
@@ -21,7 +22,7 @@ use super::service::Http;
 use super::upload::{self, Kept, Progress};
 use crate::access::{Action, Principal};
 use crate::inflow::Inflow;
-use crate::oci::{Algorithm, RepositoryName, SessionRef};
+use crate::oci::{Algorithm, Reference, RepositoryName, SessionRef};
 use crate::peers::{PassError, Passed};
 use crate::region::Peer;
 use crate::registry::push::{PushError, Pusher};
@@ -55,6 +56,11 @@ impl Http {
             };
         }
         let registry = self.registry_ref();
+        if write.wanted.changes_names()
+            && let Some(home) = registry.home_abroad(write.access.repository())
+        {
+            return self.pass_home(&home, (site, head), inflow, record).await;
+        }
         match &write.wanted {
             Push::Begin(Begin::Session(algorithm)) => self.begin(&given, *algorithm),
             Push::Begin(Begin::Whole(digest)) => {
@@ -155,6 +161,34 @@ impl Http {
         let passed = Passed { method: &head.method, uri: &head.uri, headers: &head.headers, request_id: record.request_id() };
         passed_on(edges.pass(passed, inflow).await)
     }
+
+    /// To the region that orders what happens to the names of a repository. What it has done is here, if that comes in time, when this
+    /// returns: whoever pushed through this edge reads it back here.
+    async fn pass_home(
+        &self,
+        home: &str,
+        (site, head): (&Site, &Parts),
+        inflow: &mut Inflow,
+        record: &Record,
+    ) -> Result<Response<Payload>, Failure> {
+        let registry = self.registry_ref();
+        let away = |why: &str| PushError::HomeAway { home: home.to_owned(), why: why.to_owned() };
+        // Two regions may be configured to take each other for the home.
+        if site.tokens.has_passed(&head.headers) {
+            return Err(away("another region takes this one for the home").into());
+        }
+        let edges = registry.peer(home).and_then(Peer::edges).ok_or_else(|| away("none of its edges is configured"))?;
+        let passed = Passed { method: &head.method, uri: &head.uri, headers: &head.headers, request_id: record.request_id() };
+        let answer = edges.pass(passed, inflow).await.map_err(|error| match error {
+            PassError::Gone => away("none of its edges takes connections"),
+            PassError::Broken(why) => away(&why),
+            PassError::Inflow(error) => PushError::Inflow(error),
+        })?;
+        if let Some(position) = upload::position(&answer) {
+            registry.await_position(&position).await;
+        }
+        Ok(answer.map(Payload::Bytes))
+    }
 }
 
 /// What a client hears of a request in a session that was passed on. A session whose edge is gone is lost: the client starts again.
@@ -172,6 +206,15 @@ impl Push {
         match self {
             Push::Status(session) | Push::Chunk(session) | Push::Finish { session, .. } | Push::Cancel(session) => Some(session),
             Push::Begin(_) | Push::Manifest { .. } | Push::DeleteManifest(_) | Push::DeleteBlob(_) => None,
+        }
+    }
+
+    /// Whether it sets tags, or may take some away.
+    fn changes_names(&self) -> bool {
+        match self {
+            Push::Manifest { reference: Reference::Tag(_), .. } | Push::DeleteManifest(_) => true,
+            Push::Manifest { reference: Reference::Digest(_), tags } => !tags.is_empty(),
+            Push::Begin(_) | Push::Status(_) | Push::Chunk(_) | Push::Finish { .. } | Push::Cancel(_) | Push::DeleteBlob(_) => false,
         }
     }
 }

@@ -6,6 +6,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::body::Payload;
 use super::error::Failure;
 use super::route::STATE_PARAMETER;
+use crate::ledger::Position;
 use crate::oci::{Chunk, ChunkError, Digest, ReceivedRange, Reference, RepositoryName, SessionId, SessionState, Tag};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -89,6 +90,11 @@ pub fn deleted(position: &str) -> Response<Payload> {
     let mut response = empty(StatusCode::ACCEPTED);
     response.headers_mut().insert(OUTPORT_POSITION, value(position));
     response
+}
+
+/// The position that the answer of another edge tells.
+pub fn position<B>(answer: &Response<B>) -> Option<Position> {
+    answer.headers().get(OUTPORT_POSITION)?.to_str().ok()?.parse().ok()
 }
 
 fn session(status: StatusCode, progress: Progress<'_>) -> Response<Payload> {

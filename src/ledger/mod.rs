@@ -88,7 +88,6 @@ pub use query::{
     UnforwardedQuery, WantedEntry, WantedKey,
 };
 pub use recover::{RecoverError, Recovered};
-pub use segment::is_stub;
 pub use snapshot::Adopted;
 pub use tail::Look;
 pub use trim::Trimmed;

@@ -37,7 +37,7 @@ pub enum Pulled {
     Some(usize),
     /// There is no more.
     None,
-    /// Only a snapshot has what comes next.
+    /// Only a snapshot has what comes next, or what that has seen.
     Trimmed,
     Unknown,
 }
@@ -76,6 +76,7 @@ impl Ledger {
             }
             match self.fetch(source, &missing, Duration::ZERO).await? {
                 Fetched::Some(causes) => batch.extend(causes),
+                Fetched::Other(Pulled::Trimmed) => return Ok(Pulled::Trimmed),
                 Fetched::Other(_) => return Err(PullError::Source(format!("it has not what it names of {missing}"))),
             }
         }

@@ -15,7 +15,7 @@ use super::core::Core;
 use super::identity::Origin;
 use super::import::{self, MAX_IMPORT_BYTES, Object};
 use super::pull::{Segments, Source};
-use super::segment::{self, MAX_OBJECT_BYTES};
+use super::segment::{self, MAX_OBJECT_BYTES, is_stub};
 use crate::bucket::{Bucket, BucketError, ForeignBucket, Key};
 
 /// Segments of one answer, at most, and their bytes where nobody says.
@@ -79,16 +79,13 @@ async fn own(root: &impl Objects, after: u64, (last, max_bytes): (u64, usize)) -
     let numbers = (after + 2..=last).take(MAX_SEGMENTS - 1);
     let mut found = vec![first];
     for read in join_all(numbers.map(|seq| root.read(Key::Ledger(seq), MAX_OBJECT_BYTES))).await {
-        match read? {
-            Some(bytes) if !is_stub(&bytes) => found.push(bytes),
-            _ => break,
+        match read {
+            Ok(Some(bytes)) if !is_stub(&bytes) => found.push(bytes),
+            // What is here already goes first.
+            Ok(_) | Err(_) => break,
         }
     }
     Ok(Segments::Some(fitting(found, max_bytes)))
-}
-
-fn is_stub(bytes: &Bytes) -> bool {
-    matches!(segment::decode(bytes), Ok(segment::Object::Stub(_)))
 }
 
 /// The first of them, and what fits besides.

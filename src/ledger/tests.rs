@@ -6,14 +6,17 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::core::{Core, Identity};
 use super::index::{Index, Memory};
 use super::segment::{self, Object, Stub};
 use super::{
-    AppendError, Content, ContentKind, ControlRecord, Event, Ledger, LedgerError, Look, ManifestFacts, Origin, Place, ReferrersQuery,
-    Rejected, UnforwardedQuery, testing,
+    AppendError, Content, ContentKind, ControlRecord, Event, Foreign, Ledger, LedgerError, Look, ManifestFacts, Origin, Place,
+    ReferrersQuery, Regions, Rejected, Segments, UnforwardedQuery, testing,
 };
+use crate::bucket::Bucket;
 use crate::bucket::testing::{Fault, Faults, INCARNATION, SimulatedStore, Verb};
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 fn store() -> SimulatedStore {
@@ -341,6 +344,86 @@ async fn a_caller_is_told_in_time_and_the_attempt_goes_on_to_its_end() {
     // The first one's attempt had begun and lands; the second one's had not, and does not.
     assert_eq!(store.objects().len(), 1);
     assert_eq!(ledger.append(vec![Event::Heartbeat {}]).await.unwrap().seq, 2);
+}
+
+/// A node of a region among several.
+fn region(store: &SimulatedStore, name: &str, incarnation: &str) -> Ledger {
+    let (origin, clock) = (Origin::new(name, incarnation), Clock::manual(Timestamp::from_ms(1_700_000_000_000)));
+    let bucket = Bucket::simulated_as(&store.node(), name, incarnation, clock.clone());
+    let index = Index::in_memory(Memory::default(), &origin).unwrap();
+    let identity = Identity { node: "edge".to_owned(), origin, regions: Regions::Many };
+    Ledger::over(Core::new(bucket, index, identity, clock, Metrics::new()))
+}
+
+/// All that a region has written goes to another one.
+async fn carry(from: &Ledger, to: &Ledger) {
+    let (origin, after) = (from.origin(), to.vector().unwrap().get(from.origin()));
+    let Segments::Some(found) = from.segments_of(origin, after, 1 << 20).await.unwrap() else { return };
+    let segments = (after + 1..).zip(found).map(|(seq, bytes)| Foreign { origin: origin.clone(), seq, bytes });
+    to.import(segments.collect()).await.unwrap();
+}
+
+fn lock(of: Option<&str>, to: Option<&str>, locked: bool) -> Event {
+    Event::Lock { repository: name("app"), tag: of.map(tag), digest: to.map(digest), locked }
+}
+
+fn tagged(image_name: &str, as_tag: &str) -> Vec<Event> {
+    vec![manifest("app", image_name, image(&[])), Event::tag(name("app"), tag(as_tag), digest(image_name))]
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_62_a_lock_holds_in_every_region_and_beats_what_had_not_seen_it() {
+    let store = store();
+    let (eu, us) = (region(&store, "eu", INCARNATION), region(&store, "us", "01ARZ3NDEKTSV4RRFFQ69G5FAX"));
+    eu.append(tagged("v1", "release")).await.unwrap();
+    carry(&eu, &us).await;
+    // Locked in one region while the other, later and more often, moves the tag and takes it away.
+    let mut locking = tagged("v1", "release");
+    locking.push(lock(Some("release"), Some("v1"), true));
+    eu.append(locking).await.unwrap();
+    us.append(vec![Event::untag(name("app"), tag("release"))]).await.unwrap();
+    for image_name in ["v2", "v3"] {
+        us.append(tagged(image_name, "release")).await.unwrap();
+    }
+    carry(&eu, &us).await;
+    carry(&us, &eu).await;
+    for ledger in [&eu, &us] {
+        let entry = ledger.tag(&name("app"), &tag("release")).unwrap().unwrap();
+        assert_eq!((entry.digest, entry.is_locked, &*entry.losers), (digest("v1"), true, &[digest("v3")][..]), "{}", ledger.origin());
+        assert_eq!(ledger.conflicts(10).unwrap(), [(name("app"), entry)]);
+        // What lost stays.
+        assert!(ledger.manifest(&name("app"), &digest("v3")).unwrap().is_some());
+        let locked = Rejected::Locked("app:release".to_owned());
+        for events in [
+            tagged("v2", "release"),
+            vec![Event::untag(name("app"), tag("release"))],
+            vec![Event::delete(name("app"), digest("v1"), ContentKind::Manifest)],
+        ] {
+            assert_eq!(rejected(ledger, events.clone()).await, locked, "{events:?}");
+        }
+        // The same again is no change, and other tags are not locked.
+        ledger.append(tagged("v1", "release")).await.unwrap();
+        ledger.append(tagged("v2", &format!("next-{}", ledger.origin().region))).await.unwrap();
+    }
+    // What is unlocked moves again, everywhere; a lock of the repository holds for each tag, also one that is new.
+    carry(&us, &eu).await;
+    eu.append(vec![lock(Some("release"), None, false)]).await.unwrap();
+    carry(&eu, &us).await;
+    us.append(tagged("v2", "release")).await.unwrap();
+    us.append(vec![lock(None, None, true)]).await.unwrap();
+    carry(&us, &eu).await;
+    for ledger in [&eu, &us] {
+        assert_eq!(ledger.tag(&name("app"), &tag("release")).unwrap().unwrap().digest, digest("v2"));
+        for events in [
+            tagged("v3", "release"),
+            tagged("v3", "new"),
+            vec![Event::untag(name("app"), tag("next-eu"))],
+            vec![Event::delete(name("app"), digest("v3"), ContentKind::Manifest)],
+        ] {
+            let why = rejected(ledger, events.clone()).await;
+            assert!(matches!(why, Rejected::Locked(_)), "{events:?}: {why}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

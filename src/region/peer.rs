@@ -6,19 +6,17 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::bucket::{BucketError, ForeignBucket, Key, OpenError};
+use crate::bucket::{ForeignBucket, OpenError};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::ledger::{BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, is_stub};
+use crate::ledger::{self, BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, Source};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
-use crate::peers::protocol::{Found, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS};
+use crate::peers::protocol::Found;
 use crate::peers::{Batch, PeerError, RemoteEdges, Segments, Wanted};
 
 /// A store that could not be opened is tried again after this time.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(3);
-/// Larger than any segment is.
-const MAX_SEGMENT_BYTES: u64 = 4 << 20;
 
 /// Another region. Cloning is cheap.
 #[derive(Clone)]
@@ -79,6 +77,14 @@ impl Peer {
         store.get(&self.0.name).await.map(Some)
     }
 
+    /// The root of one of the region's incarnations in its store.
+    ///
+    /// # Errors
+    /// As for [`store`](Self::store).
+    pub async fn root_of(&self, origin: &Origin) -> Result<Option<ForeignBucket>, OpenError> {
+        Ok(self.store().await?.map(|store| rooted(&store, origin)))
+    }
+
     /// Opens the store anew when it is next needed: it may have moved, or the region has begun another incarnation.
     pub async fn forget_store(&self) {
         if let Some(store) = &self.0.store {
@@ -86,8 +92,7 @@ impl Peer {
         }
     }
 
-    /// What follows segment `after` in a ledger: from an edge, which may hold its answer back for `wait`, or from the store, which has
-    /// the region's own ledgers only.
+    /// What follows segment `after` in a ledger: from an edge, which may hold its answer back for `wait`, or from the store.
     ///
     /// # Errors
     /// Neither says anything. [`PeerError::Denied`] is not among the errors.
@@ -110,30 +115,16 @@ impl Peer {
         }
     }
 
+    /// What its store has of a ledger, its own or one that it imported.
     async fn stored(&self, store: &ForeignBucket, origin: &Origin, after: u64) -> Result<Segments, PeerError> {
-        if origin.region != *self.name() {
-            return Ok(Segments::Unknown);
-        }
-        let (root, mut segments, mut size_bytes) = (rooted(store, origin), Vec::new(), 0);
-        for seq in (after + 1..).take(MAX_BATCH_SEGMENTS) {
-            let read = root.read(&Key::Ledger(seq), MAX_SEGMENT_BYTES).await;
-            let segment = match read {
-                Ok(Some(segment)) => segment,
-                // What is here already goes first.
-                Err(error) if segments.is_empty() => return Err(error.into()),
-                Ok(None) | Err(_) => break,
-            };
-            if is_stub(&segment) {
-                // It may have been trimmed after what is here already was read.
-                return Ok(if segments.is_empty() { Segments::Trimmed } else { Segments::Some(segments) });
-            }
-            size_bytes += segment.len();
-            if size_bytes > MAX_BATCH_BYTES && !segments.is_empty() {
-                break;
-            }
-            segments.push(segment);
-        }
-        Ok(if segments.is_empty() { Segments::None } else { Segments::Some(segments) })
+        let root = if origin.region == *self.name() { rooted(store, origin) } else { store.clone() };
+        let found = Source::segments(&root, origin, after, Duration::ZERO).await.map_err(PeerError::unavailable)?;
+        Ok(match found {
+            ledger::Segments::Some(found) => Segments::Some(found),
+            ledger::Segments::None => Segments::None,
+            ledger::Segments::Trimmed => Segments::Trimmed,
+            ledger::Segments::Unknown => Segments::Unknown,
+        })
     }
 
     /// What the region knows of a manifest, by its edges; `None` if it says that it has none.
@@ -232,16 +223,6 @@ fn broken(error: impl fmt::Display) -> PeerError {
     PeerError::Broken(error.to_string())
 }
 
-impl From<BucketError> for PeerError {
-    fn from(error: BucketError) -> PeerError {
-        match error {
-            BucketError::Unavailable { why, retry_after } => PeerError::Unavailable { why, retry_after },
-            BucketError::Refused(why) => PeerError::Refused(why),
-            BucketError::Broken(why) => PeerError::Broken(why),
-        }
-    }
-}
-
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { name, edges, store } = &*self.0;
@@ -252,9 +233,49 @@ impl fmt::Debug for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Place;
+    use crate::bucket::Bucket;
+    use crate::ledger::{Event, Ledger, Place, Pulled};
     use bytes::Bytes;
+    use std::collections::BTreeMap;
     use ulid::Ulid;
+
+    /// A region in a folder, and how others reach it.
+    async fn region(name: &str, folder: &std::path::Path) -> (Ledger, Peer) {
+        let settings = config::Bucket {
+            place: config::BucketPlace::File(folder.join(name)),
+            options: BTreeMap::new(),
+            ca_file: None,
+            request_timeout: Duration::from_secs(5),
+            part_size: config::ByteSize(5 << 20),
+        };
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let bucket = Bucket::open(&settings, name, clock.clone(), metrics.clone()).await.unwrap();
+        let index = ledger::Settings { index: ledger::IndexPlace::Memory, node: "edge".to_owned(), regions: ledger::Regions::Many };
+        let ledger = Ledger::open(bucket, index, clock.clone(), metrics.clone()).await.unwrap();
+        let peer = config::Peer { region: name.to_owned(), bucket: Some(settings), edges: Vec::new(), token: None, ca_file: None };
+        (ledger, Peer::new(&peer, None, clock, metrics))
+    }
+
+    #[tokio::test]
+    async fn a_store_tells_the_ledgers_that_its_region_imported_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((eu, at_eu), (us, at_us)) = (region("eu", folder.path()).await, region("us", folder.path()).await);
+        for _ in 0..3 {
+            us.append(vec![Event::Heartbeat {}]).await.unwrap();
+        }
+        assert!(matches!(at_eu.segments(us.origin(), 0, None).await, Ok((Batch { segments: Segments::None, .. }, Via::Store))));
+        let (told, _) = at_us.segments(us.origin(), 1, None).await.unwrap();
+        let Segments::Some(found) = told.segments else { panic!("{told:?}") };
+        assert_eq!(found.len(), 2);
+        assert!(matches!(
+            eu.pull(&at_us.root_of(us.origin()).await.unwrap().unwrap(), us.origin(), Duration::ZERO).await,
+            Ok(Pulled::Some(3))
+        ));
+        for (at, after) in [(&at_eu, 1), (&at_us, 1)] {
+            assert_eq!(at.segments(us.origin(), after, None).await.unwrap().0.segments, Segments::Some(found.clone()), "{at:?}");
+        }
+        assert_eq!(at_eu.segments(us.origin(), 3, None).await.unwrap().0.segments, Segments::None);
+    }
 
     fn manifest(bytes: &'static [u8], inline: Option<&'static [u8]>) -> ManifestEntry {
         let facts = ManifestFacts { media_type: "a/b".to_owned(), size_bytes: bytes.len() as u64, ..ManifestFacts::default() };

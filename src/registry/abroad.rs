@@ -17,7 +17,7 @@ use crate::oci::{Digest, RepositoryName};
 use crate::replication::{CaughtUp, Known, KnownEntry, Name, Resolved};
 
 /// How long a request with a position waits for it.
-const POSITION_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const POSITION_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a list waits for what other regions have, and a push for what it refers to.
 const LIST_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) const PUSH_PATIENCE: Duration = Duration::from_secs(3);

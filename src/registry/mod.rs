@@ -136,8 +136,13 @@ impl Registry {
     }
 
     fn allows_sparse(&self, repository: &RepositoryName) -> bool {
+        self.policy(repository).is_some_and(|policy| policy.sparse_indexes)
+    }
+
+    /// The policy of a repository, if there is one for it.
+    fn policy(&self, repository: &RepositoryName) -> Option<config::Hosted> {
         let policies = self.inner.hosted.read().unwrap_or_else(PoisonError::into_inner).clone();
-        policies.iter().find(|policy| policy.pattern.matches(repository)).is_some_and(|policy| policy.sparse_indexes)
+        policies.iter().find(|policy| policy.pattern.matches(repository)).cloned()
     }
 
     fn region(&self) -> Result<&Open, NotOpen> {

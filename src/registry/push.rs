@@ -17,7 +17,8 @@
 //! | delete a manifest or tag | nothing | `ManifestUnknown` |
 //! | delete a blob | nothing | `BlobUnknown`, `Referenced` |
 //!
-//! Every one: `Proxied`, `Denied`, `Unavailable`. What is acknowledged has a position in the ledger, which goes with the answer.
+//! Every one: `Proxied`, `Denied`, `Unavailable`. Those that change names, in a repository whose home is another region, are passed on to
+//! that region by whoever calls ([`Registry::home_abroad`]); `HomeAway` where that cannot be. What is acknowledged has a position in the ledger, which goes with the answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::abroad::PUSH_PATIENCE;
+use super::abroad::{POSITION_PATIENCE, PUSH_PATIENCE};
 use super::{Asking, Registry};
 use crate::access::{Access, Principal};
 use crate::bucket::{BucketError, Key};
@@ -98,6 +99,9 @@ pub enum PushError {
     /// A lock, or a rule of the repository, forbids it, whoever asks.
     #[error("{0}")]
     Denied(String),
+    /// The region that orders the repository's tags is not this one. Pushing by digest goes on.
+    #[error("tags of this repository are set in its home, region {home}")]
+    HomeAway { home: String, why: String },
     /// It is committed, and other regions that shall have it too do not yet. Trying again waits again.
     #[error("committed here, not yet held by {others} other regions")]
     NotHeld { others: usize },
@@ -129,6 +133,19 @@ pub struct PushedTo {
 }
 
 impl Registry {
+    /// The other region in which names of a repository are set and taken away; `None` where this one may.
+    pub fn home_abroad(&self, repository: &RepositoryName) -> Option<String> {
+        let home = self.policy(repository)?.home.filter(|home| **home != **self.inner.replication.own_name())?;
+        self.is_hosted(repository).then_some(home)
+    }
+
+    /// Waits until what was done in another region is known here too, if that comes in time.
+    pub async fn await_position(&self, position: &Position) {
+        if !self.inner.replication.reach(position, POSITION_PATIENCE).await {
+            tracing::debug!(%position, "what was passed on is not known here yet");
+        }
+    }
+
     /// A repository of an upstream takes no pushes, and a region that leaves takes none.
     fn hosted<'a>(&self, pusher: &Pusher<'a>) -> Result<&'a RepositoryName, PushError> {
         let repository = pusher.access.repository();
@@ -475,6 +492,7 @@ impl From<AppendError> for PushError {
             AppendError::Rejected(Rejected::ReferencesUnknown(digests)) => PushError::ReferencesUnknown(digests),
             AppendError::Rejected(Rejected::InUse(_)) => PushError::Referenced,
             AppendError::Rejected(Rejected::TooLarge) => InvalidManifest::TooLarge.into(),
+            AppendError::Rejected(why @ Rejected::Locked(_)) => PushError::Denied(why.to_string()),
             // A place was swept or a blob collected between the upload's end and its event: trying again is safe.
             AppendError::Rejected(why) => PushError::Unavailable { why: why.to_string(), retry_after: None },
         }

@@ -2,7 +2,10 @@
 //!
 //! Every node follows. The one that wrote the last import goes on doing so; the others leave it some time, and import by themselves
 //! what it then has not. Doing it twice is harmless: what is folded already is passed over.
+//!
+//! Of an old region the first segments are trimmed. Who comes late takes its last snapshot over, from its store, and goes on from there.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use super::gate::Haste;
 use super::remote::{Remote, Standing, Through};
 use super::sight::Sight;
 use super::{Inner, Nodes, heart};
-use crate::ledger::{Foreign, Glance, ImportError, Ledger, LedgerError, Look, Origin, PullError, Pulled, Segments};
+use crate::ledger::{Adopted, Foreign, Glance, ImportError, Ledger, LedgerError, Look, Origin, PullError, Pulled, Segments};
 
 /// How long a peer's edge is asked to wait for something to tell. Not longer, for so long a cut line can look like a quiet one.
 const LONG_POLL: Duration = Duration::from_secs(10);
@@ -28,6 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LAST_PAUSE: Duration = Duration::from_secs(3);
 /// So long a peer that could not be asked is taken to be as blind as it was.
 const BLIND_MEMORY: Duration = Duration::from_secs(1);
+/// A snapshot that could not be taken over is tried again after this time: it is large.
+const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Rounds of one catching up, at most: what is written meanwhile is not waited for, so that only a long history takes many.
 const MAX_ROUNDS: usize = 64;
 
@@ -39,6 +44,9 @@ pub(super) struct Link {
     kicked: Notify,
     looked_at: Mutex<Option<Instant>>,
     lost_at: Mutex<Option<Instant>>,
+    /// What comes next, of its ledger or of one that it relays, is in a snapshot only.
+    is_trimmed: AtomicBool,
+    not_adopted: Mutex<Option<(Instant, String)>>,
 }
 
 /// What a question to a peer brought.
@@ -71,7 +79,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     pub fn new(remote: Box<dyn Remote>, sight: Sight) -> Link {
-        Link { remote, sight: Mutex::new(sight), kicked: Notify::new(), looked_at: Mutex::default(), lost_at: Mutex::default() }
+        Link {
+            remote,
+            sight: Mutex::new(sight),
+            kicked: Notify::new(),
+            looked_at: Mutex::default(),
+            lost_at: Mutex::default(),
+            is_trimmed: AtomicBool::new(false),
+            not_adopted: Mutex::default(),
+        }
     }
 
     pub fn region(&self) -> &Arc<str> {
@@ -122,7 +138,49 @@ impl Link {
         if is_due || was_lost {
             self.look(inner, ledger).await?;
         }
-        self.pull(inner, ledger, (LONG_POLL, Haste::Paced)).await
+        let pulled = self.pull(inner, ledger, (LONG_POLL, Haste::Paced)).await;
+        if !self.is_trimmed.swap(false, Ordering::Relaxed) {
+            return pulled;
+        }
+        match self.adopt(inner, ledger).await {
+            Ok(()) => Ok(Step::More),
+            // Its own ledger may go on all the same.
+            Err(why) => pulled.map_err(|_| self.lost(why)),
+        }
+    }
+
+    /// Takes over its last snapshot, which has what was trimmed. Only the task that follows does so: it is not dropped in the midst.
+    async fn adopt(&self, inner: &Inner, ledger: &Ledger) -> Result<(), String> {
+        if let Some((_, why)) = lock(&self.not_adopted).as_ref().filter(|(at, _)| at.elapsed() < ADOPT_AGAIN_AFTER) {
+            return Err(why.clone());
+        }
+        let adopted = self.adopt_now(inner, ledger).await;
+        if let Err(why) = &adopted {
+            tracing::warn!(region = %self.region(), why, "what was trimmed in another region cannot be had from its snapshot");
+        }
+        *lock(&self.not_adopted) = adopted.clone().err().map(|why| (Instant::now(), why));
+        adopted
+    }
+
+    async fn adopt_now(&self, inner: &Inner, ledger: &Ledger) -> Result<(), String> {
+        let folded = |origin: &Origin| ledger.vector().map(|vector| vector.get(origin)).map_err(|why| why.to_string());
+        let origin = self.sight().origin().cloned().ok_or("its incarnation is not known")?;
+        let before = folded(&origin)?;
+        // One after the other: the snapshot of one region may have all that another's would bring.
+        let _alone = inner.adopting.lock().await;
+        leave_to_others(inner, ledger, (&origin, before + 1)).await;
+        if folded(&origin)? > before {
+            return Ok(());
+        }
+        let store = self.remote.store(&origin).await?.ok_or("what comes next was trimmed there, and its store is not configured")?;
+        match ledger.adopt(&store).await.map_err(|why| why.to_string())? {
+            Adopted::Adopted => {
+                tracing::info!(region = %self.region(), through = folded(&origin)?, "a region's snapshot was taken over");
+                Ok(())
+            }
+            Adopted::Overtaken => Ok(()),
+            Adopted::None => Err("what comes next was trimmed there, and none of its snapshots can be taken over".to_owned()),
+        }
     }
 
     /// Asks where it stands.
@@ -160,6 +218,9 @@ impl Link {
                 // What they name was not seen one by one.
                 inner.copies.look_again();
                 let is_there = ledger.vector().is_ok_and(|vector| vector.covers(origin, seq));
+                if pulled == Ok(Pulled::Trimmed) {
+                    self.is_trimmed.store(true, Ordering::Relaxed);
+                }
                 if is_there || !matches!(pulled, Ok(Pulled::Some(_))) {
                     break;
                 }
@@ -204,7 +265,7 @@ impl Link {
                 sight.saw(after, inner.clock.now());
                 Ok(Step::Level)
             }
-            Segments::Trimmed => Err(self.lost("what comes next was trimmed there: this region has to begin from a snapshot".to_owned())),
+            Segments::Trimmed => Err(self.trimmed()),
             Segments::Unknown => {
                 // It may have begun anew.
                 let standing = self.look(inner, ledger).await?;
@@ -261,6 +322,7 @@ impl Link {
         // With it came what it had seen, of other ledgers too.
         inner.copies.look_again();
         match pulled {
+            Ok(Pulled::Trimmed) => Err(self.trimmed()),
             Ok(_) => Ok(()),
             Err(PullError::Source(why)) => Err(self.lost(why)),
             Err(PullError::Import(ImportError::Refused { origin: refused, why })) => {
@@ -271,6 +333,12 @@ impl Link {
             Err(PullError::Import(why @ ImportError::OwnBehind { .. })) => Err(self.lost(why.to_string())),
             Err(why) => Err(Blind::Own(why.to_string())),
         }
+    }
+
+    /// Whoever follows takes its snapshot over.
+    fn trimmed(&self) -> Blind {
+        self.is_trimmed.store(true, Ordering::Relaxed);
+        self.lost("what comes next was trimmed there: its snapshot is taken over first".to_owned())
     }
 
     /// It cannot be seen now.
@@ -293,7 +361,11 @@ impl Link {
             if standing.tail.is_some_and(|tail| ledger.vector().is_ok_and(|vector| vector.get(&standing.origin) >= tail)) {
                 return Ok(());
             }
-            if self.pull(inner, &ledger, (Duration::ZERO, Haste::Now)).await? == Step::Level {
+            let pulled = self.pull(inner, &ledger, (Duration::ZERO, Haste::Now)).await;
+            if self.is_trimmed.load(Ordering::Relaxed) {
+                self.kick();
+            }
+            if pulled? == Step::Level {
                 return Ok(());
             }
         }

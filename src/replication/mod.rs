@@ -108,6 +108,8 @@ pub(super) struct Inner {
     settings: Settings,
     policies: RwLock<Arc<Policies>>,
     gate: Gate,
+    /// Held by the one that takes a snapshot over.
+    adopting: tokio::sync::Mutex<()>,
     /// For each link, in a round, whether it is level: not known yet, yes, or no.
     rounds: Rounds<Vec<Option<bool>>>,
     questions: Questions,
@@ -150,6 +152,7 @@ impl Replication {
         };
         let inner = Arc::new(Inner {
             gate: Gate::start(region.clone()),
+            adopting: tokio::sync::Mutex::default(),
             region,
             own_name: own_name.into(),
             links: remotes.into_iter().map(link).collect(),
@@ -182,6 +185,11 @@ impl Replication {
 
     fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
+    }
+
+    /// The name of this region.
+    pub fn own_name(&self) -> &Arc<str> {
+        &self.inner().own_name
     }
 
     /// Tells when another incarnation of this region is in force.

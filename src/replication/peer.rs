@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::remote::{Batch, Known, KnownEntry, Name, Remote, Standing, Told};
+use crate::bucket::ForeignBucket;
 use crate::ledger::{Origin, Segments, VersionVector};
 use crate::peers::{self, PeerError};
 use crate::region::{Peer, Via};
@@ -35,6 +36,10 @@ impl Remote for Peer {
             Ok(Batch { segments, tail: batch.tail })
         }
         .boxed()
+    }
+
+    fn store<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<ForeignBucket>, String>> {
+        async move { self.root_of(origin).await.map_err(|why| format!("its store: {why}")) }.boxed()
     }
 
     fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::bucket::ForeignBucket;
 use crate::ledger::{self, BlobEntry, ManifestEntry, Origin, Segments, VersionVector};
 use crate::oci::{Digest, Reference, RepositoryName};
 
@@ -17,6 +18,9 @@ pub(super) trait Remote: Send + Sync {
 
     /// What follows a number in a ledger that it has: its own, or one that it imported. It may wait for something to be there.
     fn segments<'a>(&'a self, origin: &'a Origin, after: u64, wait: Duration) -> BoxFuture<'a, Result<Batch, String>>;
+
+    /// Its store, where its snapshots lie, at the root of one of its ledgers; `None` if this region does not know it.
+    fn store<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<ForeignBucket>, String>>;
 
     /// What it knows of a name, after a look that begins now.
     fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told>;

@@ -13,7 +13,8 @@ use ulid::Ulid;
 
 use super::remote::{Batch, Known, KnownEntry, Name, Remote, Standing, Told};
 use super::{CaughtUp, Nodes, Policies, Replication, Resolved, Settings};
-use crate::bucket::{Bucket, Key};
+use crate::bucket::testing::{INCARNATION, SimulatedStore};
+use crate::bucket::{Bucket, ForeignBucket, Key};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Acknowledge, BucketPlace, Replicate};
 use crate::ledger::{
@@ -104,6 +105,8 @@ struct Script {
     realm: Realm,
     manner: Mutex<Manner>,
     asked: AtomicU64,
+    /// Where its snapshots can be read.
+    store: Mutex<Option<ForeignBucket>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -123,7 +126,7 @@ enum Manner {
 
 impl Script {
     fn of(realm: &Realm) -> Arc<Script> {
-        Arc::new(Script { realm: realm.clone(), manner: Mutex::new(Manner::True), asked: AtomicU64::new(0) })
+        Arc::new(Script { realm: realm.clone(), manner: Mutex::new(Manner::True), asked: AtomicU64::new(0), store: Mutex::default() })
     }
 
     fn turn(&self, manner: Manner) {
@@ -186,6 +189,10 @@ impl Remote for Far {
             }
         }
         .boxed()
+    }
+
+    fn store<'a>(&'a self, _: &'a Origin) -> BoxFuture<'a, Result<Option<ForeignBucket>, String>> {
+        async move { Ok(self.0.store.lock().unwrap().clone()) }.boxed()
     }
 
     fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told> {
@@ -311,6 +318,46 @@ async fn what_a_region_cannot_see_another_one_relays() {
     until("what us wrote is here", || eu.knows("team/app", "near")).await;
     assert!(eu.knows("team/app", "farther").await);
     assert!(replication.lag()[1].blind.is_some());
+}
+
+/// A region whose first segments were trimmed, and what others read of its store.
+async fn old_realm(clock: &Clock) -> (Realm, ForeignBucket) {
+    let store = SimulatedStore::new(1, clock.clone());
+    let bucket = Bucket::simulated_as(&store.node(), "us", INCARNATION, clock.clone());
+    let realm = Realm::on(bucket, "edge", clock, Metrics::new()).await;
+    for _ in 0..2 {
+        realm.push("team/old", "latest", &format!("text {}", realm.ledger.position().unwrap().seq)).await;
+        for _ in 0..1_000 {
+            realm.ledger.append(vec![Event::Heartbeat {}]).await.unwrap();
+        }
+        clock.advance(Duration::from_secs(25 * 3600));
+        assert!(realm.ledger.upkeep().await.unwrap().snapshot.is_some());
+    }
+    assert_eq!(realm.ledger.segments_of(&realm.origin(), 0, 1 << 20).await, Ok(Segments::Trimmed));
+    (realm, ForeignBucket::simulated(&store.node(), "us", INCARNATION))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_trimmed_comes_with_the_snapshot_of_the_region() {
+    let clock = Clock::manual(Timestamp::from_ms(1_700_000_000_000));
+    let (us, store) = old_realm(&clock).await;
+    let (eu, script) = (Realm::new("eu", &clock).await, Script::of(&us));
+    eu.push("team/own", "v1", "one").await;
+    let replication = eu.follow(&[&script]);
+    // Without its store it cannot be seen, and says why.
+    let why = || replication.lag()[0].blind.clone().unwrap_or_default();
+    until("the region is blind", || async { why().contains("its store is not configured") }).await;
+    assert_eq!(names(replication.catch_up(SECOND).await), ["us"]);
+    assert!(!eu.knows("team/old", "latest").await);
+    *script.store.lock().unwrap() = Some(store);
+    // As long as it is left alone after it failed.
+    sleep(30 * SECOND).await;
+    until("its snapshot is here", || eu.knows("team/old", "latest")).await;
+    assert!(eu.knows("team/own", "v1").await);
+    us.push("team/new", "v1", "two").await;
+    until("it is followed from there", || eu.knows("team/new", "v1")).await;
+    assert_eq!(names(replication.catch_up(SECOND).await), Vec::<String>::new());
+    assert_eq!(replication.lag()[0].blind, None);
 }
 
 #[tokio::test]

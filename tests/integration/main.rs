@@ -6,6 +6,7 @@ mod disk_faults;
 mod forward;
 mod freshness;
 mod harness;
+mod home;
 mod house;
 mod lists;
 mod lives;

@@ -67,6 +67,11 @@ impl World {
     }
 
     pub async fn start_reaching(names: &[&'static str], tables: &str, reach: Reach) -> World {
+        World::start_each(names, |_| tables.to_owned(), reach).await
+    }
+
+    /// Regions whose configurations differ.
+    pub async fn start_each(names: &[&'static str], tables: impl Fn(&str) -> String, reach: Reach) -> World {
         let mut lines = BTreeMap::new();
         for from in names {
             for to in names.iter().filter(|to| *to != from) {
@@ -79,7 +84,7 @@ impl World {
         let mut edges = BTreeMap::new();
         for (name, settings) in bare {
             let token = settings.file("peer-token", "a token of all regions");
-            let mut settings = settings.table(tables);
+            let mut settings = settings.table(&tables(name));
             for ((_, to), line) in lines.iter().filter(|((from, _), _)| *from == name) {
                 let way = match reach {
                     Reach::Edges => format!("edges = [\"http://{}\"]\ntoken_file = \"{}\"", line.address, token.display()),
