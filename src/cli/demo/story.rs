@@ -296,3 +296,26 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool, DemoErro
     }
     Ok(started.elapsed())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_out_otherwise_is_told_with_what_was_expected() {
+        assert!(check("regions", 3, 3).is_ok());
+        assert_eq!(check("regions", 3, 2).unwrap_err().to_string(), "regions\n  expected: 3\n  found:    2");
+    }
+
+    #[tokio::test]
+    async fn what_comes_by_itself_is_waited_for_and_an_error_is_not() {
+        let mut looks = 0;
+        let waited = until("the third look", async || {
+            looks += 1;
+            Ok(looks == 3)
+        });
+        assert!(waited.await.unwrap() >= POLL_EVERY * 2);
+        let failed = until("a figure", async || Err(DemoError::wrong("a figure", "one", "none"))).await;
+        assert!(matches!(failed, Err(DemoError::Wrong { .. })));
+    }
+}
