@@ -16,12 +16,12 @@ use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
 use crate::identity::Identity;
-use crate::ledger::{self, IndexPlace, Ledger, Regions};
+use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
-use crate::replication::{self, Nodes, Replication};
+use crate::replication::{self, Nodes, Replication, Superseded};
 use crate::server::{Certificates, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
@@ -67,6 +67,8 @@ pub enum StartError {
     Bucket(#[from] OpenError),
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
 }
 
 /// Where the cache lies, and how large it may become.
@@ -90,7 +92,7 @@ impl Edge {
         let forwarder = Forwarder::start(region.clone(), policies(&config, &upstreams), clock.clone(), metrics.clone());
         let replication = replication(&config, region.clone(), clock.clone(), metrics.clone());
         let tasks = (forwarder.clone(), replication.clone());
-        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, tasks);
+        let registry = Registry::new(cache.clone(), store.clone(), region.clone(), uploads, tasks, clock.clone());
         registry.set_upstreams(upstreams);
         registry.set_hosted(&config.hosted, config.acknowledge);
         let owner = match &config.siblings {
@@ -140,9 +142,32 @@ impl Edge {
         })
     }
 
+    /// The region as an operator's command reaches it, without an edge: its bucket, its ledger with an index in memory, its peers.
+    ///
+    /// # Errors
+    /// The bucket does not answer, or cannot be used.
+    pub async fn reach_region(config: &Config, metrics: Metrics) -> Result<Region, StartError> {
+        let clock = Clock::system();
+        let resolver = Resolver::new(clock.clone(), metrics.clone())?;
+        let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };
+        let peers = config.peers.iter().map(|peer| outside.peer(peer, config.limits.request_timeout));
+        let region = Region::with_peers(peers.collect::<Result<_, _>>()?);
+        let bucket = Bucket::open(&config.bucket, &config.region, clock.clone(), metrics.clone()).await?;
+        let settings =
+            ledger::Settings { index: IndexPlace::Memory, node: format!("operator-{}", Ulid::generate()), regions: Regions::Many };
+        let ledger = Ledger::open(bucket.clone(), settings, clock, metrics).await?;
+        region.open(bucket, ledger);
+        Ok(region)
+    }
+
     /// The address of the first registry listener.
     pub fn registry_address(&self) -> SocketAddr {
         self.listeners[0].local_address()
+    }
+
+    /// Tells when this edge can do nothing more for its region but end, and start in the incarnation that is in force then.
+    pub fn superseded(&self) -> Superseded {
+        self.registry.superseded()
     }
 
     pub fn ops_address(&self) -> SocketAddr {

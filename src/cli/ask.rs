@@ -88,7 +88,8 @@ impl Edge {
             Some(url) => url.clone(),
             None => local_edge(config)?,
         };
-        let uri: Uri = base.join(request.uri().path()).map_err(usage)?.as_str().parse().map_err(usage)?;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let uri: Uri = base.join(path).map_err(usage)?.as_str().parse().map_err(usage)?;
         let host = uri.host().ok_or_else(|| AskError::Usage(format!("{base} has no host")))?.to_owned();
         let settings = dial::Settings {
             ca_file: self.ca_file.clone(),
@@ -149,9 +150,12 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<Value, AskError> {
     }
     let message =
         json.pointer("/errors/0/message").and_then(Value::as_str).unwrap_or_else(|| status.canonical_reason().unwrap_or_default());
-    let message = format!("{}: {message}", status.as_u16());
+    let detail = json.pointer("/errors/0/detail").and_then(Value::as_str).map(|detail| format!(": {detail}")).unwrap_or_default();
+    let message = format!("{}: {message}{detail}", status.as_u16());
     Err(match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => AskError::TryAgain(message),
+        // The edge could not read what it was asked.
+        StatusCode::BAD_REQUEST => AskError::Usage(message),
         _ => AskError::Refused(message),
     })
 }
@@ -165,6 +169,12 @@ mod tests {
         assert_eq!(judge(StatusCode::OK, b"{\"a\":1}").unwrap()["a"], 1);
         let denied = judge(StatusCode::UNAUTHORIZED, br#"{"errors":[{"code":"UNAUTHORIZED","message":"sign in"}]}"#).unwrap_err();
         assert_eq!(denied.to_string(), "401: sign in");
-        assert!(matches!(judge(StatusCode::SERVICE_UNAVAILABLE, b""), Err(AskError::TryAgain(_))));
+        let body = br#"{"errors":[{"code":"UNAVAILABLE","message":"not everywhere yet","detail":"us does not know it yet"}]}"#;
+        let waiting = judge(StatusCode::SERVICE_UNAVAILABLE, body).unwrap_err();
+        assert_eq!(waiting.to_string(), "503: not everywhere yet: us does not know it yet");
+        for (status, code) in [(503, TRY_AGAIN), (429, TRY_AGAIN), (400, USAGE), (404, FAILED)] {
+            let error = judge(StatusCode::from_u16(status).unwrap(), b"").unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::from(code), "{status}");
+        }
     }
 }

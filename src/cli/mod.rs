@@ -2,14 +2,19 @@
 
 mod ask;
 mod check;
+mod columns;
+mod conflicts;
 pub mod demo;
 mod forwards;
 mod logging;
 mod mirror_config;
 mod prefetch;
 mod refresh;
+mod region;
 mod serve;
+mod status;
 mod verify;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +62,22 @@ enum Command {
     /// List the pushes that an edge has not passed on to their upstream yet, and why
     #[command(after_help = "Example:\n  outport --config outport.toml forwards")]
     Forwards(forwards::Arguments),
+    /// The regions that replicate with each other: list them, join, leave, declare one lost, begin anew
+    #[command(
+        after_help = "Example:\n  outport --config outport.toml region list\n  outport --config outport.toml region lost us-east --yes"
+    )]
+    Region(region::Arguments),
+    /// Wait until regions have an image: all its bytes, or the knowledge of it
+    #[command(
+        after_help = "Examples:\n  outport wait team/app:v1 --regions all --timeout 5m\n  outport wait team/app:v1 --regions us,ap --hold known\n\nExit codes: 0 they have it, 1 no such image, 64 usage, 69 the edge cannot be asked, 75 not in time"
+    )]
+    Wait(wait::Arguments),
+    /// Show an edge, the other regions as it sees them, and what waits
+    #[command(after_help = "Example:\n  outport --config outport.toml status")]
+    Status(status::Arguments),
+    /// List the tags that regions set without having seen each other's
+    #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
+    Conflicts(conflicts::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -79,6 +100,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Prefetch(arguments) => prefetch::run(config, &arguments),
         Command::Refresh(arguments) => refresh::run(config, &arguments),
         Command::Forwards(arguments) => forwards::run(config, &arguments),
+        Command::Region(arguments) => region::run(config, &arguments),
+        Command::Wait(arguments) => wait::run(config, &arguments),
+        Command::Status(arguments) => status::run(config, &arguments),
+        Command::Conflicts(arguments) => conflicts::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

@@ -60,7 +60,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let edge = match Edge::start(loaded.config.clone(), metrics).await {
+    let mut edge = match Edge::start(loaded.config.clone(), metrics.clone()).await {
         Ok(edge) => edge,
         Err(error) => {
             eprintln!("outport: {error}");
@@ -68,10 +68,23 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
         }
     };
     greet(&edge, &loaded.config);
+    let (mut superseded, mut config_in_force) = (edge.superseded(), loaded.config.clone());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            why = superseded.wait() => {
+                tracing::warn!(%why, "starting again");
+                edge.shutdown().await;
+                edge = match Edge::start(config_in_force.clone(), metrics.clone()).await {
+                    Ok(edge) => edge,
+                    Err(error) => {
+                        eprintln!("outport: {error}");
+                        return ExitCode::from(UNAVAILABLE);
+                    }
+                };
+                superseded = edge.superseded();
+            },
             changed = watcher.changed() => match changed {
                 Ok(loaded) => {
                     for warning in loaded.warning_lines() {
@@ -80,6 +93,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
                     if let Err(error) = log.set_level(&loaded.config.log.level) {
                         tracing::error!(%error, "the log's level stays as it was");
                     }
+                    config_in_force = loaded.config.clone();
                     edge.reload(loaded.config);
                 }
                 Err(errors) => edge.reject(&errors),

@@ -9,6 +9,7 @@ use http::{Version, header};
 use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::log::Record;
+use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Policy, Principal};
@@ -36,6 +37,9 @@ pub enum Call {
     Ready,
     Catalog(Page),
     Forwards,
+    Conflicts(Page),
+    Overview,
+    Wait(Waiting),
     Read(Read),
     Write(Write),
     /// Authorized when its body has told the repository.
@@ -68,7 +72,7 @@ impl Wanted {
     /// What is absent when this is.
     pub fn subject(&self) -> Subject {
         match self {
-            Wanted::Manifest(_) => Subject::Manifest,
+            Wanted::Manifest(_) | Wanted::Receipt(_) => Subject::Manifest,
             Wanted::Blob(_) => Subject::Blob,
             Wanted::Tags(_) | Wanted::Referrers { .. } => Subject::Repository,
         }
@@ -95,6 +99,9 @@ impl Site {
             Action::Version => self.enter(&principal).map(|()| Call::Version),
             Action::Catalog(page) => self.enter(&principal).map(|()| Call::Catalog(page)),
             Action::Forwards => self.enter(&principal).map(|()| Call::Forwards),
+            Action::Conflicts(page) => self.enter(&principal).map(|()| Call::Conflicts(page)),
+            Action::Overview => self.enter(&principal).map(|()| Call::Overview),
+            Action::Wait(wait) => self.admit_wait(wait, &principal, record).map(Call::Wait),
             Action::Command(command) => self.enter(&principal).map(|()| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
@@ -144,7 +151,7 @@ impl Site {
     }
 
     /// What names no repository is for those who may do anything at all.
-    fn enter(&self, principal: &Principal) -> Result<(), Failure> {
+    pub(super) fn enter(&self, principal: &Principal) -> Result<(), Failure> {
         if *principal == Principal::Anonymous && !self.policy.has_anonymous() { Err(Failure::unauthorized()) } else { Ok(()) }
     }
 
@@ -250,6 +257,23 @@ mod tests {
         format!("{} {:?} {bytes:?}", response.status(), response.headers())
     }
 
+    const WAIT_FOR_POSITION: &str = "/outport/v1/wait?position=eu@1";
+
+    #[test]
+    fn a_receipt_is_for_those_who_may_pull() {
+        let site = site(&["docker.io/**"]);
+        for (name, user, expected) in [
+            ("docker.io/library/alpine", None, 200),
+            ("team/app", None, 401),
+            ("team/app", Some("stranger"), 404),
+            ("ghcr.io/o/r", Some("ci"), 200),
+        ] {
+            for target in [format!("/outport/v1/replication/{name}/v1"), format!("/outport/v1/wait?image={name}:v1")] {
+                assert_eq!(status(admit(&site, &target, user)), expected, "{target} {user:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_version_check_asks_for_credentials_where_nobody_is_anonymous() {
         for (anonymous, user, expected) in [
@@ -259,7 +283,8 @@ mod tests {
             (&[], Some("unknown"), 401),
             (&["docker.io/**"], Some("unknown"), 401),
         ] {
-            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards"] {
+            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION]
+            {
                 assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
             }
         }

@@ -32,12 +32,23 @@ struct Fields {
 }
 
 /// An image as people write it: `docker.io/library/alpine:3`, `ghcr.io/o/r@sha256:...`, `registry.local:5000/a`.
-#[derive(Debug, PartialEq)]
-struct Image {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
     /// A first component with a port is an upstream's name, which no repository can have.
-    ns: Option<String>,
-    name: RepositoryName,
-    reference: Reference,
+    pub ns: Option<String>,
+    pub name: RepositoryName,
+    pub reference: Reference,
+}
+
+/// Why a text names no image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("image: {0}")]
+pub struct ImageError(String);
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Failure {
+        Failure::bad_command(error.to_string())
+    }
 }
 
 /// Reads a command and authorizes it: it needs the right to push to its repository.
@@ -61,10 +72,10 @@ fn is_platform(text: &str) -> bool {
 }
 
 impl FromStr for Image {
-    type Err = Failure;
+    type Err = ImageError;
 
-    fn from_str(text: &str) -> Result<Image, Failure> {
-        let bad = |error: &dyn std::fmt::Display| Failure::bad_command(format!("image: {error}"));
+    fn from_str(text: &str) -> Result<Image, ImageError> {
+        let bad = |error: &dyn std::fmt::Display| ImageError(error.to_string());
         let (named, digest) = match text.split_once('@') {
             Some((named, digest)) => (named, Some(digest)),
             None => (text, None),

@@ -127,6 +127,12 @@ impl Failure {
             .with(Extra::later(Some(Duration::from_secs(1))))
     }
 
+    /// The time is over, and not all is where it shall be: who waited comes again.
+    pub fn not_yet(detail: impl Into<Box<str>>) -> Failure {
+        let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "not everywhere yet");
+        Failure { detail: Some(detail.into()), ..failure.with(Extra::later(Some(Duration::from_secs(1)))) }
+    }
+
     /// The caller may see the repository, but not do this to it.
     pub const fn forbidden() -> Failure {
         Failure::new(StatusCode::FORBIDDEN, "DENIED", "requested access to the resource is denied")
@@ -383,6 +389,7 @@ mod tests {
             (Failure::no_peer(), 401, "UNAUTHORIZED"),
             (Failure::trimmed(), 410, "UNSUPPORTED"),
             (Failure::too_many_waiting(), 503, "UNAVAILABLE"),
+            (Failure::not_yet("us does not know it yet"), 503, "UNAVAILABLE"),
             (AuthError::Malformed.into(), 400, "UNAUTHORIZED"),
             (AuthError::Refused.into(), 401, "UNAUTHORIZED"),
             (UnknownNamespace.into(), 404, "NAME_UNKNOWN"),

@@ -12,6 +12,7 @@ mod ops;
 pub mod outbox;
 mod peer;
 mod push;
+mod receipts;
 mod request_id;
 mod respond;
 pub mod route;

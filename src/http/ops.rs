@@ -10,7 +10,7 @@ use super::route::{RouteError, asks_deep};
 use crate::registry::{Check, Readiness};
 
 const PAGE: &str = "outport\n\n/livez          this process answers\n/readyz         this edge can serve (?deep=1: end to end)\n\
-                    /metrics        Prometheus text format\n";
+                    /metrics        Prometheus text format\n/status         the regions, how far behind they are, and what waits\n";
 
 /// What the operators' listener is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub enum OpsAction {
     Alive,
     Ready(Check),
     Metrics,
+    Status,
     Page,
 }
 
@@ -26,6 +27,7 @@ pub fn route_ops(method: &Method, path: &str, query: &str) -> Result<OpsAction, 
         "/livez" => OpsAction::Alive,
         "/readyz" => OpsAction::Ready(if asks_deep(query) { Check::Deep } else { Check::Shallow }),
         "/metrics" => OpsAction::Metrics,
+        "/status" => OpsAction::Status,
         "/" => OpsAction::Page,
         _ => return Err(RouteError::Unknown),
     };
@@ -83,6 +85,7 @@ mod tests {
             ("/readyz", "", Ok(OpsAction::Ready(Check::Shallow))),
             ("/readyz", "deep=1", Ok(OpsAction::Ready(Check::Deep))),
             ("/metrics", "x", Ok(OpsAction::Metrics)),
+            ("/status", "", Ok(OpsAction::Status)),
             ("/", "", Ok(OpsAction::Page)),
             ("/v2/", "", Err(RouteError::Unknown)),
         ] {

@@ -11,7 +11,7 @@ use super::error::Failure;
 use super::log::freshness_text;
 use crate::cache::{Answer, Freshness, Source, StoredManifest};
 use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, RangeParts, RepositoryName, Tag, referrers_index};
-use crate::registry::{BlobHead, Listed, Page, Pending, Prefetched};
+use crate::registry::{BlobHead, Conflict, Listed, Page, Pending, Prefetched};
 use crate::store::Content;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -103,6 +103,13 @@ pub fn catalog(listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Respons
     let names: Vec<&str> = listed.names.iter().map(RepositoryName::as_str).collect();
     let mut response = json(serde_json::json!({ "repositories": names }).to_string().into());
     link_next(response.headers_mut(), "/v2/_catalog", names.last().filter(|_| listed.more), listing);
+    response
+}
+
+pub fn conflicts(listed: &Listed<Conflict>, page: &Page) -> Response<Payload> {
+    let mut response = json(serde_json::json!({ "conflicts": listed.names, "more": listed.more }).to_string().into());
+    let last = listed.names.last().filter(|_| listed.more).map(Conflict::key);
+    link_next(response.headers_mut(), "/outport/v1/conflicts", last.as_deref().as_ref(), Listing { page, ns: None });
     response
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Method;
 use percent_encoding::percent_decode;
 
+use super::receipts::{self, Wait};
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
 use crate::peers::protocol::MAX_WAIT;
@@ -50,6 +51,12 @@ pub enum Action {
     },
     /// What is on its way to upstreams, of what the caller may read.
     Forwards,
+    /// Tags that regions set without having seen each other's, of what the caller may read.
+    Conflicts(Page),
+    /// This edge and the regions at one glance.
+    Overview,
+    /// The answer comes when regions have something.
+    Wait(Wait),
     /// An operator's command, whose image stands in the body.
     Command(Command),
     /// An edge of another region wants to know.
@@ -79,6 +86,8 @@ pub enum Question {
 pub enum Wanted {
     Manifest(Reference),
     Blob(Digest),
+    /// Which regions know a manifest and hold its bytes.
+    Receipt(Reference),
     Tags(Page),
     Referrers {
         subject: Digest,
@@ -176,6 +185,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/readyz" => return reading(method).map(|()| Action::Ready),
         b"/v2/_catalog" => return reading(method).and_then(|()| page(query).map(Action::Catalog)),
         b"/outport/v1/forwards" => return reading(method).map(|()| Action::Forwards),
+        b"/outport/v1/conflicts" => return reading(method).and_then(|()| page(query).map(Action::Conflicts)),
+        b"/outport/v1/status" => return reading(method).map(|()| Action::Overview),
+        b"/outport/v1/wait" => return reading(method).and_then(|()| receipts::wait(query).map(Action::Wait)),
         b"/outport/v1/refresh" => return posting(method).map(|()| Action::Command(Command::Refresh)),
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
@@ -186,6 +198,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             }
             if let Some(digest) = path.strip_prefix(b"/outport/v1/content/") {
                 return reading(method).and_then(|()| Ok(Action::Peer(Question::Content(decoded(digest)?.parse()?))));
+            }
+            if let Some(image) = path.strip_prefix(b"/outport/v1/replication/") {
+                return reading(method).and_then(|()| receipt(image, query));
             }
             Endpoint::find(path)?
         }
@@ -207,6 +222,17 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         Doing::Read(wanted) => Action::Read { name, ns, wanted },
         Doing::Write(wanted) => Action::Write { name, ns, wanted },
     })
+}
+
+/// `{name}/{reference}`
+fn receipt(image: &[u8], query: &str) -> Result<Action, RouteError> {
+    let mut segments = image.split(|byte| *byte == b'/').map(decoded).collect::<Result<Vec<_>, _>>()?;
+    let last = segments.pop().unwrap_or_default();
+    if last.is_empty() {
+        return Err(RouteError::Path);
+    }
+    let wanted = Wanted::Receipt(reference(&last)?);
+    Ok(Action::Read { name: repository_name(&segments)?, ns: parameter(query, "ns"), wanted })
 }
 
 /// `after=SEQ`, and perhaps `wait=SECONDS`.
@@ -452,7 +478,7 @@ fn has(query: &str, name: &'static str) -> bool {
 }
 
 /// The first parameter of this name, cut to a length.
-fn parameter(query: &str, name: &'static str) -> Option<String> {
+pub(super) fn parameter(query: &str, name: &'static str) -> Option<String> {
     values(query, name).next().map(|value| value.chars().take(MAX_PARAMETER_CHARS).collect())
 }
 

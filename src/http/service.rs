@@ -19,6 +19,7 @@ use super::error::{Failure, Subject};
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
+use super::receipts;
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
@@ -35,6 +36,8 @@ const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// A body that no read needs is taken in, so that its connection can go on, up to this many bytes and this time.
 /// Answers to other regions that are held back at one time, each until there is something to tell.
 const MAX_HELD_BACK: usize = 256;
+/// Clients that wait for regions at one time.
+const MAX_WAITERS: usize = 1_024;
 const DRAIN_BYTES: usize = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,8 @@ struct Inner {
     draining: watch::Sender<bool>,
     /// One for each answer that is held back until there is something to tell.
     held_back: Semaphore,
+    /// One for each client that waits for regions.
+    waiters: Semaphore,
 }
 
 /// Whether a connection can carry another request after this one.
@@ -76,6 +81,7 @@ impl Http {
             ids: RequestIds::new(),
             draining: watch::Sender::new(false),
             held_back: Semaphore::new(MAX_HELD_BACK),
+            waiters: Semaphore::new(MAX_WAITERS),
         }))
     }
 
@@ -106,6 +112,10 @@ impl Http {
 
     pub(super) fn held_back(&self) -> &Semaphore {
         &self.0.held_back
+    }
+
+    pub(super) fn waiters(&self) -> &Semaphore {
+        &self.0.waiters
     }
 
     /// A request on a registry listener. The answer's head is ready when this returns; it never fails.
@@ -156,6 +166,7 @@ impl Http {
                 self.0.registry.report();
                 ops::metrics(self.0.metrics.render())
             }
+            Ok(OpsAction::Status) => receipts::status(&self.0.registry.overview()),
             Ok(OpsAction::Ready(check)) => self.ready(check, self.site().deadline).await,
             Err(error) => ops::refused(error),
         };
@@ -191,6 +202,13 @@ impl Http {
                 let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
+            Call::Conflicts(page) => {
+                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
+                Ok(respond::conflicts(&listed, &page))
+            }
+            Call::Overview => Ok(self.overview(record.principal())),
+            Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
@@ -205,6 +223,7 @@ impl Http {
         let mut response = match &read.wanted {
             Wanted::Manifest(reference) => self.manifest((read, asking), reference, head, record).await?,
             Wanted::Blob(digest) => self.blob((read, asking), digest, head, record).await?,
+            Wanted::Receipt(reference) => receipts::shown(&registry.receipt(access, reference).await.map_err(refused)?),
             Wanted::Tags(page) => {
                 let answer = registry.tags(access, page, asking).await.map_err(refused)?;
                 record.found(&answer);

@@ -45,6 +45,7 @@ mod identity;
 mod import;
 mod importer;
 mod index;
+mod named;
 mod planted;
 mod pull;
 mod query;
@@ -78,6 +79,7 @@ pub use glance::Glance;
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
 pub use importer::{Foreign, ImportError};
 pub use index::IndexError;
+pub use named::{EventEntry, NamedEntry};
 pub use pull::{PullError, Pulled, Segments, Source};
 pub use query::{
     BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
@@ -328,6 +330,11 @@ impl Ledger {
         self.read(|rows| query::wanted(rows, after, limit))
     }
 
+    /// How many contents only this region has, and their bytes: what others must copy before it may leave. Walks all contents.
+    pub fn held_alone(&self) -> Result<(u64, u64), LedgerError> {
+        self.read(|rows| query::held_alone(rows, &self.origin().region))
+    }
+
     /// What is known of a place.
     pub fn place(&self, place: &Place) -> Result<Option<PlaceEntry>, LedgerError> {
         self.read(|rows| query::place(rows, place))
@@ -404,6 +411,20 @@ impl Ledger {
     /// Tags that were pushed twice by writers of which neither had seen the other.
     pub fn conflicts(&self, limit: usize) -> Result<Vec<(RepositoryName, TagEntry)>, LedgerError> {
         self.read(|rows| query::conflicts(rows, limit))
+    }
+
+    /// The same in order, by repository and tag, those behind `after`.
+    pub fn conflicts_after(
+        &self,
+        after: Option<(&RepositoryName, &str)>,
+        limit: usize,
+    ) -> Result<Vec<(RepositoryName, TagEntry)>, LedgerError> {
+        self.read(|rows| query::conflicts_after(rows, after, limit))
+    }
+
+    /// The manifest under a name, and the events that make it visible there.
+    pub fn named(&self, repository: &RepositoryName, reference: &Reference) -> Result<Option<NamedEntry>, LedgerError> {
+        self.read(|rows| named::named(rows, repository, reference))
     }
 
     /// What was passed on to an upstream under a tag, or as a manifest of its own.

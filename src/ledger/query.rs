@@ -278,7 +278,17 @@ pub(super) fn repositories(rows: &dyn Rows, after: Option<&str>, limit: usize) -
 
 /// Names whose claims had not seen each other, with the winner first.
 pub(super) fn conflicts(rows: &dyn Rows, limit: usize) -> Result<Vec<(RepositoryName, TagEntry)>, IndexError> {
-    page(rows, (Table::Conflicts, b"", None), limit, |key, _| {
+    conflicts_after(rows, None, limit)
+}
+
+/// The same, those behind a tag, which need not be one.
+pub(super) fn conflicts_after(
+    rows: &dyn Rows,
+    after: Option<(&RepositoryName, &str)>,
+    limit: usize,
+) -> Result<Vec<(RepositoryName, TagEntry)>, IndexError> {
+    let after = after.map(|(repository, tag)| key::tag_text(repository, tag));
+    page(rows, (Table::Conflicts, b"", after.as_deref()), limit, |key, _| {
         let (repository, name) = key.split_at(key.iter().position(|byte| *byte == 0).ok_or_else(|| unreadable(()))?);
         let repository = parse(repository)?;
         let entry = tag(rows, &repository, &parse(&name[1..])?)?;
@@ -309,6 +319,21 @@ pub(super) fn wanted(rows: &dyn Rows, after: Option<&WantedKey>, limit: usize) -
         let live = content.filter(ContentRow::is_live);
         Ok(live.map(|ContentRow { size_bytes, since, places, .. }| WantedEntry { digest, repository, size_bytes, since, places }))
     })
+}
+
+/// How many contents only one region has, and their bytes. Walks all contents.
+pub(super) fn held_alone(rows: &dyn Rows, region: &str) -> Result<(u64, u64), IndexError> {
+    let (mut contents, mut bytes) = (0, 0);
+    rows.scan(Table::Contents, &[], None, &mut |_, value| {
+        let content = ContentRow::decode(value)?;
+        let is_alone = !content.inline && content.is_live() && content.places.iter().all(|place| *place.origin.region == *region);
+        if is_alone {
+            contents += 1;
+            bytes += content.size_bytes;
+        }
+        Ok(Walk::On)
+    })?;
+    Ok((contents, bytes))
 }
 
 /// What is known of a place.

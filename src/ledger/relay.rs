@@ -19,7 +19,7 @@ use super::segment::{self, MAX_OBJECT_BYTES};
 use crate::bucket::{Bucket, BucketError, ForeignBucket, Key};
 
 /// Segments of one answer, at most, and their bytes where nobody says.
-const MAX_SEGMENTS: usize = 32;
+const MAX_SEGMENTS: usize = 256;
 const MAX_BYTES: usize = 4 << 20;
 /// Imports that are looked through for one answer, at most.
 const RELAYED_IMPORTS: usize = 8;

@@ -5,8 +5,11 @@
 mod abroad;
 mod hosted;
 mod names;
+mod overview;
 pub mod push;
+mod receipts;
 mod regions;
+mod witness;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,17 +18,22 @@ use std::time::Duration;
 pub use abroad::{Asking, Purpose};
 pub use hosted::ReferrersPage;
 pub use names::{Addressing, Names, Target, UnknownNamespace};
+pub use overview::{Conflict, Overview};
+pub use receipts::{Awaited, Breadth, Hold, Receipt, WaitError};
 pub use regions::{Next, Told};
+
+use witness::Witnesses;
 
 use crate::access::Access;
 pub use crate::cache::Prefetched;
 use crate::cache::{Answer, Cache, CacheError, Origin, StoredManifest};
+use crate::clock::Clock;
 use crate::config::{self, path_prefix};
 use crate::forward::Forwarder;
 pub use crate::forward::Pending;
 use crate::oci::{Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::region::{NotOpen, Open, Peer, Region};
-use crate::replication::{self, PeerLag, Replication};
+use crate::replication::{self, PeerLag, Replication, Superseded};
 use crate::store::{Content, Store};
 use crate::uploads::Uploads;
 use crate::upstream::Upstream;
@@ -55,6 +63,7 @@ struct Inner {
     uploads: Uploads,
     forwarder: Forwarder,
     replication: Replication,
+    witnesses: Witnesses,
     /// The policies of hosted repositories; the first that matches counts.
     hosted: RwLock<Arc<[config::Hosted]>>,
     /// By the path component that a full repository name begins with.
@@ -113,9 +122,11 @@ impl Registry {
         region: Region,
         uploads: Uploads,
         (forwarder, replication): (Forwarder, Replication),
+        clock: Clock,
     ) -> Registry {
-        let hosted = RwLock::new(Arc::default());
-        Registry { inner: Arc::new(Inner { cache, store, region, uploads, forwarder, replication, hosted, upstreams: RwLock::default() }) }
+        let (hosted, upstreams) = (RwLock::new(Arc::default()), RwLock::default());
+        let witnesses = Witnesses::new(region.peers(), clock);
+        Registry { inner: Arc::new(Inner { cache, store, region, uploads, forwarder, replication, witnesses, hosted, upstreams }) }
     }
 
     /// Replaces the policies of hosted repositories. `acknowledge` is for those that none is for.
@@ -285,6 +296,11 @@ impl Registry {
     /// How far behind each other region this one is.
     pub fn lag(&self) -> Vec<PeerLag> {
         self.inner.replication.lag()
+    }
+
+    /// Tells when another incarnation of the own region is in force.
+    pub fn superseded(&self) -> Superseded {
+        self.inner.replication.superseded()
     }
 
     /// Brings the gauges up to date, before they are read.

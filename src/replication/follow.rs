@@ -178,7 +178,12 @@ impl Link {
         let after = ledger.vector()?.get(&origin);
         let (batch, haste) = tokio::select! {
             biased;
-            batch = self.remote.segments(&origin, after, wait) => (batch, haste),
+            batch = async {
+                if !wait.is_zero() {
+                    inner.gate.due().await;
+                }
+                self.remote.segments(&origin, after, wait).await
+            } => (batch, haste),
             // Whoever came cannot wait for as long as this one can.
             () = self.kicked.notified(), if !wait.is_zero() => (self.remote.segments(&origin, after, Duration::ZERO).await, Haste::Now),
         };

@@ -1,6 +1,7 @@
 //! The one door through which segments of other regions reach the own bucket: several peers' go together, and while there is much to
 //! import not more often than the cost of a request for each allows.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +14,8 @@ use crate::region::Region;
 /// Between two imports, while there is always something to import; and while a client waits for one.
 const PACE: Duration = Duration::from_millis(500);
 const HASTY_PACE: Duration = Duration::from_millis(50);
+/// So many go at once after a quiet time: a push is several segments, one shortly after the other.
+const BURST: u32 = 4;
 /// Offers that wait, at most: each follower has one, and each of its callers' rounds.
 const QUEUE: usize = 256;
 /// Bytes that are offered together, about: more is left for the next import.
@@ -31,16 +34,42 @@ struct Offer {
     tell: oneshot::Sender<Result<(), ImportError>>,
 }
 
+/// Until when imports are paid for: each costs `PACE`.
+#[derive(Debug)]
+struct Pace(Mutex<Instant>);
+
+impl Pace {
+    fn due(&self) -> Instant {
+        let paid = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = PACE * (BURST - 1);
+        paid.checked_sub(ahead).unwrap_or(paid)
+    }
+
+    fn spend(&self) {
+        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // Those that clients waited for are not saved up for afterwards: the next is due in one pace at the latest.
+        *paid = ((*paid).max(now) + PACE).min(now + PACE * BURST);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Gate {
     offers: mpsc::Sender<Offer>,
+    pace: Arc<Pace>,
     task: AbortHandle,
 }
 
 impl Gate {
     pub fn start(region: Region) -> Gate {
         let (offers, waiting) = mpsc::channel(QUEUE);
-        Gate { offers, task: tokio::spawn(run(region, waiting)).abort_handle() }
+        let pace = Arc::new(Pace(Mutex::new(Instant::now())));
+        Gate { offers, pace: pace.clone(), task: tokio::spawn(run(region, waiting, pace)).abort_handle() }
+    }
+
+    /// Waits until an import would go at once. Whoever asks a peer only then gets all that was written meanwhile.
+    pub async fn due(&self) {
+        sleep_until(self.pace.due()).await;
     }
 
     /// Imports segments, with those of others. Whether these are among what was imported the ledger tells: an error may be another's.
@@ -58,16 +87,17 @@ impl Drop for Gate {
     }
 }
 
-async fn run(region: Region, mut waiting: mpsc::Receiver<Offer>) {
+async fn run(region: Region, mut waiting: mpsc::Receiver<Offer>, pace: Arc<Pace>) {
     let mut last: Option<Instant> = None;
     while let Some(first) = waiting.recv().await {
-        let offers = gather(first, last, &mut waiting).await;
+        let offers = gather(first, (last, pace.due()), &mut waiting).await;
         let (segments, tell): (Vec<_>, Vec<_>) = offers.into_iter().map(|offer| (offer.segments, offer.tell)).unzip();
         let outcome = match region.get() {
             Ok(open) => open.ledger.import(segments.concat()).await,
             Err(why) => Err(ImportError::Unavailable(why.to_string())),
         };
         last = Some(Instant::now());
+        pace.spend();
         for tell in tell {
             let _ = tell.send(outcome.clone());
         }
@@ -75,9 +105,9 @@ async fn run(region: Region, mut waiting: mpsc::Receiver<Offer>) {
 }
 
 /// The offers of one import: at once after a quiet time.
-async fn gather(first: Offer, last: Option<Instant>, waiting: &mut mpsc::Receiver<Offer>) -> Vec<Offer> {
-    let pace = |haste| if haste == Haste::Now { HASTY_PACE } else { PACE };
-    let due = |haste| last.map_or_else(Instant::now, |last| last + pace(haste));
+async fn gather(first: Offer, (last, paced): (Option<Instant>, Instant), waiting: &mut mpsc::Receiver<Offer>) -> Vec<Offer> {
+    let hasty = last.map_or(paced, |last| paced.min(last + HASTY_PACE));
+    let due = |haste| if haste == Haste::Now { hasty } else { paced };
     let (mut until, mut bytes) = (due(first.haste), bytes_of(&first));
     let mut offers = vec![first];
     loop {
@@ -109,20 +139,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn imports_go_at_once_when_idle_together_when_busy_and_soon_when_awaited() {
-        let (queue, mut waiting) = mpsc::channel(8);
+    async fn a_few_imports_go_at_once_after_a_quiet_time_then_one_in_each_pace() {
         let start = Instant::now();
-        assert_eq!((gather(offer(Haste::Paced), None, &mut waiting).await.len(), start.elapsed()), (1, Duration::ZERO));
-        // Two within the pace are one import, at its end.
+        let pace = Pace(Mutex::new(start));
+        for made in 0..10 {
+            sleep_until(pace.due()).await;
+            assert_eq!(start.elapsed(), PACE * (made + 1_u32).saturating_sub(BURST), "import {made}");
+            pace.spend();
+        }
+        // A long quiet time earns no more than the burst.
+        tokio::time::sleep(PACE * 100).await;
+        let begun = Instant::now();
+        for _ in 0..=BURST {
+            sleep_until(pace.due()).await;
+            pace.spend();
+        }
+        assert_eq!(begun.elapsed(), PACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn imports_go_together_when_busy_and_soon_when_awaited() {
+        let (queue, mut waiting) = mpsc::channel(8);
         let last = Instant::now();
+        let paced = last + PACE;
+        // Two before it is due are one import.
         queue.send(offer(Haste::Paced)).await.ok().unwrap();
-        assert_eq!((gather(offer(Haste::Paced), Some(last), &mut waiting).await.len(), last.elapsed()), (2, PACE));
+        assert_eq!((gather(offer(Haste::Paced), (Some(last), paced), &mut waiting).await.len(), last.elapsed()), (2, PACE));
         // One for which a client waits takes the others with it.
         let last = Instant::now();
+        let paced = last + PACE;
         queue.send(offer(Haste::Now)).await.ok().unwrap();
-        assert_eq!((gather(offer(Haste::Paced), Some(last), &mut waiting).await.len(), last.elapsed()), (2, HASTY_PACE));
-        tokio::time::sleep(PACE).await;
+        assert_eq!((gather(offer(Haste::Paced), (Some(last), paced), &mut waiting).await.len(), last.elapsed()), (2, HASTY_PACE));
+        // What is due goes at once.
         let begun = Instant::now();
-        assert_eq!((gather(offer(Haste::Paced), Some(last), &mut waiting).await.len(), begun.elapsed()), (1, Duration::ZERO));
+        assert_eq!((gather(offer(Haste::Paced), (Some(last), begun), &mut waiting).await.len(), begun.elapsed()), (1, Duration::ZERO));
     }
 }

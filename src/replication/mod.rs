@@ -5,7 +5,7 @@
 //! gate     the one door of imports               rounds   catching up, shared by those who need it
 //! asking   names that are unknown here           sight    what is known of a peer, and the lag; pure
 //! policy   who holds a copy of what; pure        copy/    contents come here as the policies want
-//! backlog  what was pushed here and is not elsewhere
+//! backlog  what was pushed here and is not elsewhere     pending  what operators are told of both
 //! ```
 //! Nothing here is needed for a push or a read of what this region has. A peer that is away costs those who ask for what is unknown
 //! here the time to find out, bounded, and nobody else anything.
@@ -18,10 +18,13 @@ mod gate;
 mod heart;
 mod holding;
 mod peer;
+mod pending;
 mod policy;
 mod remote;
+mod renewal;
 mod rounds;
 mod sight;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -35,9 +38,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use asking::Resolved;
 pub use holding::NotHeld;
+pub use pending::Pending;
 pub use policy::{Policies, Policy};
-pub use remote::{Known, KnownEntry, Name};
+pub use remote::{Known, KnownEntry, Name, Standing as PeerStanding};
+pub use renewal::Superseded;
 pub use sight::PeerLag;
+pub use survey::{Surveyed, survey, take_over};
 
 use asking::Questions;
 use backlog::{Backlog, Oldest};
@@ -67,6 +73,7 @@ pub struct Replication(Arc<Tasks>);
 
 struct Tasks {
     inner: Arc<Inner>,
+    superseded: watch::Receiver<Option<String>>,
     running: Mutex<Vec<AbortHandle>>,
 }
 
@@ -157,6 +164,7 @@ impl Replication {
             metrics,
         });
         let mut running = Vec::new();
+        let (tell, superseded) = watch::channel(None);
         // A region that is alone has nothing to do here.
         if !inner.links.is_empty() {
             running.extend(inner.links.iter().map(|link| {
@@ -164,15 +172,21 @@ impl Replication {
                 tokio::spawn(async move { link.follow(&inner).await }).abort_handle()
             }));
             running.push(tokio::spawn(heart::beat(inner.clone())).abort_handle());
+            running.push(tokio::spawn(renewal::watch(inner.clone(), tell)).abort_handle());
             running.push(tokio::spawn(copy::run(inner.clone())).abort_handle());
             running.push(tokio::spawn(copy::look(inner.clone())).abort_handle());
             running.push(tokio::spawn(watch_backlog(inner.clone())).abort_handle());
         }
-        Replication(Arc::new(Tasks { inner, running: Mutex::new(running) }))
+        Replication(Arc::new(Tasks { inner, superseded, running: Mutex::new(running) }))
     }
 
     fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
+    }
+
+    /// Tells when another incarnation of this region is in force.
+    pub fn superseded(&self) -> Superseded {
+        Superseded::new(self.0.superseded.clone())
     }
 
     /// Whether there are other regions.
@@ -310,6 +324,11 @@ impl Inner {
 
     fn open_ledger(&self) -> Result<Ledger, Blind> {
         self.region.get().map(|open| open.ledger.clone()).map_err(|why| Blind::Own(why.to_string()))
+    }
+
+    /// Whether a region drains: the others get what it alone has.
+    fn somebody_leaves(&self, ledger: &Ledger) -> bool {
+        ledger.members().is_ok_and(|members| members.iter().any(|member| member.standing == Standing::Leaving))
     }
 
     /// The regions that copies are counted in: those of the configuration that did not leave.

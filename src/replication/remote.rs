@@ -24,7 +24,7 @@ pub(super) trait Remote: Send + Sync {
 
 /// Where a region stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Standing {
+pub struct Standing {
     pub origin: Origin,
     /// The last segment of its ledger, where that was told.
     pub tail: Option<u64>,

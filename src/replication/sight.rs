@@ -54,6 +54,8 @@ pub struct PeerLag {
     pub behind_ms: u64,
     /// Why its tail cannot be seen.
     pub blind: Option<String>,
+    /// When it was last seen; the start of the process, before that.
+    pub seen_at: Timestamp,
     /// The last segment of this region that it has folded, as far as it told.
     pub seen_of_us: u64,
 }
@@ -161,6 +163,7 @@ impl Sight {
             behind_events: self.tail.saturating_sub(self.folded),
             behind_ms: u64::try_from(self.behind(now).as_millis()).unwrap_or(u64::MAX),
             blind: self.blind(now),
+            seen_at: self.seen_at,
             seen_of_us: self.seen_of_us,
         }
     }

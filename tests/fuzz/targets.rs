@@ -160,6 +160,9 @@ pub const ROUTES: Target = Target {
         "/outport/v1/ledger/",
         "/outport/v1/resolve?",
         "/outport/v1/content/",
+        "/outport/v1/replication/",
+        "/outport/v1/wait?image=",
+        "/outport/v1/conflicts?last=",
         "after=",
         "wait=",
         "repository=",
@@ -191,8 +194,12 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards => assert!(reads),
-        Action::Catalog(page) => {
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview => assert!(reads),
+        Action::Wait(wait) => {
+            assert!(reads);
+            assert!(wait.within <= Duration::from_secs(600));
+        }
+        Action::Catalog(page) | Action::Conflicts(page) => {
             assert!(reads);
             good_page(&page);
         }
@@ -200,8 +207,10 @@ fn routes(input: &[u8]) -> bool {
             assert!(reads);
             good_name(&name);
             match wanted {
-                Wanted::Manifest(Reference::Tag(tag)) => good_tag(&tag),
-                Wanted::Manifest(Reference::Digest(digest)) | Wanted::Blob(digest) => good_digest(&digest),
+                Wanted::Manifest(Reference::Tag(tag)) | Wanted::Receipt(Reference::Tag(tag)) => good_tag(&tag),
+                Wanted::Manifest(Reference::Digest(digest)) | Wanted::Receipt(Reference::Digest(digest)) | Wanted::Blob(digest) => {
+                    good_digest(&digest);
+                }
                 Wanted::Referrers { subject, .. } => good_digest(&subject),
                 Wanted::Tags(page) => good_page(&page),
             }

@@ -16,6 +16,7 @@ mod pressure;
 mod private;
 mod push_faults;
 mod reads;
+mod receipts;
 mod regions;
 mod reload;
 mod rows;

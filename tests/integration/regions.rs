@@ -166,6 +166,10 @@ async fn a_moved_tag_is_there_at_its_position_at_once_and_without_one_soon() {
         assert!(position.starts_with(&format!("{from}@")), "{position}");
         let answer = world.client(to).get_with(&path, &[("Outport-Position", &position)]).await;
         assert_eq!((answer.status, &answer.body), (200, &image.manifest.bytes), "{position}: {}", answer.text());
+        // Waiting takes time: not each time when there are many.
+        if number % (rounds(15) / 15) != 0 {
+            continue;
+        }
         let third = THREE[(number + 2) % 3];
         let took = until("the tag moves everywhere", || async { world.client(third).get(&path).await.body == image.manifest.bytes }).await;
         assert!(took < Duration::from_secs(5), "{took:?}");

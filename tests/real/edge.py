@@ -46,16 +46,16 @@ class Edge:
     """One edge on free ports: plain HTTP, TLS if it has a certificate, and the operators' listener."""
 
     def __init__(self, folder: Path, tables: "str | Callable[[Edge], str]", certificate: Certificate | None = None,
-                 around: tuple[str, ...] = ()):
+                 around: tuple[str, ...] = (), *, region: str = "local", listeners: tuple[str, str] | None = None):
         """`tables` goes to the end of the configuration; a function gets the edge, to name its listeners. `around` is a command that
-        runs the process, such as `ip netns exec near`."""
+        runs the process, such as `ip netns exec near`. `listeners`: the plain one and the operators', where others must know them."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._around = folder, around
-        self.plain, self.ops = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self.plain, self.ops = listeners or (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
         self.tls = f"127.0.0.1:{free_port()}" if certificate else None
         self.config = folder / "outport.toml"
         self.data = folder / "data"
-        text = f'data_dir = "{self.data}"\n[listen]\nops = "{self.ops}"\n'
+        text = f'region = "{region}"\ndata_dir = "{self.data}"\n[listen]\nops = "{self.ops}"\n'
         if certificate:
             text += f'registry = "{self.tls}"\n[[listen.also]]\naddress = "{self.plain}"\n'
             text += f'[tls]\ncert_file = "{certificate.cert_file}"\nkey_file = "{certificate.key_file}"\n'
@@ -70,7 +70,7 @@ class Edge:
 
     def _ready(self) -> bool:
         url = f"http://{self.ops}/readyz"
-        if self._around:
+        if self._around and self.ops.startswith("127."):
             return subprocess.run([*self._around, "curl", "--silent", "--fail", "--output", "/dev/null", url]).returncode == 0
         return self.get(url).status == 200
 

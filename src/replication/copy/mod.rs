@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::policy::{Policies, Urgency, chosen};
 use super::{Inner, Nodes, heart};
@@ -31,6 +31,7 @@ const LARGE_AT_ONCE: usize = 6;
 const IDLE: Duration = Duration::from_secs(15);
 /// Between two looks at all that the index has.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+const LOOK_WHILE_LEAVING: Duration = Duration::from_secs(10);
 const LEAST_LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How long copies are left to the node that imports: this, and as much again at random. One that a client waits for is not left long.
 const COURTESY: Duration = Duration::from_secs(30);
@@ -152,12 +153,14 @@ pub(super) async fn look(inner: Arc<Inner>) {
     let ledger = inner.opened().await.clone();
     let mut all_due = Instant::now();
     loop {
-        if inner.policies().are_lazy() {
+        // Who leaves has what nobody else has: then even the lazy copy.
+        let somebody_leaves = inner.somebody_leaves(&ledger);
+        if inner.policies().are_lazy() && !somebody_leaves {
             inner.copies.noted.lock().unwrap_or_else(PoisonError::into_inner).clear();
         } else {
             let everything = all_due <= Instant::now();
             if everything {
-                all_due = Instant::now() + LOOK_EVERY;
+                all_due = Instant::now() + if somebody_leaves { LOOK_WHILE_LEAVING } else { LOOK_EVERY };
             }
             let (inner, ledger) = (inner.clone(), ledger.clone());
             // Walking the index can take long, and blocks.
@@ -175,7 +178,7 @@ pub(super) async fn look(inner: Arc<Inner>) {
                 sleep(LEAST_LOOK_PAUSE).await;
             }
             () = inner.copies.added.notified() => {}
-            _ = timeout(LOOK_EVERY, std::future::pending::<()>()) => {}
+            () = sleep(LOOK_WHILE_LEAVING) => {}
         }
     }
 }
