@@ -19,7 +19,7 @@ use crate::ledger::Position;
 use crate::registry::{Addressing, Awaited, Breadth, Hold, Overview, Receipt, WaitError};
 
 /// How long a wait takes at most, and where nobody says.
-pub const MAX_WAIT: Duration = Duration::from_mins(10);
+pub const MAX_WAIT: Duration = Duration::from_secs(600);
 const WAIT: Duration = Duration::from_secs(30);
 /// Regions that one wait names, at most.
 const MAX_REGIONS: usize = 64;
