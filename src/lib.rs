@@ -4,7 +4,7 @@
 //! # Map
 //! A room imports only from lower floors, never upward and never sideways (`tests/integration/house.rs` holds this).
 //! ```text
-//! cli/        one file for each command                                      main.rs  arguments and exit codes
+//! cli/        one file or folder for each command                            main.rs  arguments and exit codes
 //! edge.rs     everything wired together: the only place that knows all rooms
 //! 10 server/    accept loops, connection limits, TLS and its reload, drain
 //!  9 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /outport/v1, ops

@@ -1,4 +1,4 @@
-//! The command line: one file for each command.
+//! The command line: one file or folder for each command.
 
 mod ask;
 mod check;

@@ -289,7 +289,16 @@ impl Replication {
     /// How far behind each other region this one is.
     pub fn lag(&self) -> Vec<PeerLag> {
         let now = self.inner().clock.now();
-        self.inner().links.iter().map(|link| link.sight().lag(now)).collect()
+        let vector = self.inner().open_ledger().ok().and_then(|ledger| ledger.vector().ok());
+        let lag_of = |link: &Arc<Link>| {
+            let mut sight = link.sight();
+            // What came by way of another region is folded too.
+            if let Some((vector, origin)) = vector.as_ref().zip(sight.origin().cloned()) {
+                sight.reached(vector.get(&origin), now);
+            }
+            sight.lag(now)
+        };
+        self.inner().links.iter().map(lag_of).collect()
     }
 
     /// Brings the gauges up to date, before they are read.

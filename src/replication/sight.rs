@@ -117,6 +117,13 @@ impl Sight {
         self.oldest = (self.tail > self.folded).then_some(now);
     }
 
+    /// So far its ledger is folded here, whoever did it.
+    pub fn reached(&mut self, seq: u64, now: Timestamp) {
+        if seq > self.folded {
+            self.folded(seq, now);
+        }
+    }
+
     pub fn heard_of_us(&mut self, seq: u64) {
         self.seen_of_us = self.seen_of_us.max(seq);
     }
@@ -208,6 +215,18 @@ mod tests {
         assert_eq!(seconds(&sight, 12), 3);
         sight.folded(5, at(12));
         assert_eq!((seconds(&sight, 12), sight.lag(at(12)).behind_events), (0, 0));
+    }
+
+    #[test]
+    fn what_is_folded_by_way_of_others_is_not_behind() {
+        let mut sight = Sight::new("us", at(0));
+        sight.meets(&Origin::new("us", "1"), 3);
+        sight.saw(5, at(10));
+        // Nothing new, and the age of what waits stays as it is.
+        sight.reached(3, at(12));
+        assert_eq!((seconds(&sight, 12), sight.lag(at(12)).behind_events), (2, 2));
+        sight.reached(5, at(13));
+        assert_eq!((seconds(&sight, 13), sight.lag(at(13)).behind_events), (0, 0));
     }
 
     #[test]

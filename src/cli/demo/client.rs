@@ -50,6 +50,11 @@ impl Answer {
         Err(DemoError::wrong(what, status, found.trim_end()))
     }
 
+    /// The body; null where it is something else than JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     pub fn digest(&self) -> Digest {
         Digest::sha256(&self.body)
     }

@@ -60,7 +60,7 @@ pub enum DemoError {
     /// What a step stands on failed.
     #[error("{0}")]
     Broken(String),
-    #[error(transparent)]
+    #[error("a temporary folder and free ports are needed: {0}")]
     Io(#[from] io::Error),
     #[error("a request failed: {0}")]
     Dial(#[from] DialError),
@@ -79,17 +79,24 @@ impl DemoError {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let done = without_proxies().and_then(|()| Folder::create()).map_err(DemoError::from).and_then(|folder| {
-        let runtime = tokio::runtime::Runtime::new()?;
-        let code = runtime.block_on(until_interrupted(arguments, &folder));
-        // The folder goes when nothing writes there any more.
-        runtime.shutdown_timeout(END_TIME);
-        code
-    });
-    done.unwrap_or_else(|error| {
+    without_proxies().map_err(DemoError::from).and_then(|()| run_here(arguments)).unwrap_or_else(|error| {
         eprintln!("outport: {error}");
         ExitCode::from(FAILED)
     })
+}
+
+fn run_here(arguments: &Arguments) -> Result<ExitCode, DemoError> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    // Signals first: from here on none leaves a folder behind.
+    let interrupted = {
+        let _inside = runtime.enter();
+        interruption()?
+    };
+    let folder = Folder::create()?;
+    let code = runtime.block_on(until_interrupted(arguments, &folder, interrupted));
+    // The folder goes when nothing writes there any more.
+    runtime.shutdown_timeout(END_TIME);
+    code
 }
 
 /// All of it stays on this machine. A proxy that the environment names would be asked for the origin, which it cannot reach: this
@@ -107,14 +114,19 @@ fn without_proxies() -> io::Result<()> {
     Err(again.exec())
 }
 
-async fn until_interrupted(arguments: &Arguments, folder: &Folder) -> Result<ExitCode, DemoError> {
+/// Ends with the first SIGINT or SIGTERM after this call.
+fn interruption() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut interrupted = std::pin::pin!(async {
+    Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-    });
+    })
+}
+
+async fn until_interrupted(arguments: &Arguments, folder: &Folder, interrupted: impl Future<Output = ()>) -> Result<ExitCode, DemoError> {
+    let mut interrupted = std::pin::pin!(interrupted);
     let done = tokio::select! {
         done = play(arguments, folder) => done?,
         () = &mut interrupted => return Ok(ExitCode::from(INTERRUPTED)),

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use http::StatusCode;
+use serde_json::{Value, json};
 
 use super::DemoError;
 use super::client::{Client, POSITION};
@@ -182,11 +183,24 @@ async fn copy_bytes(world: &World, tale: &mut Tale<'_>) -> Result<Image, DemoErr
             Ok(held.into_iter().all(|is_held| is_held))
         })
     });
-    for (region, took) in ["us", "ap"].into_iter().zip(try_join_all(held).await?) {
+    let (held, proven) = tokio::try_join!(try_join_all(held), wait_for_all(world.client("eu")))?;
+    for (region, took) in ["us", "ap"].into_iter().zip(held) {
         let beside = format!("{} MiB, nobody asked for them there", image.size_bytes() / MIB);
         tale.time(&format!("until {region} holds the bytes itself"), took, &beside);
     }
+    tale.time("until eu tells that all hold them", proven, "as for `outport wait`, a gate for pipelines");
     Ok(image)
+}
+
+/// How long a region takes to be sure that every region has the bytes that all shall keep.
+async fn wait_for_all(client: &Client) -> Result<Duration, DemoError> {
+    let started = Instant::now();
+    let path = format!("/outport/v1/wait?image={KEPT}:1&regions=all&hold=bytes&timeout={}s", PATIENCE.as_secs());
+    let receipt = client.get(&path, &[]).await?.expect("a wait for all regions", StatusCode::OK)?.json();
+    let of_regions = receipt["regions"].as_array().into_iter().flatten();
+    let complete = of_regions.filter(|region| region["complete"] == true).count();
+    check("regions of which the receipt says that they hold all", REGIONS.len(), complete)?;
+    Ok(started.elapsed())
 }
 
 /// What two sides pushed as one tag without having seen each other.
@@ -249,12 +263,11 @@ async fn heal(world: &World, tale: &mut Tale<'_>, rivals: &Rivals) -> Result<(),
     until("no region is behind", async || are_level(world).await).await?;
     tale.time("until team/app:latest is the same in all regions", seen.into_iter().max().unwrap_or_default(), "after the links came back");
     tale.time("until no region is behind another", started.elapsed(), "");
-    until("every region lists the conflict", async || {
-        let found = join_all(REGIONS.map(|region| world.metric(region, "outport_tag_conflicts", &[]))).await;
-        found.into_iter().try_fold(true, |all, conflicts| Ok(all && conflicts? == Some(1.0)))
-    })
-    .await?;
-    tale.say("eu, us and ap each count one conflict, on team/app:latest");
+    let expected = json!([{ "name": format!("{APP}:latest"), "winner": winner.to_string(), "losers": [loser.to_string()] }]);
+    for region in REGIONS {
+        check(&format!("the conflicts that {region} lists"), &expected, &conflicts(world.client(region)).await?)?;
+    }
+    tale.say("eu, us and ap list the same conflict, on team/app:latest:");
     tale.say(&format!("  winner  {winner}   pushed in ap, later"));
     tale.say(&format!("  loser   {loser}   pushed in eu, still there by its digest"));
     for region in REGIONS {
@@ -264,6 +277,14 @@ async fn heal(world: &World, tale: &mut Tale<'_>, rivals: &Rivals) -> Result<(),
     }
     tale.count("regions with the same winner", REGIONS.len(), "of 3", "all blobs pulled and compared");
     Ok(())
+}
+
+/// What a region lists as conflicts.
+async fn conflicts(client: &Client) -> Result<Value, DemoError> {
+    let listed = client.get("/outport/v1/conflicts", &[]).await?.expect("the list of conflicts", StatusCode::OK)?.json();
+    let name = |found: &Value| format!("{}:{}", found["repository"].as_str().unwrap_or("?"), found["tag"].as_str().unwrap_or("?"));
+    let told = |found: &Value| json!({ "name": name(found), "winner": found["winner"], "losers": found["losers"] });
+    Ok(listed["conflicts"].as_array().into_iter().flatten().map(told).collect())
 }
 
 async fn stop_origin(world: &mut World, tale: &mut Tale<'_>, cached: &Image) -> Result<(), DemoError> {
@@ -295,4 +316,27 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool, DemoErro
         tokio::time::sleep(POLL_EVERY).await;
     }
     Ok(started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_out_otherwise_is_told_with_what_was_expected() {
+        assert!(check("regions", 3, 3).is_ok());
+        assert_eq!(check("regions", 3, 2).unwrap_err().to_string(), "regions\n  expected: 3\n  found:    2");
+    }
+
+    #[tokio::test]
+    async fn what_comes_by_itself_is_waited_for_and_an_error_is_not() {
+        let mut looks = 0;
+        let waited = until("the third look", async || {
+            looks += 1;
+            Ok(looks == 3)
+        });
+        assert!(waited.await.unwrap() >= POLL_EVERY * 2);
+        let failed = until("a figure", async || Err(DemoError::wrong("a figure", "one", "none"))).await;
+        assert!(matches!(failed, Err(DemoError::Wrong { .. })));
+    }
 }

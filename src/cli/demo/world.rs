@@ -77,9 +77,10 @@ impl World {
              [limits]\ngrace = \"500ms\"\n"
         );
         let mut add = |table: String| text.extend(["\n", &table]);
-        for ((_, to), link) in self.links.iter().filter(|((from, _), _)| *from == name) {
+        for to in REGIONS.into_iter().chain([ORIGIN]) {
+            let Some((_, link)) = self.links.iter().find(|(ends, _)| **ends == (name, to)) else { continue };
             let url = format!("http://{}", link.address());
-            add(match *to {
+            add(match to {
                 ORIGIN => format!("[[upstream]]\nname = \"{UPSTREAM}\"\nurl = \"{url}\"\ntag_ttl = \"1s\"\n"),
                 peer => format!("[[peer]]\nregion = \"{peer}\"\nedges = [\"{url}\"]\ntoken_file = \"peer-token\"\n"),
             });
