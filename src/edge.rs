@@ -55,6 +55,9 @@ pub struct Edge {
 /// How long a start waits for the bucket. After that the edge serves what needs no bucket, and opening goes on.
 const BUCKET_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between attempts to take over from an earlier incarnation.
+const INHERIT_PAUSE: Duration = Duration::from_secs(2);
+
 /// Why an edge cannot start. An upstream or an object store that is down is no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -270,11 +273,15 @@ impl Outside {
 fn replication(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Replication {
     let settings = replication::Settings {
         follow_interval: config.replication.follow_interval,
-        nodes: if config.siblings.is_some() { Nodes::Several } else { Nodes::One },
+        nodes: nodes(config),
         copies: config.replication.clone(),
     };
     let policies = replication::Policies::new(&config.hosted, config.acknowledge);
     Replication::start(region, &config.region, settings, policies, clock, metrics)
+}
+
+fn nodes(config: &Config) -> Nodes {
+    if config.siblings.is_some() { Nodes::Several } else { Nodes::One }
 }
 
 fn upload_settings(config: &Config) -> uploads::Settings {
@@ -288,12 +295,13 @@ fn upload_settings(config: &Config) -> uploads::Settings {
 async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Result<(), OpenError> {
     let (settings, name) = (config.bucket.clone(), config.region.clone());
     let regions = if config.peers.is_empty() { Regions::One } else { Regions::Many };
-    let index = (config.data_dir.join("ledger"), regions);
+    let (index, nodes) = ((config.data_dir.join("ledger"), regions), nodes(config));
     let opening = Bucket::open(&settings, &name, clock.clone(), metrics.clone());
     let why = match tokio::time::timeout(BUCKET_PATIENCE, opening).await {
         Ok(Ok(bucket)) => match open_ledger(bucket.clone(), &index, clock.clone(), metrics.clone()).await {
             Some(ledger) => {
-                region.open(bucket, ledger);
+                // It goes on when it takes longer.
+                let _ = tokio::time::timeout(BUCKET_PATIENCE, tokio::spawn(open_with_its_past(region, bucket, ledger, nodes))).await;
                 return Ok(());
             }
             None => "its ledger cannot be opened".to_owned(),
@@ -310,13 +318,24 @@ async fn open_region(config: &Config, region: Region, clock: Clock, metrics: Met
             Err(error) => tracing::error!(%error, "the bucket cannot be used: pushes and hosted repositories stay unavailable"),
             Ok(bucket) => {
                 if let Some(ledger) = open_ledger(bucket.clone(), &index, clock, metrics).await {
-                    region.open(bucket, ledger);
                     tracing::info!("the bucket is open");
+                    open_with_its_past(region.clone(), bucket, ledger, nodes).await;
                 }
             }
         }
     });
     Ok(())
+}
+
+/// Opens the region once it has taken over from its earlier incarnations, if there are any.
+async fn open_with_its_past(region: Region, bucket: Bucket, ledger: Ledger, nodes: Nodes) {
+    region.failed("it is taking over from an earlier incarnation".to_owned());
+    while let Err(why) = replication::inherit(&region, &bucket, &ledger, nodes).await {
+        tracing::warn!(%why, "this region has not taken over from an earlier incarnation yet: it stays unavailable");
+        region.failed(format!("it has not taken over from an earlier incarnation yet: {why}"));
+        tokio::time::sleep(INHERIT_PAUSE).await;
+    }
+    region.open(bucket, ledger);
 }
 
 /// On a disk that does not take the index it is kept in memory, and made anew at each start.

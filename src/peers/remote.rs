@@ -1,9 +1,11 @@
 //! The edges of one other region, as a client sees them.
 //!
-//! They are asked in the configured order. One that takes no connections is left out for a few seconds, and one that let a request
-//! wait in vain comes last for as long. Which of them answers makes no difference: all read the same store and the same ledger.
+//! They are asked in the configured order. One that let a request wait in vain comes last for a few seconds, and one that takes no
+//! connections is left out for as long; but where that was said at once, which costs nothing, it is asked when nobody else has
+//! answered: it may only just have started. Which of them answers makes no difference: all read the same store and the same ledger.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +41,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: usize = 256;
 /// Connections to one edge that are kept for the next request.
 const MAX_IDLE: usize = 16;
-/// How long an edge that takes no connections is not asked, and one that let a request wait is asked last.
+/// How long an edge that takes no connections is not asked, or after all others, and one that let a request wait is asked last.
 const AVOIDED_FOR: Duration = Duration::from_secs(3);
 /// An answer that nobody waited for any longer was slow if it had this time.
 const SLOW_AFTER: Duration = Duration::from_millis(300);
@@ -73,8 +75,10 @@ struct Inner {
 
 struct Edge {
     url: Url,
-    /// It takes no connections; until then it is not asked. Milliseconds of the clock, as below.
+    /// It takes no connections, and to find that out takes time; until then it is not asked. Milliseconds of the clock, as below.
     dead_until_ms: AtomicU64,
+    /// It said at once that it takes no connections.
+    refusing_until_ms: AtomicU64,
     slow_until_ms: AtomicU64,
 }
 
@@ -352,6 +356,7 @@ impl RemoteEdges {
             self.failed(edge, &error);
             PeerError::unavailable(error.to_string())
         })?;
+        edge.refusing_until_ms.store(0, Ordering::Relaxed);
         let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(PeerError::Refused("the token is another one there".to_owned())),
@@ -382,11 +387,11 @@ impl RemoteEdges {
         Ok(request)
     }
 
-    /// Those that take connections, as far as is known, and the slow ones behind the others.
+    /// Those that take connections, as far as is known, the slow ones behind the others, and at the end those that refused one.
     fn in_order(&self) -> Vec<&Edge> {
         let now = self.0.clock.now();
         let mut edges: Vec<&Edge> = self.0.edges.iter().filter(|edge| !is_before(now, &edge.dead_until_ms)).collect();
-        edges.sort_by_key(|edge| is_before(now, &edge.slow_until_ms));
+        edges.sort_by_key(|edge| (is_before(now, &edge.refusing_until_ms), is_before(now, &edge.slow_until_ms)));
         edges
     }
 
@@ -397,6 +402,7 @@ impl RemoteEdges {
             // This side's own limit.
             DialError::Timeout(Wait::Slot) => {}
             DialError::Timeout(Wait::Head) | DialError::Broken { .. } => edge.slow_until_ms.store(until, Ordering::Relaxed),
+            DialError::Connect { kind: io::ErrorKind::ConnectionRefused, .. } => edge.refusing_until_ms.store(until, Ordering::Relaxed),
             _ => edge.dead_until_ms.store(until, Ordering::Relaxed),
         }
     }
@@ -411,7 +417,7 @@ impl fmt::Debug for RemoteEdges {
 
 impl Edge {
     fn new(url: &Url) -> Edge {
-        Edge { url: url.clone(), dead_until_ms: AtomicU64::new(0), slow_until_ms: AtomicU64::new(0) }
+        Edge { url: url.clone(), dead_until_ms: AtomicU64::new(0), refusing_until_ms: AtomicU64::new(0), slow_until_ms: AtomicU64::new(0) }
     }
 }
 

@@ -27,7 +27,11 @@ pub struct Played {
 
 impl Played {
     pub async fn new(answers: Vec<String>) -> Played {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Played::at(SocketAddr::from(([127, 0, 0, 1], 0)), answers).await
+    }
+
+    pub async fn at(address: SocketAddr, answers: Vec<String>) -> Played {
+        let listener = TcpListener::bind(address).await.unwrap();
         let (address, heard) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let (mut answers, log) = (VecDeque::from(answers), heard.clone());
         tokio::spawn(async move {

@@ -16,7 +16,7 @@ use crate::peers::protocol::Found;
 use crate::peers::{Batch, PeerError, RemoteEdges, Segments, Wanted};
 
 /// A store that could not be opened is tried again after this time.
-const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(3);
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Another region. Cloning is cheap.
 #[derive(Clone)]
@@ -292,6 +292,26 @@ mod tests {
             let told: Found = serde_json::from_str(&serde_json::to_string(&told).unwrap()).unwrap();
             assert_eq!(serde_json::from_value::<ManifestFacts>(told.facts.clone().unwrap()).unwrap(), manifest.facts);
             assert_eq!(entry(told).unwrap(), manifest.content);
+        }
+    }
+
+    /// A region that has not begun yet may have begun a moment later.
+    #[tokio::test]
+    async fn a_store_that_is_not_there_yet_is_tried_again_after_a_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, clock) = (folder.path().join("bucket"), Clock::manual(Timestamp::from_ms(1_000)));
+        let (request_timeout, part_size) = (Duration::from_secs(1), config::ByteSize(5 << 20));
+        let at = config::BucketPlace::File(place.clone());
+        let settings = config::Bucket { place: at, options: BTreeMap::new(), ca_file: None, request_timeout, part_size };
+        let configured =
+            config::Peer { region: "us".to_owned(), bucket: Some(settings.clone()), edges: Vec::new(), token: None, ca_file: None };
+        let peer = Peer::new(&configured, None, clock.clone(), Metrics::new());
+        assert!(matches!(peer.store().await, Err(OpenError::NotYet(_))));
+        std::fs::create_dir(&place).unwrap();
+        Bucket::open(&settings, "us", clock.clone(), Metrics::new()).await.unwrap();
+        for (after_ms, is_open) in [(999, false), (1, true)] {
+            clock.advance(Duration::from_millis(after_ms));
+            assert_eq!(peer.store().await.is_ok(), is_open, "{after_ms}");
         }
     }
 

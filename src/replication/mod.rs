@@ -41,7 +41,7 @@ pub use holding::NotHeld;
 pub use pending::Pending;
 pub use policy::{Policies, Policy};
 pub use remote::{Known, KnownEntry, Name, Standing as PeerStanding};
-pub use renewal::Superseded;
+pub use renewal::{Superseded, inherit};
 pub use sight::PeerLag;
 pub use survey::{Surveyed, survey, take_over};
 

@@ -1,5 +1,5 @@
 //! The lives of the own region. It joins when it first writes; when others declared it lost, it begins a new incarnation, and whoever
-//! runs in a new one takes over from the ones before it.
+//! runs in a new one takes over from the ones before it, before the region opens: until then it would deny what they had.
 //!
 //! A bucket that was set back is another matter: what stands in it is old, and somebody has to know why. There the region takes no
 //! pushes until an operator begins the new incarnation (`outport region renew`).
@@ -12,8 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use super::remote::Through;
 use super::{Inner, Nodes};
-use crate::ledger::{Event, Ledger, LedgerError, Recovered, Standing};
-use crate::region::Open;
+use crate::bucket::{Bucket, ForeignBucket};
+use crate::ledger::{Event, Ledger, LedgerError, Look, MemberEntry, Origin, Recovered, Segments, Source, Standing};
+use crate::region::{Open, Region};
 
 /// Between looks at whether this incarnation is still the one in force.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ impl Superseded {
 pub(super) async fn watch(inner: Arc<Inner>, tell: watch::Sender<Option<String>>) {
     inner.opened().await;
     let Ok(open) = inner.region.get() else { return };
-    while let Err(why) = join(&inner, open).await {
+    while let Err(why) = join(open).await {
         tracing::warn!(%why, "this region has not joined the others yet");
         sleep(PAUSE).await;
     }
@@ -88,25 +89,11 @@ async fn begin_anew(open: &Open) {
     }
 }
 
-/// Takes over from earlier incarnations, and says that this one is a member.
-async fn join(inner: &Inner, open: &Open) -> Result<(), String> {
+/// Says that this incarnation is a member.
+async fn join(open: &Open) -> Result<(), String> {
     let words = |why: &dyn std::fmt::Display| why.to_string();
     // An index that was just made may not know of it yet.
-    open.ledger.confirm(crate::ledger::Look::Now).await.map_err(|why| words(&why))?;
-    if inner.settings.nodes == Nodes::Several {
-        // Of many that start together one does it, and the others find it done.
-        sleep(PAUSE.mul_f64(fastrand::f64())).await;
-        open.ledger.confirm(crate::ledger::Look::Now).await.map_err(|why| words(&why))?;
-    }
-    for earlier in open.bucket.earlier_incarnations().await.map_err(|why| words(&why))? {
-        if is_removed(&open.ledger, &earlier).map_err(|why| words(&why))? {
-            continue;
-        }
-        let sources: Vec<Through<'_>> = inner.links.iter().map(|link| Through(&*link.remote)).collect();
-        let recovered = open.ledger.recover(&open.bucket.earlier(&earlier), &sources).await.map_err(|why| words(&why))?;
-        let Recovered { imported, appended, rejected } = recovered;
-        tracing::warn!(incarnation = earlier, imported, appended, rejected, "this region took over from an earlier incarnation");
-    }
+    open.ledger.confirm(Look::Now).await.map_err(|why| words(&why))?;
     let own = open.ledger.origin();
     let is_member = open.ledger.members().map_err(|why| words(&why))?.iter().any(|member| member.origin == *own);
     if !is_member {
@@ -116,7 +103,46 @@ async fn join(inner: &Inner, open: &Open) -> Result<(), String> {
     Ok(())
 }
 
-fn is_removed(ledger: &Ledger, incarnation: &str) -> Result<bool, LedgerError> {
-    let is_it = |origin: &crate::ledger::Origin| origin.region == ledger.origin().region && *origin.incarnation == *incarnation;
-    Ok(ledger.members()?.iter().any(|member| is_it(&member.origin) && member.standing == Standing::Removed))
+/// Takes over from the incarnations before this one, which denies what they had until that is done.
+///
+/// # Errors
+/// It can be tried again.
+pub async fn inherit(region: &Region, bucket: &Bucket, ledger: &Ledger, nodes: Nodes) -> Result<(), String> {
+    inherit_through(&region.peers().iter().map(|peer| Through(peer)).collect::<Vec<_>>(), bucket, ledger, nodes).await
+}
+
+pub(super) async fn inherit_through(others: &[Through<'_>], bucket: &Bucket, ledger: &Ledger, nodes: Nodes) -> Result<(), String> {
+    for earlier in bucket.earlier_incarnations().await.map_err(|why| why.to_string())? {
+        let root = bucket.earlier(&earlier);
+        if is_taken_over(ledger, &root).await? {
+            continue;
+        }
+        if nodes == Nodes::Several {
+            // Of many that start together one does it, and the others find it done.
+            sleep(PAUSE.mul_f64(fastrand::f64())).await;
+            if is_taken_over(ledger, &root).await? {
+                continue;
+            }
+        }
+        let Recovered { imported, appended, rejected } = ledger.recover(&root, others).await.map_err(|why| why.to_string())?;
+        tracing::warn!(incarnation = earlier, imported, appended, rejected, "this region took over from an earlier incarnation");
+    }
+    Ok(())
+}
+
+/// Whether there is nothing to take over from an earlier incarnation. Who declares it lost removes it as well, and that word may arrive
+/// here first: what stands behind the cut is still to be had then, and only here.
+async fn is_taken_over(ledger: &Ledger, earlier: &ForeignBucket) -> Result<bool, String> {
+    let origin = Origin::new(earlier.region(), earlier.incarnation());
+    let words = |why: LedgerError| why.to_string();
+    ledger.confirm(Look::Now).await.map_err(words)?;
+    let is_removed = |member: &MemberEntry| member.origin == origin && member.standing == Standing::Removed;
+    if !ledger.members().map_err(words)?.iter().any(is_removed) {
+        return Ok(false);
+    }
+    if ledger.cut(&origin).map_err(words)?.is_none() {
+        return Ok(true);
+    }
+    let folded = ledger.vector().map_err(words)?.get(&origin);
+    Ok(!matches!(earlier.segments(&origin, folded, Duration::ZERO).await?, Segments::Some(_)))
 }

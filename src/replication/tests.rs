@@ -11,14 +11,16 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 use ulid::Ulid;
 
-use super::remote::{Batch, Known, KnownEntry, Name, Remote, Standing, Told};
+use super::remote::{Batch, Known, KnownEntry, Name, Remote, Standing, Through, Told};
+use super::renewal::inherit_through;
 use super::{CaughtUp, Nodes, Policies, Replication, Resolved, Settings};
 use crate::bucket::testing::{INCARNATION, SimulatedStore};
 use crate::bucket::{Bucket, ForeignBucket, Key};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Acknowledge, BucketPlace, Replicate};
 use crate::ledger::{
-    self, BlobEntry, Content, Event, IndexPlace, Ledger, Look, ManifestFacts, Origin, Place, Position, Regions, Segments, VersionVector,
+    self, BlobEntry, Content, Event, IndexPlace, Ledger, Look, ManifestFacts, Origin, Place, Position, Pulled, Regions, Segments,
+    VersionVector,
 };
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
@@ -297,6 +299,35 @@ async fn a_ledger_that_is_not_what_it_should_be_is_not_followed_until_the_region
     sleep(SECOND + SECOND / 5).await;
     until("the new incarnation is followed", || async { names(replication.catch_up(SECOND).await).is_empty() }).await;
     assert_eq!(replication.lag()[0].incarnation.as_deref(), Some("02"));
+}
+
+/// Who has declared a region lost says in the same breath that it is no member any more. A new incarnation that hears of that before it
+/// has looked at the old root takes over from it all the same.
+#[tokio::test]
+async fn what_only_a_lost_region_has_is_taken_over_though_others_removed_it() {
+    let clock = Clock::system();
+    let (eu, us) = (Realm::new("eu", &clock).await, Realm::new("us", &clock).await);
+    let of_us = Script::of(&us);
+    let (following, _) = (us.follow(&[&Script::of(&eu)]), eu.push("team/app", "v1", "seen").await);
+    until("us has it", || async { us.knows("team/app", "v1").await }).await;
+    following.stop();
+    eu.push("team/app", "v2", "unseen").await;
+    let (old, cut) = (eu.origin(), us.ledger.vector().unwrap().get(&eu.origin()));
+    assert!(cut < eu.ledger.position().unwrap().seq);
+    let removed = Event::Member { origin: old.clone(), standing: ledger::Standing::Removed };
+    us.ledger.append(vec![Event::Lost { origin: old.clone(), cut }, removed]).await.unwrap();
+
+    let anew = Realm::on(eu.bucket.begin_incarnation().await.unwrap(), "edge", &clock, Metrics::new()).await;
+    for origin in [&old, &us.origin()] {
+        while let Ok(Pulled::Some(_)) = anew.ledger.pull(&Through(&Far(of_us.clone())), origin, Duration::ZERO).await {}
+    }
+    assert!(anew.ledger.cut(&old).unwrap().is_some() && !anew.knows("team/app", "v2").await);
+    let far = Far(of_us);
+    // Once is enough, and twice does no harm.
+    for _ in 0..2 {
+        inherit_through(&[Through(&far)], &anew.bucket, &anew.ledger, Nodes::One).await.unwrap();
+        assert!(anew.knows("team/app", "v2").await && anew.knows("team/app", "v1").await);
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ BETWEEN_KILLS_S = (2.0, 4.0)
 DEAD_S = 1.0
 RECOVERY_S = 5
 """After a link's return, how long figures are not told as those of whole links."""
+DECLARE_S = 30
+"""How long declaring a region lost may take: an edge that must be asked may be dead just then."""
 CATCH_UP_S = 120
 """How long regions may take after healing, before that is a failure by itself."""
 HONEST_S = 20
@@ -41,6 +43,8 @@ class Drill:
         """Tags that were set in two regions, as far as can be told neither seeing the other's: at least the true conflicts."""
         self.told_conflicts = float("nan")
         """How many the edges count, all the same number."""
+        self.declared = ""
+        """What was said when a region was declared lost."""
         self._links_whole_since: float | None = 0.0
         self._killing = threading.Event()
         self.regions.settle()
@@ -92,6 +96,43 @@ class Drill:
         self.network.heal()
         self.catch_up_s[what] = self.time_to_catch_up()
         self._links_whole_since = time.monotonic()
+
+    def lose_region(self, name: str, by: str, before_s: float, after_s: float) -> None:
+        """Cuts a region off, declares it lost in another one, leaves it cut off, and lets it return. What it acknowledges all that time
+        counts: it takes pushes until it hears of its loss."""
+        what = f"regions declared lost and back after {before_s + after_s:.0f} s"
+        self._links_whole_since = None
+        self.faults[what] += 1
+        old = self.regions.forget_origin(name)
+        self.network.isolate(next(site for site in self.sites.values() if site.name == name))
+        time.sleep(before_s)
+        self._declare_lost(name, by)
+        time.sleep(after_s)
+        self.network.heal()
+        began = time.monotonic()
+        self._begins_anew(name, old)
+        self.catch_up_s[f"a lost region's return, to its new incarnation in {time.monotonic() - began:.1f} s"] = self.time_to_catch_up()
+        self.regions.learn_origins()
+        self._links_whole_since = time.monotonic()
+
+    def _declare_lost(self, name: str, by: str) -> None:
+        until = time.monotonic() + DECLARE_S
+        while True:
+            try:
+                self.declared = self.regions.declare_lost(name, by).strip()
+                return
+            except LookupError as not_now:
+                if time.monotonic() > until:
+                    raise AssertionError(f"{name} cannot be declared lost: {not_now}") from not_now
+                time.sleep(0.5)
+
+    def _begins_anew(self, name: str, old: str) -> None:
+        """Waits until every edge of a region runs in another incarnation."""
+        until = time.monotonic() + CATCH_UP_S
+        for edge in self.regions.by_name[name].edges:
+            while (told := self._told(name, edge)) is None or f"{told['region']}.{told['incarnation']}" == old:
+                assert time.monotonic() < until, f"{name}, {edge.plain} does not begin anew: {told}"
+                time.sleep(0.1)
 
     def _lag_is_told(self, cut_off: str) -> None:
         """No edge may say that it is level with a region that it cannot see."""
@@ -233,6 +274,8 @@ class Drill:
             f"{self.told_conflicts:.0f} counted as conflicts; {_listed(lost)}",
             "  caught up: " + ", ".join(f"{took:.1f} s after {what}" for what, took in self.catch_up_s.items()),
         ]
+        if self.declared:
+            lines.append(f"  {self.declared}")
         for weather, values in sorted(self.recorder.stale_s.items()):
             lines.append(f"  moved tags without a position, {weather}: {len(values)} reads, older than the newest value by {_quantiles(values)}")
         return "\n".join(lines)

@@ -174,7 +174,8 @@ class Client:
 
     def position_of(self, answer: Answer) -> tuple[str, int] | None:
         region, _, number = (answer.headers[POSITION] or "").rpartition("@")
-        return (self.regions.origin_of(region), int(number)) if region else None
+        origin = self.regions.origin_of(region)
+        return (origin, int(number)) if origin else None
 
     def seen_by(self, region: str) -> tuple[object, dict[str, int]]:
         """An edge of the region, and what it says that it has of each ledger."""

@@ -3,12 +3,14 @@
 import json
 import secrets
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 from api import Api, push_blob
-from edge import Edge
+from edge import Edge, binary
 from network import Site
 from processes import free_port
 from region import Region
@@ -58,6 +60,17 @@ class Regions:
     def logs(self) -> list[Path]:
         return [edge.process.log for edge in self.edges]
 
+    def declare_lost(self, name: str, by: str) -> str:
+        """What an operator of another region does. LookupError if it cannot be done now."""
+        # The command reads the region's configuration; the edge whose it is need not run.
+        edge = self.by_name[by].edges[0]
+        site = self._sites.get(by)
+        command = [*(site.inside if site else ()), binary(), "--config", edge.config, "region", "lost", name, "--yes"]
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        if done.returncode != 0:
+            raise LookupError(f"exit code {done.returncode}: {done.stderr}")
+        return done.stdout
+
     def others(self, name: str) -> list[str]:
         return [other for other in self._stores if other != name]
 
@@ -76,10 +89,18 @@ class Regions:
             raise LookupError(f"{answer.status}: {answer.body[:300]!r}")
         return json.loads(answer.body)
 
-    def learn_origins(self) -> None:
-        """Asks each region for its incarnation: at the start, and when one has got a new one."""
+    def learn_origins(self, timeout_s: float = 30) -> None:
+        """Asks each region for its incarnation: at the start, and when one has got a new one. Edges may be dead just then."""
+        until = time.monotonic() + timeout_s
         for name, region in self.by_name.items():
-            told = self.ledger_of(region.edges[0], name)
+            for edge in cycle(region.edges):
+                try:
+                    told = self.ledger_of(edge, name)
+                    break
+                except LookupError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.05)
             self._origins[name] = f"{told['region']}.{told['incarnation']}"
 
     def settle(self, timeout_s: float = 60) -> None:
@@ -99,9 +120,13 @@ class Regions:
                     time.sleep(0.1)
         time.sleep(SETTLED_S)
 
-    def origin_of(self, name: str) -> str:
-        """The name of a region's ledger."""
-        return self._origins[name]
+    def origin_of(self, name: str) -> str | None:
+        """The name of a region's ledger; None while it may be one or another."""
+        return self._origins.get(name)
+
+    def forget_origin(self, name: str) -> str:
+        """The region is about to begin anew. Returns what it was."""
+        return self._origins.pop(name)
 
     def peers_of(self, name: str) -> str:
         """The `[[peer]]` tables of a region's configuration."""

@@ -17,12 +17,14 @@ from stores import S3, Azure, Local
 FULL = bool(os.environ.get("OUTPORT_FULL"))
 SEED = int(os.environ.get("OUTPORT_SEED", "1"))
 NAMES = ("eu", "us", "ap")
-CASES = 1000
+CASES = 1000 if FULL else 250
 CLIENTS = 8
 FOLLOW_INTERVAL_S = 1.0
 """The default of `replication.follow_interval`."""
 ROUND_TRIPS_MS = {("eu", "us"): 80, ("us", "ap"): 150, ("ap", "eu"): 220}
 CUT_S = 600 if FULL else 60
+LOST_AFTER_S, LOST_FOR_S = 5, 8
+"""Cut off before it is declared lost, and from then on."""
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +211,7 @@ def in_time(done, timeout_s: float = 30) -> None:
 
 def test_the_drill(tmp_path, logs, capsys):
     """Regions in networks of their own, over long links that break, with edges killed all the time, and each with a store of its own
-    kind; one region is cut off for a while, and all go on."""
+    kind; one region is cut off for a while, and all go on; then it is declared lost, and comes back with what it had."""
     network = Network()
     stopping = [network.remove]
     try:
@@ -232,6 +234,8 @@ def test_the_drill(tmp_path, logs, capsys):
             drill.break_links("links that refused connections for 5 s", lambda: network.refuse(us, ap), 5)
             time.sleep(6)
             drill.break_links(f"regions cut off for {CUT_S} s", lambda: network.isolate(ap), CUT_S, cut_off="ap")
+            time.sleep(6)
+            drill.lose_region("ap", "eu", LOST_AFTER_S, LOST_FOR_S)
             time.sleep(6)
         drill.check()
         with capsys.disabled():

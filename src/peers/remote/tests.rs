@@ -11,6 +11,7 @@ use super::super::protocol::frame;
 use super::{AVOIDED_FOR, Batch, PeerError, RemoteEdges, Segments, Wanted};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
+use crate::dial::{DialError, Wait};
 use crate::inflow::Inflow;
 use crate::oci::Digest;
 use crate::peers::badge::Badge;
@@ -62,22 +63,46 @@ async fn only_who_bears_the_mark_denies() {
 }
 
 #[tokio::test]
-async fn an_edge_that_is_gone_is_left_out_for_a_while() {
+async fn an_edge_that_is_gone_comes_last_for_a_while() {
     let status = r#"{"region":"us","incarnation":"01","seq":3,"clock":{"ms":1,"count":0},"imports":0,"seen":{"us.01":3}}"#;
     let good = || vouched("200 OK", "", status);
     let (dead, alive, clock) = (nobody().await, Played::new(vec![good(), good(), good()]).await, Clock::manual(Timestamp::from_ms(1_000)));
     let us = edges(&[dead, alive.address], clock.clone());
     assert_eq!(us.status().await.unwrap().seq, 3);
-    assert!(us.in_order().iter().all(|edge| edge.url.port() == Some(alive.address.port())));
+    let order = || us.in_order().iter().filter_map(|edge| edge.url.port()).collect::<Vec<u16>>();
+    assert_eq!(order(), [alive.address.port(), dead.port()]);
     assert_eq!(us.status().await.unwrap().seen["us.01"], 3);
     clock.advance(AVOIDED_FOR);
-    assert_eq!(us.in_order().len(), 2);
+    assert_eq!(order(), [dead.port(), alive.address.port()]);
     let alone = edges(&[dead], clock);
     for _ in 0..2 {
         assert!(matches!(alone.status().await, Err(PeerError::Unavailable { .. })));
     }
     let (renamed, _played) = answering(vouched("200 OK", "", &status.replace("\"us\"", "\"eu\""))).await;
     assert!(matches!(renamed.status().await, Err(PeerError::Broken(_))));
+}
+
+/// Two regions that start together: who refused a connection may be there a moment later.
+#[tokio::test]
+async fn an_edge_that_refused_is_asked_again_when_no_other_answers() {
+    let (starting, clock) = (nobody().await, Clock::manual(Timestamp::from_ms(1_000)));
+    let mute = Played::new(vec![answer("503 Service Unavailable", "", ""); 2]).await;
+    let us = edges(&[starting, mute.address], clock);
+    assert!(matches!(us.segments("us.01", 0, None).await, Err(PeerError::Unavailable { .. })));
+    let _started = Played::at(starting, vec![vouched("204 No Content", "", "")]).await;
+    assert_eq!(us.segments("us.01", 0, None).await.unwrap().segments, Segments::None);
+    assert_eq!(mute.heard().len(), 2);
+}
+
+/// To find out that nobody is there takes time, which whoever asks may not have.
+#[tokio::test]
+async fn an_edge_that_does_not_answer_a_call_is_left_out() {
+    let (gone, clock) = (nobody().await, Clock::manual(Timestamp::from_ms(1_000)));
+    let us = edges(&[gone], clock.clone());
+    us.failed(&us.0.edges[0], &DialError::Timeout(Wait::Connection));
+    assert!(us.in_order().is_empty());
+    clock.advance(AVOIDED_FOR);
+    assert_eq!(us.in_order().len(), 1);
 }
 
 /// What one edge cannot tell, another may.
