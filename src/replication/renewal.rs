@@ -20,6 +20,8 @@ use crate::region::{Open, Region};
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// And when this one takes no pushes.
 const LOOK_WHEN_FENCED: Duration = Duration::from_secs(2);
+/// Nodes of a region that start together begin to take over at moments this far apart: the region is not open meanwhile.
+const STAGGER: Duration = Duration::from_secs(1);
 /// Between attempts at what must be done.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -119,7 +121,7 @@ pub(super) async fn inherit_through(others: &[Through<'_>], bucket: &Bucket, led
         }
         if nodes == Nodes::Several {
             // Of many that start together one does it, and the others find it done.
-            sleep(PAUSE.mul_f64(fastrand::f64())).await;
+            sleep(STAGGER.mul_f64(fastrand::f64())).await;
             if is_taken_over(ledger, &root).await? {
                 continue;
             }
