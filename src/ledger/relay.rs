@@ -106,6 +106,7 @@ async fn relayed(root: &impl Objects, origin: &Origin, after: u64, (last, max_by
     let (mut number, mut import) = match find(root, (origin, next), last).await? {
         Place::At(number, import) => (number, import),
         Place::Trimmed => return Ok(Segments::Trimmed),
+        Place::Nowhere if after == 0 => return Ok(Segments::Unknown),
         Place::Nowhere => return Ok(Segments::None),
     };
     let mut found = Vec::new();

@@ -263,7 +263,7 @@ mod tests {
         for _ in 0..3 {
             us.append(vec![Event::Heartbeat {}]).await.unwrap();
         }
-        assert!(matches!(at_eu.segments(us.origin(), 0, None).await, Ok((Batch { segments: Segments::None, .. }, Via::Store))));
+        assert!(matches!(at_eu.segments(us.origin(), 0, None).await, Ok((Batch { segments: Segments::Unknown, .. }, Via::Store))));
         let (told, _) = at_us.segments(us.origin(), 1, None).await.unwrap();
         let Segments::Some(found) = told.segments else { panic!("{told:?}") };
         assert_eq!(found.len(), 2);

@@ -22,6 +22,8 @@ use crate::ledger::{Adopted, Foreign, Glance, ImportError, Ledger, LedgerError, 
 const LONG_POLL: Duration = Duration::from_secs(10);
 /// After this time without a look at where a peer stands (its incarnation, what it has seen) there is one.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// And of one that was declared lost.
+const LOOK_FOR_NEXT: Duration = Duration::from_secs(2);
 /// How long an import is left to the node that wrote the last one, and as much again of it at random.
 const LEFT_TO_OTHERS: Duration = Duration::from_millis(1_200);
 const JITTER: f64 = 0.5;
@@ -132,13 +134,16 @@ impl Link {
     }
 
     async fn step(&self, inner: &Inner, ledger: &Ledger) -> Result<Step, Blind> {
-        let is_due = lock(&self.looked_at).is_none_or(|at| at.elapsed() >= LOOK_EVERY);
+        // Where a ledger was given up another one begins.
+        let is_over = self.sight().origin().is_some_and(|origin| ledger.cut(origin).is_ok_and(|cut| cut.is_some()));
+        let (every, wait) = if is_over { (LOOK_FOR_NEXT, LOOK_FOR_NEXT) } else { (LOOK_EVERY, LONG_POLL) };
+        let is_due = lock(&self.looked_at).is_none_or(|at| at.elapsed() >= every);
         // One that was lost is asked what does not wait: a question that waits would leave it out of sight for as long.
         let was_lost = lock(&self.lost_at).is_some();
         if is_due || was_lost {
             self.look(inner, ledger).await?;
         }
-        let pulled = self.pull(inner, ledger, (LONG_POLL, Haste::Paced)).await;
+        let pulled = self.pull(inner, ledger, (wait, Haste::Paced)).await;
         if !self.is_trimmed.swap(false, Ordering::Relaxed) {
             return pulled;
         }

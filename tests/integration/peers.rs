@@ -11,6 +11,7 @@ use crate::harness::client::{Client, Response};
 use crate::harness::edge::{Settings, TestEdge, own_addresses};
 use crate::harness::image::{Blob, Image};
 use crate::harness::push::{push, push_blob};
+use crate::harness::regions::until;
 
 const TOKEN: &str = "what both regions know";
 
@@ -38,6 +39,13 @@ async fn status(peer: &Client) -> Status {
     let answer = peer.get("/outport/v1/ledger").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     serde_json::from_slice(&answer.body).expect("a status")
+}
+
+/// The region's ledger, and its end once it has said that it joined.
+async fn joined(peer: &Client) -> (String, u64) {
+    until("the region has joined", || async { status(peer).await.seq > 0 }).await;
+    let Status { region, incarnation, seq, .. } = status(peer).await;
+    (format!("{region}.{incarnation}"), seq)
 }
 
 async fn resolved(peer: &Client, query: &str) -> Found {
@@ -123,13 +131,13 @@ async fn a_region_tells_where_it_stands_and_what_its_ledger_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_when_something_is_pushed() {
     let (edge, peer) = eu().await;
-    let origin = format!("eu.{}", status(&peer).await.incarnation);
+    let (origin, end) = joined(&peer).await;
     let began = Instant::now();
-    let nothing = peer.get(&format!("/outport/v1/ledger/{origin}?after=0&wait=1")).await;
+    let nothing = peer.get(&format!("/outport/v1/ledger/{origin}?after={end}&wait=1")).await;
     assert_eq!(nothing.status, 204);
     assert!(began.elapsed() >= Duration::from_secs(1));
     let waiting = {
-        let (peer, target) = (peer.clone(), format!("/outport/v1/ledger/{origin}?after=0&wait=30"));
+        let (peer, target) = (peer.clone(), format!("/outport/v1/ledger/{origin}?after={end}&wait=30"));
         tokio::spawn(async move { peer.get(&target).await })
     };
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -144,7 +152,8 @@ async fn a_wait_ends_when_something_is_pushed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn so_many_may_wait() {
     let (edge, peer) = eu().await;
-    let target = format!("/outport/v1/ledger/eu.{}?after=0", status(&peer).await.incarnation);
+    let (origin, end) = joined(&peer).await;
+    let target = format!("/outport/v1/ledger/{origin}?after={end}");
     let wait = format!("{target}&wait=30");
     let waiting: Vec<_> = (0..300)
         .map(|_| {
@@ -172,8 +181,8 @@ async fn so_many_may_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_does_not_hold_up_a_drain() {
     let (edge, peer) = eu().await;
-    let origin = format!("eu.{}", status(&peer).await.incarnation);
-    let waiting = tokio::spawn(async move { peer.get(&format!("/outport/v1/ledger/{origin}?after=0&wait=30")).await });
+    let (origin, end) = joined(&peer).await;
+    let waiting = tokio::spawn(async move { peer.get(&format!("/outport/v1/ledger/{origin}?after={end}&wait=30")).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     let began = Instant::now();
     edge.finish().await;

@@ -279,7 +279,6 @@ fn each_planted_bug_of_several_regions_is_caught() {
         Bug::OwnTailNotCompared,
         Bug::ClockNotRaised,
         Bug::UnreadableTakenForCommitted,
-        Bug::ErrorTakenForFailure,
     ];
     catch(regions::run, BUGS);
 }

@@ -474,6 +474,9 @@ async fn a_region_joins_a_trimmed_history_by_the_snapshot_of_its_peer() {
         // It has taken pushes already, and another node has folded them.
         blobs(&us, 100..102).await;
         other.confirm(Look::Now).await.unwrap();
+        // Who folded them just now has them still.
+        assert!(matches!(eu.segments_of(eu.origin(), 0, 1 << 20).await, Ok(Segments::Some(_))));
+        eu.0.core.recent.forget();
         assert_eq!(eu.segments_of(eu.origin(), 0, 1 << 20).await, Ok(Segments::Trimmed));
         assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Adopted));
         assert!(!path.exists(), "what was laid out is cleared away");
