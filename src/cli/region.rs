@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep};
 use super::{FAILED, TRY_AGAIN, UNAVAILABLE, USAGE};
 use crate::config::{Config, process_environment};
 use crate::edge::Edge;
-use crate::ledger::{Event, Ledger, Look, Origin, Standing, VersionVector};
+use crate::ledger::{Event, Ledger, Look, Origin, Recovered, Standing, VersionVector};
 use crate::metrics::Metrics;
 use crate::region::{Open, Region};
-use crate::replication::{Surveyed, survey, take_over};
+use crate::replication::{Nodes, Surveyed, inherit, survey};
 
 /// Between two looks while something is waited for.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ async fn execute(config: &Config, arguments: &Arguments) -> Result<Answer, Regio
         Command::Join(patience) => join(&region, open, patience.timeout).await,
         Command::Leave { sure, patience } => leave(open, sure, patience.timeout).await,
         Command::Lost { region: name, sure, without } => lost(&region, open, (name, without), sure).await,
-        Command::Renew(sure) => renew(&region, open, sure).await,
+        Command::Renew(sure) => renew(config, &region, open, sure).await,
     }
 }
 
@@ -312,7 +312,7 @@ async fn lost(region: &Region, open: &Open, (name, without): (&str, &[String]), 
     Ok(Answer { text, json: json!({ "lost": origin.to_string(), "cut": cut }) })
 }
 
-async fn renew(region: &Region, open: &Open, sure: &Sure) -> Result<Answer, RegionError> {
+async fn renew(config: &Config, region: &Region, open: &Open, sure: &Sure) -> Result<Answer, RegionError> {
     for standing in survey(region).await.into_iter().filter_map(|asked| asked.standing.ok()) {
         open.ledger.compare_with(&standing.seen);
     }
@@ -321,30 +321,21 @@ async fn renew(region: &Region, open: &Open, sure: &Sure) -> Result<Answer, Regi
         let why = fenced.unwrap_or_else(|| "nothing asks for it".to_owned());
         return Err(RegionError::Usage(format!("a new incarnation of {} would begin ({why}). Say --yes to do it", open.ledger.origin())));
     }
-    let old = open.ledger.origin().clone();
-    let next = open.bucket.begin_incarnation().await.map_err(unavailable)?;
-    let settings = crate::ledger::Settings {
-        index: crate::ledger::IndexPlace::Memory,
-        node: format!("{}-renewing", open.ledger.node()),
-        regions: crate::ledger::Regions::Many,
-    };
-    let clock = crate::clock::Clock::system();
-    let ledger = Ledger::open(next.clone(), settings, clock, Metrics::new()).await.map_err(unavailable)?;
-    let recovered = take_over(region, &ledger, &next.earlier(&old.incarnation)).await;
-    let recovered =
-        recovered.map_err(|why| RegionError::TryAgain(format!("{} began, and has not taken over yet: {why}", next.incarnation())))?;
+    open.bucket.begin_incarnation().await.map_err(unavailable)?;
+    let anew = Edge::reach_region(config, Metrics::new()).await.map_err(unavailable)?;
+    let Open { bucket, ledger } = anew.get().map_err(unavailable)?;
+    let inherited = inherit(&anew, bucket, ledger, Nodes::One).await;
+    let inherited =
+        inherited.map_err(|why| RegionError::TryAgain(format!("{} began, and has not taken over yet: {why}", bucket.incarnation())))?;
+    let sum = |of: fn(&Recovered) -> u64| inherited.iter().map(of).sum::<u64>();
+    let (imported, appended, rejected) = (sum(|one| one.imported), sum(|one| one.appended), sum(|one| one.rejected));
     let text = format!(
-        "{} begins anew as {}: {} segments of before, {} of them appended again, {} of those do not hold any more",
-        old.region,
-        next.incarnation(),
-        recovered.imported,
-        recovered.appended,
-        recovered.rejected
+        "{} begins anew as {}: {imported} segments of before, {appended} of them appended again, {rejected} of those do not hold any more",
+        bucket.region(),
+        bucket.incarnation(),
     );
-    Ok(Answer {
-        text,
-        json: json!({ "incarnation": next.incarnation(), "imported": recovered.imported, "appended": recovered.appended, "rejected": recovered.rejected }),
-    })
+    let json = json!({ "incarnation": bucket.incarnation(), "imported": imported, "appended": appended, "rejected": rejected });
+    Ok(Answer { text, json })
 }
 
 /// Tells how far it is, to somebody who watches.

@@ -73,8 +73,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            why = superseded.wait() => {
-                tracing::warn!(%why, "starting again");
+            () = superseded.wait() => {
+                tracing::warn!("starting again in the incarnation that is in force");
                 edge.shutdown().await;
                 edge = match Edge::start(config_in_force.clone(), metrics.clone()).await {
                     Ok(edge) => edge,

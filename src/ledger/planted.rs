@@ -63,8 +63,6 @@ pub enum Bug {
     TrimmedWithoutCover,
     /// One snapshot is enough to trim.
     TrimmedOnOneSnapshot,
-    /// A segment with events that are kept only is trimmed like others.
-    UnfoldedTrimmed,
     /// A snapshot's shards are taken as they are.
     ShardNotVerified,
     /// Shards that lie there are taken for a snapshot, whether or not it was finished.

@@ -156,22 +156,24 @@ struct Locks {
     is_repository_locked: bool,
 }
 
-fn locks(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Locks, IndexError> {
-    let is_repository_locked = fold::lock_on(rows, repository, None)?.is_some();
-    Ok(Locks { tag: fold::lock_on(rows, repository, Some(tag))?, is_repository_locked })
+fn is_repository_locked(rows: &dyn Rows, repository: &RepositoryName) -> Result<bool, IndexError> {
+    Ok(fold::lock_on(rows, repository, None)?.is_some())
 }
 
 pub(super) fn tag(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<TagEntry>, IndexError> {
     let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, tag))?;
-    Ok(tag_entry(tag.clone(), &claims.unwrap_or_default(), locks(rows, repository, tag)?))
+    let is_repository_locked = is_repository_locked(rows, repository)?;
+    let locks = Locks { tag: fold::lock_on(rows, repository, Some(tag))?, is_repository_locked };
+    Ok(tag_entry(tag.clone(), &claims.unwrap_or_default(), locks))
 }
 
 pub(super) fn tags(rows: &dyn Rows, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagEntry>, IndexError> {
     let prefix = key::repository(repository);
     let after = after.map(|after| key::tag_text(repository, after));
+    let is_repository_locked = is_repository_locked(rows, repository)?;
     page(rows, (Table::Tags, &prefix, after.as_deref()), limit, |key, value| {
         let name: Tag = parse(&key[prefix.len()..])?;
-        let locks = locks(rows, repository, &name)?;
+        let locks = Locks { tag: fold::lock_on(rows, repository, Some(&name))?, is_repository_locked };
         Ok(tag_entry(name, &Claims::decode(value)?, locks))
     })
 }

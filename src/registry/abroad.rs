@@ -44,24 +44,25 @@ pub enum Purpose {
 pub(super) type Looked<T> = Option<(T, Freshness)>;
 
 impl Registry {
-    /// Asks the own ledger, and the other regions where it does not know. `take` reads what another region says.
+    /// Asks the own ledger, and the other regions where it does not know: only then is the name made. `take` reads what another region
+    /// says.
     pub(super) async fn find_anywhere<T>(
         &self,
         asking: &Asking,
-        name: &Name,
+        name: impl FnOnce() -> Name,
         (ask, take): (impl Fn(&Ledger) -> Result<Option<T>, LedgerError>, impl Fn(KnownEntry) -> Option<T>),
     ) -> Result<Looked<T>, CacheError> {
         let replication = &self.inner.replication;
         if let Some(position) = &asking.position
             && !replication.reach(position, POSITION_PATIENCE).await
         {
-            let resolved = replication.resolve_in(&position.region, name).await;
+            let resolved = replication.resolve_in(&position.region, &name()).await;
             return self.judge(asking, resolved, (ask, take)).await;
         }
         match self.find(&ask).await? {
             Some(found) => Ok(Some(found)),
             None if !replication.has_peers() => Ok(None),
-            None => self.judge(asking, replication.resolve(name).await, (ask, take)).await,
+            None => self.judge(asking, replication.resolve(&name()).await, (ask, take)).await,
         }
     }
 

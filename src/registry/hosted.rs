@@ -65,8 +65,8 @@ impl Registry {
                 None => Ok(None),
             },
         };
-        let name = Name::Manifest(repository.clone(), reference.clone());
-        let (entry, freshness) = self.find_anywhere(asking, &name, (ask, manifest_of)).await?.ok_or(CacheError::Absent)?;
+        let name = || Name::Manifest(repository.clone(), reference.clone());
+        let (entry, freshness) = self.find_anywhere(asking, name, (ask, manifest_of)).await?.ok_or(CacheError::Absent)?;
         let (bytes, source) = self.bytes_of(&entry.digest, &entry.content).await?;
         let freshness = if matches!(reference, Reference::Digest(_)) { Freshness::Immutable } else { freshness };
         let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes };
@@ -79,7 +79,7 @@ impl Registry {
             Some(entry) => Ok(Some(entry)),
             None => Ok(ledger.manifest(repository, digest)?.map(|manifest| manifest.content)),
         };
-        let found = self.find_anywhere(asking, &blob_name(repository, digest), (ask, content_of)).await?;
+        let found = self.find_anywhere(asking, || blob_name(repository, digest), (ask, content_of)).await?;
         Ok(found.ok_or(CacheError::Absent)?.0)
     }
 

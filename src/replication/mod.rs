@@ -43,7 +43,7 @@ pub use policy::{Policies, Policy};
 pub use remote::{Known, KnownEntry, Name, Standing as PeerStanding};
 pub use renewal::{Superseded, inherit};
 pub use sight::PeerLag;
-pub use survey::{Surveyed, survey, take_over};
+pub use survey::{Surveyed, survey};
 
 use asking::Questions;
 use backlog::{Backlog, Oldest};
@@ -73,7 +73,7 @@ pub struct Replication(Arc<Tasks>);
 
 struct Tasks {
     inner: Arc<Inner>,
-    superseded: watch::Receiver<Option<String>>,
+    superseded: watch::Receiver<bool>,
     running: Mutex<Vec<AbortHandle>>,
 }
 
@@ -167,7 +167,7 @@ impl Replication {
             metrics,
         });
         let mut running = Vec::new();
-        let (tell, superseded) = watch::channel(None);
+        let (tell, superseded) = watch::channel(false);
         // A region that is alone has nothing to do here.
         if !inner.links.is_empty() {
             running.extend(inner.links.iter().map(|link| {

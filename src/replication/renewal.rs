@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::remote::Through;
 use super::{Inner, Nodes};
 use crate::bucket::{Bucket, ForeignBucket};
-use crate::ledger::{Event, Ledger, LedgerError, Look, MemberEntry, Origin, Recovered, Segments, Source, Standing};
+use crate::ledger::{Event, Ledger, Look, Origin, Recovered, Segments, Source, Standing};
 use crate::region::{Open, Region};
 
 /// Between looks at whether this incarnation is still the one in force.
@@ -27,24 +27,22 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Tells when another incarnation is in force: this process can do nothing more for its region but end, and start in that one.
 #[derive(Debug)]
-pub struct Superseded(watch::Receiver<Option<String>>);
+pub struct Superseded(watch::Receiver<bool>);
 
 impl Superseded {
-    pub(super) fn new(told: watch::Receiver<Option<String>>) -> Superseded {
+    pub(super) fn new(told: watch::Receiver<bool>) -> Superseded {
         Superseded(told)
     }
 
-    /// Returns the name of the new incarnation; never, while this one is in force.
-    pub async fn wait(&mut self) -> String {
-        let told = self.0.wait_for(Option::is_some).await.map(|told| told.clone());
-        match told {
-            Ok(Some(name)) => name,
-            _ => std::future::pending().await,
+    /// Never returns while this one is in force.
+    pub async fn wait(&mut self) {
+        if self.0.wait_for(|is_superseded| *is_superseded).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }
 
-pub(super) async fn watch(inner: Arc<Inner>, tell: watch::Sender<Option<String>>) {
+pub(super) async fn watch(inner: Arc<Inner>, tell: watch::Sender<bool>) {
     inner.opened().await;
     let Ok(open) = inner.region.get() else { return };
     while let Err(why) = join(open).await {
@@ -60,7 +58,7 @@ pub(super) async fn watch(inner: Arc<Inner>, tell: watch::Sender<Option<String>>
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!("another incarnation of this region is in force");
-                tell.send_replace(Some("another incarnation".to_owned()));
+                tell.send_replace(true);
                 return;
             }
             Err(why) => tracing::debug!(%why, "whether this incarnation is in force cannot be told"),
@@ -91,30 +89,39 @@ async fn begin_anew(open: &Open) {
     }
 }
 
+fn words(why: impl std::fmt::Display) -> String {
+    why.to_string()
+}
+
 /// Says that this incarnation is a member.
 async fn join(open: &Open) -> Result<(), String> {
-    let words = |why: &dyn std::fmt::Display| why.to_string();
     // An index that was just made may not know of it yet.
-    open.ledger.confirm(Look::Now).await.map_err(|why| words(&why))?;
+    open.ledger.confirm(Look::Now).await.map_err(words)?;
     let own = open.ledger.origin();
-    let is_member = open.ledger.members().map_err(|why| words(&why))?.iter().any(|member| member.origin == *own);
-    if !is_member {
+    if open.ledger.standing(own).map_err(words)?.is_none() {
         let joined = Event::Member { origin: own.clone(), standing: Standing::Joined };
-        open.ledger.append(vec![joined]).await.map_err(|why| words(&why))?;
+        open.ledger.append(vec![joined]).await.map_err(words)?;
     }
     Ok(())
 }
 
-/// Takes over from the incarnations before this one, which denies what they had until that is done.
+/// Takes over from the incarnations before this one, which denies what they had until that is done. Tells what came of those that had
+/// something.
 ///
 /// # Errors
 /// It can be tried again.
-pub async fn inherit(region: &Region, bucket: &Bucket, ledger: &Ledger, nodes: Nodes) -> Result<(), String> {
+pub async fn inherit(region: &Region, bucket: &Bucket, ledger: &Ledger, nodes: Nodes) -> Result<Vec<Recovered>, String> {
     inherit_through(&region.peers().iter().map(|peer| Through(peer)).collect::<Vec<_>>(), bucket, ledger, nodes).await
 }
 
-pub(super) async fn inherit_through(others: &[Through<'_>], bucket: &Bucket, ledger: &Ledger, nodes: Nodes) -> Result<(), String> {
-    for earlier in bucket.earlier_incarnations().await.map_err(|why| why.to_string())? {
+pub(super) async fn inherit_through(
+    others: &[Through<'_>],
+    bucket: &Bucket,
+    ledger: &Ledger,
+    nodes: Nodes,
+) -> Result<Vec<Recovered>, String> {
+    let mut inherited = Vec::new();
+    for earlier in bucket.earlier_incarnations().await.map_err(words)? {
         let root = bucket.earlier(&earlier);
         if is_taken_over(ledger, &root).await? {
             continue;
@@ -126,20 +133,20 @@ pub(super) async fn inherit_through(others: &[Through<'_>], bucket: &Bucket, led
                 continue;
             }
         }
-        let Recovered { imported, appended, rejected } = ledger.recover(&root, others).await.map_err(|why| why.to_string())?;
+        let recovered = ledger.recover(&root, others).await.map_err(words)?;
+        let Recovered { imported, appended, rejected } = recovered;
         tracing::warn!(incarnation = earlier, imported, appended, rejected, "this region took over from an earlier incarnation");
+        inherited.push(recovered);
     }
-    Ok(())
+    Ok(inherited)
 }
 
 /// Whether there is nothing to take over from an earlier incarnation. Who declares it lost removes it as well, and that word may arrive
 /// here first: what stands behind the cut is still to be had then, and only here.
 async fn is_taken_over(ledger: &Ledger, earlier: &ForeignBucket) -> Result<bool, String> {
     let origin = Origin::new(earlier.region(), earlier.incarnation());
-    let words = |why: LedgerError| why.to_string();
     ledger.confirm(Look::Now).await.map_err(words)?;
-    let is_removed = |member: &MemberEntry| member.origin == origin && member.standing == Standing::Removed;
-    if !ledger.members().map_err(words)?.iter().any(is_removed) {
+    if ledger.standing(&origin).map_err(words)? != Some(Standing::Removed) {
         return Ok(false);
     }
     if ledger.cut(&origin).map_err(words)?.is_none() {

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::remote::{Remote, Standing, Through};
-use crate::bucket::ForeignBucket;
-use crate::ledger::{Ledger, RecoverError, Recovered};
+use super::remote::{Remote, Standing};
 use crate::region::Region;
 
 /// What one region says, or why it does not.
@@ -19,13 +17,4 @@ pub struct Surveyed {
 /// Asks every peer, at its edges or in its store.
 pub async fn survey(region: &Region) -> Vec<Surveyed> {
     join_all(region.peers().iter().map(async |peer| Surveyed { region: peer.name().clone(), standing: peer.status().await })).await
-}
-
-/// Takes over from an earlier incarnation of the own region. See [`Ledger::recover`].
-///
-/// # Errors
-/// It can be tried again.
-pub async fn take_over(region: &Region, ledger: &Ledger, earlier: &ForeignBucket) -> Result<Recovered, RecoverError> {
-    let sources: Vec<Through<'_>> = region.peers().iter().map(|peer| Through(peer)).collect();
-    ledger.recover(earlier, &sources).await
 }

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 
 pub(super) const REGION: &str = "eu";
 /// When simulations begin, in Unix time.
-const START_MS: u64 = 1_700_000_000_000;
+pub(super) const START_MS: u64 = 1_700_000_000_000;
 /// Longer than any request is late.
 pub(super) const QUIET: Duration = Duration::from_secs(4 * 3600);
 
@@ -199,7 +199,7 @@ impl Node {
 }
 
 /// A clock that is up to ten minutes off.
-fn skewed(random: &mut fastrand::Rng, since_start: Duration) -> Clock {
+pub(super) fn skewed(random: &mut fastrand::Rng, since_start: Duration) -> Clock {
     let minutes_off = random.u64(0..=20) * 60_000;
     Clock::manual(Timestamp::from_ms(START_MS - 600_000 + minutes_off).plus(since_start))
 }

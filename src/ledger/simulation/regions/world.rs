@@ -15,7 +15,7 @@ use super::super::super::index::{Index, Memory};
 use super::super::super::planted::{Bug, Planted};
 use super::super::super::{AppendError, Ledger, Look, Position, PullError, Regions, Segments, Source};
 use super::super::fuse::Fuse;
-use super::super::world::QUIET;
+use super::super::world::{QUIET, START_MS, skewed};
 use crate::bucket::testing::{INCARNATION, SimulatedNode, SimulatedStore};
 use crate::bucket::{Bucket, ForeignBucket};
 use crate::clock::{Clock, Timestamp};
@@ -24,7 +24,6 @@ use crate::metrics::Metrics;
 const NAMES: [&str; 3] = ["ap", "eu", "us"];
 /// The incarnation of a region that began anew.
 pub(super) const SECOND: &str = "01BX5ZZKBKACTAV9WEVGEMMVRZ";
-const START_MS: u64 = 1_700_000_000_000;
 /// Between looks while nothing happens.
 const SELDOM: Duration = Duration::from_secs(1_200);
 /// How long one round of following may take.
@@ -328,12 +327,6 @@ impl Node {
         let seed = self.random.u64(..);
         self.ledger = open(origin, &self.client, (&self.clock, &self.memory, &self.fuse), metrics, (seed, planted));
     }
-}
-
-/// A clock that is up to ten minutes off.
-fn skewed(random: &mut fastrand::Rng, since_start: Duration) -> Clock {
-    let minutes_off = random.u64(0..=20) * 60_000;
-    Clock::manual(Timestamp::from_ms(START_MS - 600_000 + minutes_off).plus(since_start))
 }
 
 fn open(
