@@ -39,6 +39,16 @@ pub(super) struct Edge {
     ca_file: Option<PathBuf>,
 }
 
+/// What a command is told that only shows what an edge has.
+#[derive(Debug, clap::Args)]
+pub(super) struct Shown {
+    #[command(flatten)]
+    pub(super) edge: Edge,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// Why an edge did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::ask::{AskError, Edge};
+use super::ask::{AskError, Edge, Shown};
 use super::columns::{age, in_query};
 use crate::clock::{Clock, Timestamp};
 
@@ -13,16 +13,7 @@ use crate::clock::{Clock, Timestamp};
 const PAGE: usize = 1_000;
 const MAX_PAGES: usize = 100;
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    edge: Edge,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, arguments: &Shown) -> ExitCode {
     match read(config, &arguments.edge) {
         Ok(conflicts) if arguments.json => println!("{}", json!({ "conflicts": conflicts })),
         Ok(conflicts) => print!("{}", shown(&conflicts, Clock::system().now())),

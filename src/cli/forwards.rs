@@ -5,20 +5,11 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::ask::Edge;
+use super::ask::Shown;
 use crate::clock::{Clock, Timestamp};
 use crate::config::show_duration;
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    edge: Edge,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, arguments: &Shown) -> ExitCode {
     match arguments.edge.read(config, "/outport/v1/forwards") {
         Ok(answer) if arguments.json => println!("{answer}"),
         Ok(answer) => print!("{}", shown(&answer, Clock::system().now())),

@@ -61,7 +61,7 @@ enum Command {
     Refresh(refresh::Arguments),
     /// List the pushes that an edge has not passed on to their upstream yet, and why
     #[command(after_help = "Example:\n  outport --config outport.toml forwards")]
-    Forwards(forwards::Arguments),
+    Forwards(ask::Shown),
     /// The regions that replicate with each other: list them, join, leave, declare one lost, begin anew
     #[command(
         after_help = "Example:\n  outport --config outport.toml region list\n  outport --config outport.toml region lost us-east --yes"
@@ -74,10 +74,10 @@ enum Command {
     Wait(wait::Arguments),
     /// Show an edge, the other regions as it sees them, and what waits
     #[command(after_help = "Example:\n  outport --config outport.toml status")]
-    Status(status::Arguments),
+    Status(ask::Shown),
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
-    Conflicts(conflicts::Arguments),
+    Conflicts(ask::Shown),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {

@@ -6,18 +6,9 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::ask::Edge;
+use super::ask::Shown;
 use super::columns::{age, bar, columns, seconds, size};
 use crate::clock::{Clock, Timestamp};
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    edge: Edge,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// Whether there is somebody to look at bars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +17,7 @@ enum Style {
     Plain,
 }
 
-pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, arguments: &Shown) -> ExitCode {
     let style = if std::io::stdout().is_terminal() { Style::Drawn } else { Style::Plain };
     match arguments.edge.read(config, "/outport/v1/status") {
         Ok(answer) if arguments.json => println!("{answer}"),
