@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use ulid::Ulid;
 
 use crate::access::{Grants, Policy};
@@ -15,7 +16,7 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::Identity;
+use crate::identity::{Control, Controls, Identity};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -37,7 +38,10 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 /// A running edge. Dropping it without [`Edge::shutdown`] leaves its listeners to the runtime's end.
 pub struct Edge {
     /// The configuration in force.
-    config: Mutex<Config>,
+    config: Arc<Mutex<Config>>,
+    controls: Controls,
+    /// Follow the control plane, and put in force what it says.
+    governing: [AbortHandle; 2],
     outside: Outside,
     metrics: Metrics,
     store: Store,
@@ -103,7 +107,9 @@ impl Edge {
             None => Owner::Alone(Box::new(Seal::random())),
         };
         let locations = Locations::new(&config.region, owner);
-        let http = Http::new(registry.clone(), locations, site(&config), config.limits.request_timeout, metrics.clone(), clock.clone());
+        let controls = Controls::open(config.data_dir.join("control.json"));
+        let judged_by = site(&config, &controls.now());
+        let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -128,8 +134,12 @@ impl Edge {
             }
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
+        let config = Arc::new(Mutex::new(config));
+        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http)];
         Ok(Edge {
-            config: Mutex::new(config),
+            config,
+            controls,
+            governing,
             outside,
             metrics,
             store,
@@ -210,7 +220,7 @@ impl Edge {
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config));
+        self.http.reload(site(&config, &self.controls.now()));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -231,6 +241,7 @@ impl Edge {
         }
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
+        self.governing.iter().for_each(AbortHandle::abort);
         self.forwarder.stop();
         self.replication.stop();
         let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
@@ -364,18 +375,35 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
     Policies::new(&config.hosted, |name| upstreams.iter().find(|upstream| **upstream.name() == *name).cloned())
 }
 
-/// What requests are judged by.
-fn site(config: &Config) -> Site {
+/// Judges requests by what the control plane says, whenever that changes.
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
+    let (mut changes, config, http) = (controls.changes(), config.clone(), http.clone());
+    tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            let control = changes.borrow_and_update().clone();
+            // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
+            let config = config.lock().unwrap_or_else(PoisonError::into_inner);
+            http.reload(site(&config, &control));
+        }
+    })
+    .abort_handle()
+}
+
+/// What requests are judged by: the configuration, and what was made at run time.
+fn site(config: &Config, control: &Control) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
         let grants = Grants { pull: principal.pull.clone(), push: principal.push.clone() };
         (principal.name.as_str().into(), grants)
     });
+    let (assignments, rules) = (config.roles.clone(), config.rules.clone());
+    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules };
+    control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
         identity: Identity::new(&config.principals),
-        policy: Policy { anonymous, principals: principals.collect() },
+        policy,
         tokens: Tokens::new(&config.peers),
         deadline: config.limits.deadline,
     }

@@ -3,21 +3,21 @@
 //! Architecture invariant: use cases take an [`Access`], and only [`Policy::authorize`] makes one. A use case that has it in
 //! hand knows that this caller may do this to this repository; one that has not cannot be called.
 
+mod network;
 mod pattern;
+mod role;
+mod scope;
 
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+pub use network::{NetworkRule, Otherwise, canonical};
 pub use pattern::{Pattern, PatternError};
+pub use role::{ACTIONS, Action, Operation, ROLES, Role, RoleError};
+pub use scope::{CATALOG, Scope, Scopes};
 
 use crate::oci::RepositoryName;
-
-/// What a caller wants to do to a repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    Pull,
-    /// Writing, and the operators' commands on cached content (prefetch, refresh).
-    Push,
-}
 
 /// Who is asking, as far as authentication established it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +36,47 @@ impl Principal {
     }
 }
 
+/// Who is asking, from where, and with what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caller {
+    pub principal: Principal,
+    /// Groups that the identity provider named.
+    pub groups: Arc<[Arc<str>]>,
+    /// The client's address, as trusted proxies told it.
+    pub address: IpAddr,
+    /// What the token that was presented is good for; `None` for credentials that are not limited.
+    pub scopes: Option<Arc<Scopes>>,
+    /// How the caller proved who it is, for the record: `basic`, `token`, `certificate`, ...
+    pub proof: &'static str,
+}
+
+impl Caller {
+    /// Somebody without groups, with credentials that are not limited.
+    pub fn new(principal: Principal, address: IpAddr, proof: &'static str) -> Caller {
+        Caller { principal, groups: Arc::new([]), address: canonical(address), scopes: None, proof }
+    }
+
+    pub fn anonymous(address: IpAddr) -> Caller {
+        Caller::new(Principal::Anonymous, address, "none")
+    }
+
+    /// By name, from this machine: what tests and the edge itself use.
+    pub fn named(name: &str) -> Caller {
+        Caller::new(Principal::Named(name.into()), IpAddr::V4(Ipv4Addr::LOCALHOST), "basic")
+    }
+
+    pub fn is_anonymous(&self) -> bool {
+        self.principal == Principal::Anonymous
+    }
+
+    fn is(&self, assignee: &Assignee) -> bool {
+        match assignee {
+            Assignee::Principal(name) => matches!(&self.principal, Principal::Named(own) if own == name),
+            Assignee::Group(group) => self.groups.contains(group),
+        }
+    }
+}
+
 /// Proof that its holder may do `action` to `repository`, a full name that includes the upstream's prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -47,6 +88,20 @@ impl Access {
     pub fn repository(&self) -> &RepositoryName {
         &self.repository
     }
+
+    pub fn action(&self) -> Action {
+        self.action
+    }
+}
+
+/// Proof that its holder may do something to the registry as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permit(Operation);
+
+impl Permit {
+    pub fn operation(self) -> Operation {
+        self.0
+    }
 }
 
 /// The caller may not; `authenticate` tells whether other credentials could change that.
@@ -54,10 +109,19 @@ impl Access {
 #[error("not allowed")]
 pub struct Denied {
     pub authenticate: bool,
+    /// The token does not reach so far, while its holder does: another token would.
+    pub insufficient_scope: bool,
 }
 
-/// What one principal, or everybody, may do: patterns of full repository names. Push includes pull.
-#[derive(Clone, Debug, Default)]
+impl Denied {
+    fn to(caller: &Caller) -> Denied {
+        Denied { authenticate: caller.is_anonymous(), insufficient_scope: false }
+    }
+}
+
+/// What one principal, or everybody, may do by the short form in the configuration: patterns of full repository names. Push includes
+/// pull.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grants {
     pub pull: Vec<Pattern>,
     pub push: Vec<Pattern>,
@@ -66,29 +130,114 @@ pub struct Grants {
 impl Grants {
     fn allow(&self, action: Action, repository: &RepositoryName) -> bool {
         let matches = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(repository));
-        matches(&self.push) || (action == Action::Pull && matches(&self.pull))
+        match action {
+            Action::Pull | Action::MetadataRead => matches(&self.push) || matches(&self.pull),
+            Action::Push | Action::Delete => matches(&self.push),
+            Action::MetadataWrite => false,
+        }
     }
 }
 
-/// All grants. What is not granted is denied.
+/// To whom a role is assigned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Assignee {
+    Principal(Arc<str>),
+    /// All whose identity provider names this group.
+    Group(Arc<str>),
+}
+
+/// Somebody has a role, on the registry or on some repositories.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    pub role: Role,
+    pub to: Assignee,
+    /// `None`: on the registry, which is all repositories and what belongs to none.
+    pub repositories: Option<Vec<Pattern>>,
+}
+
+impl Assignment {
+    fn reaches(&self, repository: &RepositoryName) -> bool {
+        self.repositories.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(repository)))
+    }
+}
+
+/// All that decides. What is not granted is denied.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub anonymous: Grants,
-    pub principals: std::collections::HashMap<Arc<str>, Grants>,
+    pub principals: HashMap<Arc<str>, Grants>,
+    pub assignments: Vec<Assignment>,
+    /// From where callers may come, and where roles count.
+    pub rules: Vec<NetworkRule>,
 }
 
 impl Policy {
-    /// Decides. A named principal has what everybody has, and its own grants.
-    pub fn authorize(&self, principal: &Principal, repository: &RepositoryName, action: Action) -> Result<Access, Denied> {
-        let own = match principal {
+    /// Decides about a repository. A named caller has what everybody has, its own grants, and its roles; a token never has more than
+    /// its scopes.
+    ///
+    /// # Errors
+    /// See [`Denied`].
+    pub fn authorize(&self, caller: &Caller, repository: &RepositoryName, action: Action) -> Result<Access, Denied> {
+        if !(self.admits(caller) && self.grants(caller, repository, action)) {
+            return Err(Denied::to(caller));
+        }
+        if caller.scopes.as_ref().is_some_and(|scopes| !scopes.allow(repository, action)) {
+            return Err(Denied { authenticate: true, insufficient_scope: true });
+        }
+        Ok(Access { repository: repository.clone(), action })
+    }
+
+    /// Decides about the registry as a whole.
+    ///
+    /// # Errors
+    /// See [`Denied`].
+    pub fn permit(&self, caller: &Caller, operation: Operation) -> Result<Permit, Denied> {
+        let has_role = |assignment: &Assignment| {
+            assignment.repositories.is_none() && assignment.role.permits(operation) && self.counts(caller, assignment)
+        };
+        let by_grants = operation == Operation::List && (!caller.is_anonymous() || self.has_anonymous());
+        if !(self.admits(caller) && (by_grants || self.assignments.iter().any(has_role))) {
+            return Err(Denied::to(caller));
+        }
+        if caller.scopes.as_ref().is_some_and(|scopes| !scopes.permit(operation)) {
+            return Err(Denied { authenticate: true, insufficient_scope: true });
+        }
+        Ok(Permit(operation))
+    }
+
+    /// Whether callers from this address are listened to at all.
+    pub fn admits(&self, caller: &Caller) -> bool {
+        network::admits(&self.rules, caller.address)
+    }
+
+    /// Those of the scopes that the caller may have, each with the actions that it may do: what goes into a token.
+    pub fn grant(&self, caller: &Caller, asked: &[Scope]) -> Scopes {
+        let unlimited = Caller { scopes: None, ..caller.clone() };
+        let may = |scope: &Scope| match scope {
+            Scope::Repository { name, actions } => {
+                let actions = actions.iter().copied().filter(|action| self.authorize(&unlimited, name, *action).is_ok());
+                Some(Scope::Repository { name: name.clone(), actions: actions.collect() })
+            }
+            Scope::Catalog => self.permit(&unlimited, Operation::List).ok().map(|_| Scope::Catalog),
+        };
+        Scopes::new(asked.iter().filter_map(may))
+    }
+
+    fn grants(&self, caller: &Caller, repository: &RepositoryName, action: Action) -> bool {
+        let own = match &caller.principal {
             Principal::Anonymous => None,
             Principal::Named(name) => self.principals.get(name),
         };
-        if self.anonymous.allow(action, repository) || own.is_some_and(|grants| grants.allow(action, repository)) {
-            Ok(Access { repository: repository.clone(), action })
-        } else {
-            Err(Denied { authenticate: *principal == Principal::Anonymous })
-        }
+        self.anonymous.allow(action, repository)
+            || own.is_some_and(|grants| grants.allow(action, repository))
+            || self
+                .assignments
+                .iter()
+                .any(|assignment| assignment.role.allows(action) && assignment.reaches(repository) && self.counts(caller, assignment))
+    }
+
+    fn counts(&self, caller: &Caller, assignment: &Assignment) -> bool {
+        caller.is(&assignment.to) && network::admits_role(&self.rules, assignment.role, caller.address)
     }
 
     /// Whether anonymous callers may do anything at all: without it, even the version check asks for credentials.
@@ -106,28 +255,120 @@ mod tests {
         Grants { pull: parse(pull), push: parse(push) }
     }
 
+    fn nobody() -> Caller {
+        Caller::anonymous(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
     #[test]
     fn nothing_is_allowed_unless_granted() {
-        let policy =
-            Policy { anonymous: grants(&["docker.io/**"], &[]), principals: [("ci".into(), grants(&["private/*"], &["team/**"]))].into() };
-        let (nobody, ci, stranger) = (Principal::Anonymous, Principal::Named("ci".into()), Principal::Named("stranger".into()));
-        for (principal, repository, action, allowed) in [
+        let policy = Policy {
+            anonymous: grants(&["docker.io/**"], &[]),
+            principals: [("ci".into(), grants(&["private/*"], &["team/**"]))].into(),
+            ..Policy::default()
+        };
+        let (nobody, ci, stranger) = (nobody(), Caller::named("ci"), Caller::named("stranger"));
+        for (caller, repository, action, allowed) in [
             (&nobody, "docker.io/library/alpine", Action::Pull, true),
+            (&nobody, "docker.io/library/alpine", Action::MetadataRead, true),
             (&nobody, "docker.io/library/alpine", Action::Push, false),
-            (&nobody, "private/a", Action::Pull, false),
             (&ci, "docker.io/library/alpine", Action::Pull, true),
             (&ci, "private/a", Action::Pull, true),
             (&ci, "private/a/b", Action::Pull, false),
             (&ci, "private/a", Action::Push, false),
             (&ci, "team/a/b", Action::Push, true),
+            (&ci, "team/a/b", Action::Delete, true),
             (&ci, "team/a/b", Action::Pull, true),
+            (&ci, "team/a/b", Action::MetadataWrite, false),
             (&stranger, "private/a", Action::Pull, false),
         ] {
-            let verdict = policy.authorize(principal, &repository.parse().unwrap(), action);
-            assert_eq!(verdict.is_ok(), allowed, "{principal:?} {action:?} {repository}");
+            let verdict = policy.authorize(caller, &repository.parse().unwrap(), action);
+            assert_eq!(verdict.is_ok(), allowed, "{caller:?} {action:?} {repository}");
             if let Err(denied) = verdict {
-                assert_eq!(denied.authenticate, *principal == nobody);
+                assert_eq!(denied, Denied { authenticate: *caller == nobody, insufficient_scope: false });
             }
         }
+    }
+
+    fn assigned(role: Role, to: Assignee, repositories: Option<&[&str]>) -> Assignment {
+        let repositories = repositories.map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect());
+        Assignment { role, to, repositories }
+    }
+
+    #[test]
+    fn roles_reach_as_far_as_they_are_assigned() {
+        let policy = Policy {
+            assignments: vec![
+                assigned(Role::AcrPush, Assignee::Group("builders".into()), Some(&["team/**"])),
+                assigned(Role::Reader, Assignee::Principal("auditor".into()), None),
+                assigned(Role::Owner, Assignee::Principal("half".into()), Some(&["half/*"])),
+            ],
+            ..Policy::default()
+        };
+        let builder = Caller { groups: Arc::new(["builders".into()]), ..Caller::named("b") };
+        let (auditor, half) = (Caller::named("auditor"), Caller::named("half"));
+        for (caller, repository, action, allowed) in [
+            (&builder, "team/a", Action::Push, true),
+            (&builder, "team/a", Action::Delete, false),
+            (&builder, "other/a", Action::Pull, false),
+            (&auditor, "other/a", Action::Pull, true),
+            (&auditor, "other/a", Action::Push, false),
+            (&half, "half/a", Action::MetadataWrite, true),
+            (&half, "other/a", Action::Pull, false),
+            (&Caller::named("b"), "team/a", Action::Pull, false),
+        ] {
+            assert_eq!(
+                policy.authorize(caller, &repository.parse().unwrap(), action).is_ok(),
+                allowed,
+                "{caller:?} {repository} {action:?}"
+            );
+        }
+        for (caller, operation, allowed) in [
+            (&auditor, Operation::ReadSettings, true),
+            (&auditor, Operation::AssignRoles, false),
+            (&builder, Operation::List, true),
+            (&builder, Operation::ReadSettings, false),
+            (&half, Operation::AssignRoles, false),
+            (&nobody(), Operation::List, false),
+        ] {
+            assert_eq!(policy.permit(caller, operation).is_ok(), allowed, "{caller:?} {operation:?}");
+        }
+    }
+
+    #[test]
+    fn row_66_a_token_never_has_more_than_its_scopes_nor_than_its_holder() {
+        let policy = Policy { assignments: vec![assigned(Role::AcrPull, Assignee::Principal("ci".into()), None)], ..Policy::default() };
+        let ci = Caller::named("ci");
+        let asked = [Scope::parse("repository:team/a:pull,push"), Scope::parse("registry:catalog:*")].map(Option::unwrap);
+        let scopes = policy.grant(&ci, &asked);
+        assert_eq!(scopes, Scopes::new([Scope::parse("repository:team/a:pull"), Scope::parse("registry:catalog:*")].map(Option::unwrap)));
+        let limited = Caller { scopes: Some(Arc::new(scopes)), ..ci.clone() };
+        let judge = |repository: &str, action| policy.authorize(&limited, &repository.parse().unwrap(), action).map(drop);
+        assert_eq!(judge("team/a", Action::Pull), Ok(()));
+        assert_eq!(judge("team/b", Action::Pull), Err(Denied { authenticate: true, insufficient_scope: true }));
+        assert_eq!(judge("team/a", Action::Push), Err(Denied { authenticate: false, insufficient_scope: false }));
+        assert!(policy.permit(&limited, Operation::List).is_ok());
+        // What was taken from its holder, a token has no longer.
+        assert!(Policy::default().authorize(&limited, &"team/a".parse().unwrap(), Action::Pull).is_err());
+    }
+
+    #[test]
+    fn who_comes_from_elsewhere_may_nothing() {
+        let only =
+            |roles: &[Role]| NetworkRule { allow: vec!["10.0.0.0/8".parse().unwrap()], roles: roles.to_vec(), ..NetworkRule::default() };
+        let policy = |rule| Policy {
+            anonymous: grants(&["open/*"], &[]),
+            assignments: vec![assigned(Role::AcrPush, Assignee::Principal("ci".into()), None)],
+            rules: vec![rule],
+            ..Policy::default()
+        };
+        let (near, far) = ("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let ci = |address| Caller { address, ..Caller::named("ci") };
+        let may = |policy: &Policy, caller: &Caller, name: &str, action| policy.authorize(caller, &name.parse().unwrap(), action).is_ok();
+        let all = policy(only(&[]));
+        assert!(may(&all, &ci(near), "team/a", Action::Push) && may(&all, &Caller::anonymous(near), "open/a", Action::Pull));
+        assert!(!may(&all, &ci(far), "team/a", Action::Push) && !may(&all, &Caller::anonymous(far), "open/a", Action::Pull));
+        let pushes = policy(only(&[Role::AcrPush]));
+        assert!(may(&pushes, &ci(near), "team/a", Action::Push) && !may(&pushes, &ci(far), "team/a", Action::Push));
+        assert!(may(&pushes, &ci(far), "open/a", Action::Pull));
     }
 }

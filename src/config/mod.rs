@@ -3,6 +3,7 @@
 //! `config/reference.toml` lists every key with its default; a test compares it with [`schema`]. Every fault is reported at once, with
 //! its key path and line ([`ConfigErrors`]). Relative paths are taken from the configuration file's folder.
 
+mod access;
 mod bucket;
 mod files;
 mod load;
@@ -22,7 +23,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::access::Pattern;
+use crate::access::{Assignment, NetworkRule, Pattern};
+pub use access::{Access, Principal};
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
 pub use names::path_prefix;
@@ -54,6 +56,10 @@ pub struct Config {
     /// Patterns that anyone may pull or push.
     pub access: Access,
     pub principals: Vec<Principal>,
+    /// Who has which role, besides what owners assign at run time.
+    pub roles: Vec<Assignment>,
+    /// From where callers may come, besides what is ruled at run time.
+    pub rules: Vec<NetworkRule>,
     pub limits: Limits,
     pub log: Log,
 }
@@ -162,22 +168,6 @@ pub struct Hosted {
     pub home: Option<String>,
 }
 
-/// What everybody may do, as patterns of full repository names.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Access {
-    pub anonymous_pull: Vec<Pattern>,
-    pub anonymous_push: Vec<Pattern>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Principal {
-    pub name: String,
-    /// One or two, so that one can be replaced while the other works.
-    pub passwords: Vec<Secret>,
-    pub pull: Vec<Pattern>,
-    pub push: Vec<Pattern>,
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Connections of clients at one time, at most; more wait in the kernel's queue.
@@ -247,6 +237,8 @@ impl Config {
             hosted: _,
             access: _,
             principals: _,
+            roles: _,
+            rules: _,
             limits,
             log,
         } = self;

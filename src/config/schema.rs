@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::access::{self, Access};
 use super::files::Readable;
 use super::peers::{self, Regions};
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{
-    Access, Acknowledge, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Principal, Replicate, Secret,
-    Siblings, Tls, Upstream, names,
+    Acknowledge, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate, Secret, Siblings, Tls,
+    Upstream, names,
 };
 use crate::access::Pattern;
 
@@ -39,7 +40,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     }
     let data_dir = root.path_or("data_dir", "./outport-data");
     let tls = root.optional_section("tls").map(read_tls);
-    let access = read_access(root.section("access"));
+    let access = access::read(root.section("access"));
     let listen = read_listen(root.section("listen"), tls.as_ref(), &access);
     let limits = read_limits(root.section("limits"));
     let cache = read_cache(root.section("cache"), &limits);
@@ -51,7 +52,9 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
     let hosted = read_hosted(&mut root, &HostedContext { upstreams: &upstreams, regions, acknowledge });
-    let principals = read_principals(&mut root);
+    let principals = access::read_principals(&mut root);
+    let roles = access::read_roles(&mut root, &principals);
+    let rules = access::read_rules(&mut root);
     root.finish();
     Config {
         region,
@@ -68,6 +71,8 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         hosted,
         access,
         principals,
+        roles,
+        rules,
         limits,
         log,
     }
@@ -160,12 +165,6 @@ pub(super) fn require_pem(section: &Section<'_, '_, '_>, key: &'static str, file
     if !file.text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(content)) {
         section.fault(key, format!("{} is not PEM: it has no line -----BEGIN ... {content}", file.path.display()));
     }
-}
-
-fn read_access(mut section: Section<'_, '_, '_>) -> Access {
-    let access = Access { anonymous_pull: section.list("anonymous_pull"), anonymous_push: section.list("anonymous_push") };
-    section.finish();
-    access
 }
 
 fn read_cache(mut section: Section<'_, '_, '_>, limits: &Limits) -> Cache {
@@ -410,51 +409,6 @@ pub(super) fn warn_of_plain_secret(section: &Section<'_, '_, '_>, key: &'static 
     if urls.iter().any(|url| url.scheme() == "http" && !local(url)) {
         section.warn(key, format!("is plain HTTP: {secret} travels unprotected"));
     }
-}
-
-fn read_principals(root: &mut Section<'_, '_, '_>) -> Vec<Principal> {
-    let mut names = Owners::new();
-    root.sections("principal").into_iter().filter_map(|section| read_principal(section, &mut names)).collect()
-}
-
-fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners) -> Option<Principal> {
-    let name: Option<String> = section.required("name");
-    if let Some(name) = &name {
-        if !names::is_principal(name) {
-            section.fault(
-                "name",
-                format!("{name:?} is not a principal's name: 1 to 128 letters, digits and . _ @ + -, and not \"anonymous\""),
-            );
-        } else if let Some(earlier) = note(taken, name.clone(), section.path()) {
-            section.fault("name", format!("{name:?} stands already in {earlier}"));
-        }
-    }
-    let passwords = read_passwords(&mut section);
-    let (pull, push) = (section.list("pull"), section.list("push"));
-    section.finish();
-    Some(Principal { name: name?, passwords, pull, push })
-}
-
-/// The most passwords of a principal: the old one and the new one.
-const MAX_PASSWORDS: usize = 2;
-
-fn read_passwords(section: &mut Section<'_, '_, '_>) -> Vec<Secret> {
-    section.refuse(
-        "password",
-        "a password does not stand in the configuration: name its file in password_files, or its variable in password_envs",
-    );
-    section.refuse("password_file", "write password_files = [...]");
-    section.refuse("password_env", "write password_envs = [...]");
-    let (named_files, files) = section.files("password_files");
-    let variables: Vec<String> = section.list("password_envs");
-    match named_files + variables.len() {
-        0 => section.fault("password_files", "is missing: name one file or two, or variables in password_envs"),
-        1..=MAX_PASSWORDS => {}
-        count => section.fault("password_files", format!("{count} passwords: at most {MAX_PASSWORDS}, with those of password_envs")),
-    }
-    let mut secrets: Vec<Secret> = files.iter().filter_map(|file| secret_of_file(section, "password_files", file)).collect();
-    secrets.extend(variables.iter().filter_map(|name| secret_of_variable(section, "password_envs", name)));
-    secrets
 }
 
 /// The keys that may lead to one secret, and the one that people write it into.

@@ -15,12 +15,12 @@ fn no_environment(_: &str) -> Option<String> {
     None
 }
 
-fn parse(text: &str) -> Result<Config, ConfigErrors> {
+pub(super) fn parse(text: &str) -> Result<Config, ConfigErrors> {
     Config::parse(text, Path::new("/nowhere"), &no_environment)
 }
 
 /// The faults, each as `line: key: message`.
-fn faults(text: &str) -> Vec<String> {
+pub(super) fn faults(text: &str) -> Vec<String> {
     let errors = parse(text).expect_err(text);
     errors.lines().map(|line| line.strip_prefix("configuration:").unwrap_or(&line).trim_start().to_owned()).collect()
 }
@@ -442,6 +442,8 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
             r#"peer[0].bucket.options_from_env: the environment variable "PEER_KEY_ID" is not set"#,
             "upstream[0].password_env: stands beside password_file: only one of them is possible",
             "principal[0].password_files: is missing: name one file or two, or variables in password_envs",
+            r#"role[0].principals: is missing: name principals, or groups as "group:NAME""#,
+            r#"rule[0].allow: lets nobody in: name ranges, or set default = "allow""#,
         ]
     );
     let mut leaves = leaves(&text);

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::units::{ByteSize, parse_duration, show_duration};
 use super::{BucketPlace, LogFormat};
-use crate::access::Pattern;
+use crate::access::{Otherwise, Pattern, ROLES, Role};
 
 /// A value of one type.
 pub(super) trait Value: Sized {
@@ -93,6 +93,22 @@ text_value!(
     "a pattern such as \"team/**\"",
     |text| text.parse().map_err(|why| format!("{text:?} is no pattern: {why}")),
     |pattern| pattern.as_str().to_owned()
+);
+text_value!(
+    Role,
+    "a role such as \"AcrPull\"",
+    |text| text.parse().map_err(|_| is(text, format!("none of the roles {}", ROLES.map(Role::as_str).join(", ")))),
+    Role::to_string
+);
+text_value!(
+    Otherwise,
+    "\"deny\" or \"allow\"",
+    |text| match text {
+        "deny" => Ok(Otherwise::Deny),
+        "allow" => Ok(Otherwise::Allow),
+        _ => Err(is(text, "neither \"deny\" nor \"allow\"")),
+    },
+    |otherwise| if *otherwise == Otherwise::Allow { "allow".to_owned() } else { "deny".to_owned() }
 );
 text_value!(
     LogFormat,

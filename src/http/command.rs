@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::admit::Site;
 use super::error::Failure;
 use super::log::Record;
-use crate::access::Access;
+use crate::access::{Access, Action};
 use crate::oci::{Reference, RepositoryName};
 use crate::registry::Addressing;
 
@@ -62,7 +62,7 @@ pub fn authorize(site: &Site, body: &Bytes, record: &mut Record) -> Result<Order
     record.upstream = target.upstream;
     record.repository = Some(target.repository.clone());
     record.reference = Some(image.reference.to_string());
-    let access = site.authorize_push(record.principal(), &target.repository)?;
+    let access = site.authorize_write(record.caller(), &target.repository, Action::Push)?;
     Ok(Order { access, reference: image.reference, platform: fields.platform })
 }
 

@@ -138,6 +138,11 @@ impl Failure {
         Failure::new(StatusCode::FORBIDDEN, "DENIED", "requested access to the resource is denied")
     }
 
+    /// Network rules do not listen to where the caller comes from.
+    pub const fn forbidden_address() -> Failure {
+        Failure::new(StatusCode::FORBIDDEN, "DENIED", "requests from this address are not allowed")
+    }
+
     pub fn from_cache(error: CacheError, subject: Subject) -> Failure {
         match error {
             CacheError::Absent => Failure::absent(subject),

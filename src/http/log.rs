@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::route::{Action, Begin, Command, Push, Question, Wanted};
-use crate::access::Principal;
+use crate::access::{Caller, Principal};
 use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
@@ -76,7 +76,7 @@ pub struct Record {
     /// Only for a request that went nowhere.
     path: Option<String>,
     class: Class,
-    principal: Principal,
+    caller: Caller,
     pub upstream: Option<Arc<str>>,
     pub repository: Option<RepositoryName>,
     pub reference: Option<String>,
@@ -149,7 +149,7 @@ impl Record {
             agent: agent(&head.headers),
             path: Some(clean(head.uri.path())),
             class: Class::Other,
-            principal: Principal::Anonymous,
+            caller: Caller::anonymous(connection.peer.ip()),
             upstream: None,
             repository: None,
             reference: None,
@@ -192,23 +192,24 @@ impl Record {
     /// An edge of another region asks. No principal's name has a colon.
     pub fn asked_by(&mut self, region: &str) {
         self.metrics.authentication("accepted");
-        self.principal = Principal::Named(format!("region:{region}").into());
+        self.caller.principal = Principal::Named(format!("region:{region}").into());
+        self.caller.proof = "peer";
     }
 
     /// The caller is known, or its credentials were refused.
-    pub fn authenticated<E>(&mut self, caller: Result<&Principal, &E>) {
-        self.metrics.authentication(match caller {
-            Ok(Principal::Anonymous) => "anonymous",
-            Ok(Principal::Named(_)) => "accepted",
+    pub fn authenticated<E>(&mut self, caller: Result<&Caller, &E>) {
+        self.metrics.authentication(match caller.map(Caller::is_anonymous) {
+            Ok(true) => "anonymous",
+            Ok(false) => "accepted",
             Err(_) => "refused",
         });
-        if let Ok(principal) = caller {
-            self.principal = principal.clone();
+        if let Ok(caller) = caller {
+            self.caller = caller.clone();
         }
     }
 
-    pub fn principal(&self) -> &Principal {
-        &self.principal
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Something was found, here or there.
@@ -236,7 +237,7 @@ impl Record {
         tracing::info!(
             target: "outport::access",
             id = self.request_id,
-            principal = self.principal.as_str(),
+            principal = self.caller.principal.as_str(),
             client = %self.client,
             method = self.method,
             route = self.class.as_str(),

@@ -20,7 +20,7 @@ use super::log::Record;
 use super::route::{Begin, Push};
 use super::service::Http;
 use super::upload::{self, Kept, Progress};
-use crate::access::{Action, Principal};
+use crate::access::Action;
 use crate::inflow::Inflow;
 use crate::oci::{Algorithm, Reference, RepositoryName, SessionRef};
 use crate::peers::{PassError, Passed};
@@ -42,8 +42,9 @@ impl Http {
         inflow: &mut Inflow,
         record: &Record,
     ) -> Result<Response<Payload>, Failure> {
-        let principal: &Principal = record.principal();
-        let given = Given { pusher: Pusher { access: &write.access, principal }, name: &write.name, headers: &head.headers };
+        let caller = record.caller();
+        let given =
+            Given { pusher: Pusher { access: &write.access, principal: &caller.principal }, name: &write.name, headers: &head.headers };
         if let Some(session) = write.wanted.session() {
             if let Some(region) = self.locations().abroad(session) {
                 return self.pass_abroad(region, (site, head), inflow, record).await;
@@ -68,7 +69,7 @@ impl Http {
                 Ok(upload::blob_created(given.name, digest, &position.to_string()))
             }
             Push::Begin(Begin::Mount { digest, from }) => {
-                let readable = |repository: &_| site.policy.authorize(principal, repository, Action::Pull).is_ok();
+                let readable = |repository: &_| site.policy.authorize(caller, repository, Action::Pull).is_ok();
                 // One that is named and may not be read is one that has nothing (row 50).
                 let mounted = match (from, &write.source) {
                     (Some(_), None) => None,

@@ -13,7 +13,7 @@ use super::log::Record;
 use super::respond;
 use super::route::{RouteError, parameter};
 use super::service::Http;
-use crate::access::{Action, Principal};
+use crate::access::{Action, Caller};
 use crate::config::parse_duration;
 use crate::ledger::Position;
 use crate::registry::{Addressing, Awaited, Breadth, Hold, Overview, Receipt, WaitError};
@@ -89,16 +89,16 @@ fn breadth(text: Option<&str>) -> Result<Breadth, RouteError> {
 
 impl Site {
     /// Who waits for an image must be able to pull it; a position names no repository.
-    pub(super) fn admit_wait(&self, wait: Wait, principal: &Principal, record: &mut Record) -> Result<Waiting, Failure> {
+    pub(super) fn admit_wait(&self, wait: Wait, caller: &Caller, record: &mut Record) -> Result<Waiting, Failure> {
         let Wait { wished, breadth, within } = wait;
         let awaited = match wished {
             Wished::Position(position) => {
-                self.enter(principal)?;
+                self.enter(caller)?;
                 Awaited::Position(position)
             }
             Wished::Image(image, hold) => {
                 let target = self.names.resolve(Addressing { name: &image.name, ns: image.ns.as_deref(), host: None })?;
-                let decision = self.policy.authorize(principal, &target.repository, Action::Pull);
+                let decision = self.policy.authorize(caller, &target.repository, Action::Pull);
                 record.upstream = target.upstream;
                 record.repository = Some(target.repository);
                 record.reference = Some(image.reference.to_string());
@@ -123,9 +123,9 @@ impl Http {
     }
 
     /// To those who have signed in it is told why something does not work.
-    pub(super) async fn overview(&self, principal: &Principal) -> Response<Payload> {
+    pub(super) async fn overview(&self, caller: &Caller) -> Response<Payload> {
         let overview = self.registry_ref().overview().await;
-        status(&if *principal == Principal::Anonymous { overview.without_reasons() } else { overview })
+        status(&if caller.is_anonymous() { overview.without_reasons() } else { overview })
     }
 }
 

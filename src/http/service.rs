@@ -128,7 +128,7 @@ impl Http {
         let site = self.site();
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
-        let (reply, reuse) = match site.admit(&head, &connection, &mut record) {
+        let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
@@ -194,20 +194,20 @@ impl Http {
             Call::Version => Ok(respond::version()),
             Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::Forwards => {
-                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
             Call::Conflicts(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.principal(), repository, Action::Pull).is_ok();
+                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
                 let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
                 Ok(respond::conflicts(&listed, &page))
             }
-            Call::Overview => within(site.deadline, async { Ok(self.overview(record.principal()).await) }).await,
+            Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
@@ -217,7 +217,7 @@ impl Http {
 
     async fn read(&self, read: &Read, (site, head): (&Site, &Parts), record: &mut Record) -> Result<Response<Payload>, Failure> {
         let (registry, access) = (&self.0.registry, &read.access);
-        let may_push = || site.policy.authorize(record.principal(), access.repository(), Action::Push).is_ok();
+        let may_push = || site.policy.authorize(record.caller(), access.repository(), Action::Push).is_ok();
         let asking = &asking(head, may_push)?;
         let refused = |error| Failure::from_cache(error, read.wanted.subject());
         let mut response = match &read.wanted {

@@ -1,6 +1,10 @@
 //! Who is asking. In this form: passwords of configured principals, by Basic authentication (RFC 7617).
 
+mod control;
+mod watch;
+
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -8,9 +12,13 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::access::Principal;
+use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
+
+pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
+
+pub use watch::Controls;
 
 /// The challenge of every 401. It is ours and never changes: containerd keeps one for each host.
 pub const CHALLENGE: &str = r#"Basic realm="outport""#;
@@ -56,10 +64,17 @@ impl Identity {
         Identity { entries }
     }
 
-    /// Establishes the caller from all `Authorization` headers of a request; none at all is anonymous.
-    pub fn authenticate<'a>(&self, authorization: impl IntoIterator<Item = &'a HeaderValue>) -> Result<Principal, AuthError> {
+    /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
+    ///
+    /// # Errors
+    /// See [`AuthError`].
+    pub async fn authenticate<'a>(
+        &self,
+        authorization: impl IntoIterator<Item = &'a HeaderValue>,
+        address: IpAddr,
+    ) -> Result<Caller, AuthError> {
         let mut headers = authorization.into_iter();
-        let Some(header) = headers.next() else { return Ok(Principal::Anonymous) };
+        let Some(header) = headers.next() else { return Ok(Caller::anonymous(address)) };
         if headers.next().is_some() || header.len() > MAX_CREDENTIALS_BYTES {
             return Err(AuthError::Malformed);
         }
@@ -70,7 +85,8 @@ impl Identity {
         let decoded = STANDARD.decode(credentials.trim()).map_err(|_| AuthError::Malformed)?;
         let colon = decoded.iter().position(|byte| *byte == b':').ok_or(AuthError::Malformed)?;
         let (name, password) = decoded.split_at(colon);
-        self.find(name, password.get(1..).unwrap_or_default()).ok_or(AuthError::Refused)
+        let principal = self.find(name, password.get(1..).unwrap_or_default()).ok_or(AuthError::Refused)?;
+        Ok(Caller::new(principal, address, "basic"))
     }
 
     /// Compares with every password of every principal, whatever matches: a known name costs what an unknown one costs.
@@ -97,6 +113,7 @@ impl fmt::Debug for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
 
     fn identity() -> Identity {
         let principal = |name: &str, passwords: &[&str]| config::Principal {
@@ -108,6 +125,11 @@ mod tests {
         Identity::new(&[principal("ci", &["first", "second:with colon"]), principal("other", &["third"])])
     }
 
+    fn authenticate<'a>(identity: &Identity, authorization: impl IntoIterator<Item = &'a HeaderValue>) -> Result<Principal, AuthError> {
+        let caller = identity.authenticate(authorization, IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)).now_or_never();
+        caller.expect("nothing here waits").map(|caller| caller.principal)
+    }
+
     fn basic(user: &str, password: &str) -> HeaderValue {
         HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).unwrap()
     }
@@ -115,32 +137,32 @@ mod tests {
     #[test]
     fn both_passwords_of_a_principal_are_good() {
         for password in ["first", "second:with colon"] {
-            assert_eq!(identity().authenticate([&basic("ci", password)]), Ok(Principal::Named("ci".into())));
+            assert_eq!(authenticate(&identity(), [&basic("ci", password)]), Ok(Principal::Named("ci".into())));
         }
         let spelled = HeaderValue::try_from(format!("bASIC  {}", STANDARD.encode("ci:first"))).unwrap();
-        assert_eq!(identity().authenticate([&spelled]), Ok(Principal::Named("ci".into())));
+        assert_eq!(authenticate(&identity(), [&spelled]), Ok(Principal::Named("ci".into())));
     }
 
     #[test]
     fn no_credentials_are_anonymous_and_wrong_ones_are_refused() {
-        assert_eq!(identity().authenticate([]), Ok(Principal::Anonymous));
+        assert_eq!(authenticate(&identity(), []), Ok(Principal::Anonymous));
         for (user, password) in
             [("ci", "third"), ("ci", ""), ("nobody", "first"), ("", ""), ("CI", "first"), ("ci", "first "), ("", "first")]
         {
-            assert_eq!(identity().authenticate([&basic(user, password)]), Err(AuthError::Refused), "{user}:{password}");
+            assert_eq!(authenticate(&identity(), [&basic(user, password)]), Err(AuthError::Refused), "{user}:{password}");
         }
-        assert_eq!(identity().authenticate([&HeaderValue::from_static("Bearer abc")]), Err(AuthError::Refused));
+        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Bearer abc")]), Err(AuthError::Refused));
     }
 
     #[test]
     fn row_67_double_malformed_and_oversized_credentials_are_refused() {
         let good = basic("ci", "first");
-        assert_eq!(identity().authenticate([&good, &good]), Err(AuthError::Malformed));
+        assert_eq!(authenticate(&identity(), [&good, &good]), Err(AuthError::Malformed));
         for text in ["", "Basic", "Basic !!!", "Basic Y2k=", "garbage"] {
-            assert_eq!(identity().authenticate([&HeaderValue::from_static(text)]), Err(AuthError::Malformed), "{text}");
+            assert_eq!(authenticate(&identity(), [&HeaderValue::from_static(text)]), Err(AuthError::Malformed), "{text}");
         }
-        assert_eq!(identity().authenticate([&basic("ci", &"x".repeat(64 * 1024))]), Err(AuthError::Malformed));
-        assert_eq!(identity().authenticate([&HeaderValue::from_bytes(b"Basic \xff").unwrap()]), Err(AuthError::Malformed));
+        assert_eq!(authenticate(&identity(), [&basic("ci", &"x".repeat(64 * 1024))]), Err(AuthError::Malformed));
+        assert_eq!(authenticate(&identity(), [&HeaderValue::from_bytes(b"Basic \xff").unwrap()]), Err(AuthError::Malformed));
     }
 
     #[test]
@@ -153,8 +175,8 @@ mod tests {
             push: Vec::new(),
         };
         let identity = Identity::new(&[principal]);
-        assert!(identity.authenticate([&basic("ci", &format!("{long}a"))]).is_ok());
-        assert_eq!(identity.authenticate([&basic("ci", &format!("{long}b"))]), Err(AuthError::Refused));
+        assert!(authenticate(&identity, [&basic("ci", &format!("{long}a"))]).is_ok());
+        assert_eq!(authenticate(&identity, [&basic("ci", &format!("{long}b"))]), Err(AuthError::Refused));
     }
 
     #[test]

@@ -183,6 +183,15 @@ pub enum Standing {
     Removed,
 }
 
+/// What a record of the control plane is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlKind {
+    Identity = 1,
+    Role = 2,
+    Rule = 3,
+    PublicKey = 4,
+}
+
 /// The control plane's: its rooms give the content its meaning; without content it is removed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ControlRecord {

@@ -76,7 +76,7 @@ use ulid::Ulid;
 
 pub use append::AppendError;
 pub use check::Rejected;
-pub use event::{Content, ContentKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
+pub use event::{Content, ContentKind, ControlKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
 pub use glance::Glance;
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
 pub use importer::{Foreign, ImportError};
@@ -84,8 +84,8 @@ pub use index::IndexError;
 pub use named::{EventEntry, NamedEntry};
 pub use pull::{PullError, Pulled, Segments, Source};
 pub use query::{
-    BlobEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry, UnforwardedEntry,
-    UnforwardedQuery, WantedEntry, WantedKey,
+    BlobEntry, ControlEntry, ForwardEntry, ManifestEntry, MemberEntry, PlaceEntry, ReferrersQuery, RepositoryEntry, TagEntry,
+    UnforwardedEntry, UnforwardedQuery, WantedEntry, WantedKey,
 };
 pub use recover::{RecoverError, Recovered};
 pub use snapshot::Adopted;
@@ -309,6 +309,11 @@ impl Ledger {
     /// The latest incarnation of a region whose ledger is folded here.
     pub fn incarnation_of(&self, region: &str) -> Result<Option<Origin>, LedgerError> {
         self.read(|rows| query::incarnation_of(rows, region))
+    }
+
+    /// The records of a kind in the control plane, by name; those that were removed are not among them.
+    pub fn control(&self, kind: ControlKind) -> Result<Vec<ControlEntry>, LedgerError> {
+        self.read(|rows| query::control(rows, kind))
     }
 
     /// Incarnations of regions that joined, are leaving or were removed.

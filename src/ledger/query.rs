@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 
-use super::event::{ManifestFacts, Standing};
+use super::event::{ControlKind, ManifestFacts, Standing};
 use super::fold::{self, row};
 use super::identity::{Origin, Place, VersionVector};
 use super::index::{IndexError, Rows, Table, Value, Walk, key};
-use super::state::{Claim, Claims, ContentRow, ForwardRow, LockClaim, ManifestClaim, MemberRow, PlaceRow, RepositoryRow, TagClaim};
+use super::state::{
+    Claim, Claims, ContentRow, ControlClaim, ForwardRow, LockClaim, ManifestClaim, MemberRow, PlaceRow, RepositoryRow, TagClaim,
+};
 use crate::bucket::{Bucket, Key};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
@@ -65,6 +67,13 @@ pub struct MemberEntry {
     pub standing: Standing,
     /// What it had folded when it wrote its last segment that was folded here.
     pub seen: VersionVector,
+}
+
+/// A record of the control plane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlEntry {
+    pub name: String,
+    pub content: serde_json::Value,
 }
 
 /// Content of a repository that this region does not hold itself.
@@ -176,6 +185,20 @@ pub(super) fn tags(rows: &dyn Rows, repository: &RepositoryName, after: Option<&
         let locks = Locks { tag: fold::lock_on(rows, repository, Some(&name))?, is_repository_locked };
         Ok(tag_entry(name, &Claims::decode(value)?, locks))
     })
+}
+
+/// The records of a kind that were not removed: their names and contents.
+pub(super) fn control(rows: &dyn Rows, kind: ControlKind) -> Result<Vec<ControlEntry>, IndexError> {
+    let (mut found, prefix) = (Vec::new(), key::control(kind, ""));
+    rows.scan(Table::Control, &prefix, None, &mut |key, value| {
+        let claims: Claims<ControlClaim> = Claims::decode(value)?;
+        let Some(content) = fold::in_force(&claims) else { return Ok(Walk::On) };
+        let damaged = |_| IndexError::Damaged("a record of the control plane cannot be read".into());
+        let name = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| IndexError::Damaged("a record's name is no text".into()))?;
+        found.push(ControlEntry { name: name.to_owned(), content: serde_json::from_slice(content).map_err(damaged)? });
+        Ok(Walk::On)
+    })?;
+    Ok(found)
 }
 
 /// The tags whose winner is this manifest.

@@ -131,6 +131,13 @@ pub struct LockClaim {
     pub digest: Option<Digest>,
 }
 
+/// What somebody made of a record of the control plane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlClaim {
+    /// As JSON; `None`: it was removed.
+    pub content: Option<Vec<u8>>,
+}
+
 /// A content that some event named.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContentRow {

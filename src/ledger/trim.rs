@@ -111,8 +111,12 @@ fn is_folded(event: &Event) -> bool {
         | Event::Member { .. }
         | Event::Lost { .. }
         | Event::Forwarded { .. }
+        | Event::Identity(_)
+        | Event::Role(_)
+        | Event::Rule(_)
+        | Event::PublicKey(_)
         | Event::Heartbeat {} => true,
-        Event::Condemn { .. } | Event::Identity(_) | Event::Role(_) | Event::Rule(_) | Event::PublicKey(_) | Event::Unknown(_) => false,
+        Event::Condemn { .. } | Event::Unknown(_) => false,
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) enum Kind {
     Link = 3,
     TagsOf = 4,
     Lock = 5,
+    Control = 6,
 }
 
 /// A name, as this table's keys have it.

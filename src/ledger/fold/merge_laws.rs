@@ -9,7 +9,7 @@ use ulid::Ulid;
 
 use super::{Folding, ledger, row, segment};
 use crate::clock::Timestamp;
-use crate::ledger::event::{Content, ContentKind, Event, ManifestFacts, Standing};
+use crate::ledger::event::{Content, ContentKind, ControlRecord, Event, ManifestFacts, Standing};
 use crate::ledger::identity::{HybridTime, Origin, Place, VersionVector};
 use crate::ledger::index::{Changes, Memory, Overlay, Rows, Table, Walk, key};
 use crate::ledger::planted::{Bug, Planted};
@@ -52,7 +52,7 @@ fn place(random: &mut fastrand::Rng) -> (Place, Digest) {
 
 fn event(random: &mut fastrand::Rng) -> Event {
     let digest = digest(random);
-    match random.u32(0..16) {
+    match random.u32(0..17) {
         0..=3 => Event::tag(repository(), tag(random), digest),
         4 => Event::untag(repository(), tag(random)),
         5 => Event::delete(repository(), digest, ContentKind::Manifest),
@@ -72,6 +72,10 @@ fn event(random: &mut fastrand::Rng) -> Event {
             Event::Lock { repository: repository(), tag: random.bool().then(|| tag(random)), digest: Some(digest), locked: random.bool() }
         }
         13 => Event::Member { origin: origin(random.usize(0..REGIONS)), standing: Standing::Joined },
+        15 => {
+            let content = random.bool().then(|| serde_json::json!(random.u8(..)));
+            Event::Role(ControlRecord { name: random.u8(0..2).to_string(), content })
+        }
         14 => Event::Lost { origin: origin(random.usize(0..REGIONS)), cut: random.u64(0..5) },
         _ => {
             let facts = ManifestFacts { subject: Some(digest), blobs: vec![digest], ..ManifestFacts::default() };

@@ -4,6 +4,7 @@
 //! holds this). A segment that was folded already changes nothing.
 
 mod contents;
+mod control;
 mod coverage;
 mod forwards;
 mod locks;
@@ -14,7 +15,7 @@ mod names;
 mod repositories;
 mod wanted;
 
-use super::event::{Event, ManifestEvent};
+use super::event::{ControlKind, Event, ManifestEvent};
 use super::identity::{HybridTime, Origin, VersionVector};
 use super::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
 use super::planted::Planted;
@@ -22,6 +23,7 @@ use super::segment::Segment;
 use super::state::{ImportsRow, LedgerRow, LockClaim, ManifestClaim, Moment, TagClaim};
 use crate::oci::Digest;
 
+pub(super) use control::in_force;
 pub(super) use locks::{is_locked, lock_on};
 pub(super) use members::{cut, standing};
 pub(super) use names::{is_readable, manifest_claim};
@@ -132,12 +134,10 @@ pub(super) fn event(rows: &mut Overlay<'_>, moment: &Moment<'_>, event: &Event) 
         }
         Event::Member { origin, standing } => members::stand(rows, moment, origin, *standing),
         Event::Lost { origin, cut } => members::lose(rows, origin, *cut),
-        Event::Condemn { .. }
-        | Event::Heartbeat {}
-        | Event::Identity(_)
-        | Event::Role(_)
-        | Event::Rule(_)
-        | Event::PublicKey(_)
-        | Event::Unknown(_) => Ok(()),
+        Event::Identity(record) => control::record(rows, moment, ControlKind::Identity, record),
+        Event::Role(record) => control::record(rows, moment, ControlKind::Role, record),
+        Event::Rule(record) => control::record(rows, moment, ControlKind::Rule, record),
+        Event::PublicKey(record) => control::record(rows, moment, ControlKind::PublicKey, record),
+        Event::Condemn { .. } | Event::Heartbeat {} | Event::Unknown(_) => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 
 use ulid::Ulid;
 
+use super::super::event::ControlKind;
 use super::super::identity::{Origin, Place};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 
@@ -62,6 +63,13 @@ pub fn linked(of: &Digest, name: &RepositoryName) -> Vec<u8> {
 /// Of `Locks`: a repository's own has no tag.
 pub fn lock(name: &RepositoryName, tag: Option<&Tag>) -> Vec<u8> {
     tag_text(name, tag.map_or("", Tag::as_str))
+}
+
+/// Of `Control`: what the keys of all records of a kind begin with, and the name.
+pub fn control(kind: ControlKind, name: &str) -> Vec<u8> {
+    let mut key = vec![kind as u8];
+    key.extend_from_slice(name.as_bytes());
+    key
 }
 
 pub fn place(place: &Place) -> Vec<u8> {

@@ -18,7 +18,7 @@ use disk::Disk;
 pub(super) use memory::Memory;
 
 /// Changes with every meaning of the fold, so that an index of another program is not read as one of this.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// Why the index cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

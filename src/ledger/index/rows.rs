@@ -29,6 +29,8 @@ pub enum Table {
     Conflicts,
     /// Repository, tag or nothing for all of them: the live claims of locks.
     Locks,
+    /// Kind, name: the live claims of a record of the control plane.
+    Control,
     /// Repository, digest: the live claims with what the manifest says of itself.
     Manifests,
     /// Repository, digest: the greatest claim that there ever was, for those who still name a manifest that was deleted elsewhere.
@@ -60,7 +62,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 24] = [
+    pub const ALL: [Table; 25] = [
         Table::Identity,
         Table::Ledgers,
         Table::Imports,
@@ -71,6 +73,7 @@ impl Table {
         Table::TagsOf,
         Table::Conflicts,
         Table::Locks,
+        Table::Control,
         Table::Manifests,
         Table::Known,
         Table::Referrers,
@@ -100,6 +103,7 @@ impl Table {
             Table::TagsOf => "tags_of",
             Table::Conflicts => "conflicts",
             Table::Locks => "locks",
+            Table::Control => "control",
             Table::Manifests => "manifests",
             Table::Known => "known",
             Table::Referrers => "referrers",

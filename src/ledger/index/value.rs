@@ -6,7 +6,8 @@ use bytes::Bytes;
 use super::super::event::{ManifestFacts, Standing};
 use super::super::identity::{HybridTime, Origin, Place, VersionVector};
 use super::super::state::{
-    Claim, Claims, ContentRow, ForwardRow, ImportsRow, LedgerRow, LockClaim, ManifestClaim, MemberRow, PlaceRow, RepositoryRow, TagClaim,
+    Claim, Claims, ContentRow, ControlClaim, ForwardRow, ImportsRow, LedgerRow, LockClaim, ManifestClaim, MemberRow, PlaceRow,
+    RepositoryRow, TagClaim,
 };
 use super::{IndexError, key};
 use crate::clock::Timestamp;
@@ -293,6 +294,20 @@ impl Value for LockClaim {
     }
 }
 
+impl Value for ControlClaim {
+    fn write(&self, to: &mut Writer) {
+        to.number(self.content.is_some().into());
+        if let Some(content) = &self.content {
+            to.bytes(content);
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<ControlClaim> {
+        let content = if from.number()? == 1 { Some(from.bytes()?.to_vec()) } else { None };
+        Some(ControlClaim { content })
+    }
+}
+
 impl Value for MemberRow {
     fn write(&self, to: &mut Writer) {
         to.time(self.clock);
@@ -388,6 +403,10 @@ mod tests {
             prop_assert_eq!(LedgerRow::decode(&ledger.encode()).unwrap(), ledger);
             let lock = LockClaim { locked: sizes.1, digest: sizes.1.then_some(digest) };
             prop_assert_eq!(LockClaim::decode(&lock.encode()).unwrap(), lock);
+            for content in [None, Some(b"{}".to_vec())] {
+                let control = ControlClaim { content };
+                prop_assert_eq!(ControlClaim::decode(&control.encode()).unwrap(), control);
+            }
             for standing in [Standing::Joined, Standing::Leaving, Standing::Removed] {
                 let member = MemberRow { clock, standing };
                 prop_assert_eq!(MemberRow::decode(&member.encode()).unwrap(), member);

@@ -14,8 +14,7 @@ use crate::ledger::index::{Index, Memory, Table, Walk};
 use crate::ledger::segment::{self, Object};
 use crate::ledger::trim::Trimmed;
 use crate::ledger::{
-    Adopted, AppendError, Content, ControlRecord, Event, Foreign, ImportError, Ledger, LedgerError, Look, Origin, Place, Regions, Segments,
-    Standing,
+    Adopted, AppendError, Content, Event, Foreign, ImportError, Ledger, LedgerError, Look, Origin, Place, Regions, Segments, Standing,
 };
 use crate::metrics::Metrics;
 use crate::oci::Digest;
@@ -307,8 +306,7 @@ async fn a_segment_is_trimmed_when_two_snapshots_cover_it_and_no_event_would_be_
     let store = store();
     let ledger = fresh(&store);
     blobs(&ledger, 0..2).await;
-    let record = ControlRecord { name: "ci".into(), content: None };
-    ledger.append(vec![Event::Rule(record)]).await.unwrap();
+    ledger.append(vec![Event::Condemn { places: Vec::new() }]).await.unwrap();
     blobs(&ledger, 2..4).await;
     assert_eq!(trim(&ledger).await, Trimmed::default());
     snapshot(&ledger).await;
