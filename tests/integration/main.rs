@@ -1,5 +1,6 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod access_table;
 mod claims;
 mod demo;
 mod disk_faults;
