@@ -1,7 +1,7 @@
 //! An edge: everything wired together. The only place that knows all rooms.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{Control, Controls, Identity};
+use crate::identity::{self, Control, Controls, Identity, KeyError, SigningKey, Sources};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -41,7 +41,8 @@ pub struct Edge {
     config: Arc<Mutex<Config>>,
     controls: Controls,
     /// Follow the control plane, and put in force what it says.
-    governing: [AbortHandle; 2],
+    governing: [AbortHandle; 3],
+    tokens: identity::Tokens,
     outside: Outside,
     metrics: Metrics,
     store: Store,
@@ -76,6 +77,8 @@ pub enum StartError {
     Dial(#[from] DialError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("tokens cannot be signed by this key: {0}")]
+    Key(#[from] KeyError),
 }
 
 /// Where the cache lies, and how large it may become.
@@ -108,7 +111,9 @@ impl Edge {
         };
         let locations = Locations::new(&config.region, owner);
         let controls = Controls::open(config.data_dir.join("control.json"));
-        let judged_by = site(&config, &controls.now());
+        let sources = Sources { region: region.clone(), controls: controls.clone(), clock: clock.clone() };
+        let tokens = identity::Tokens::new(&config.region, signing_key(&config.tokens, &config.data_dir)?, config.tokens.ttl, sources);
+        let judged_by = site(&config, &controls.now(), &tokens);
         let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -135,11 +140,12 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http)];
+        let governing = [controls.follow(region.clone()), tokens.follow(), govern(&controls, &config, (&http, &tokens))];
         Ok(Edge {
             config,
             controls,
             governing,
+            tokens,
             outside,
             metrics,
             store,
@@ -208,6 +214,10 @@ impl Edge {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
+        let key = match signing_key(&new.tokens, &config.data_dir) {
+            Ok(key) => key,
+            Err(error) => return self.reject(&StartError::from(error)),
+        };
         if let Some((certificates, tls)) = self.certificates.as_ref().zip(new.tls.as_ref())
             && let Err(error) = certificates.reload(tls)
         {
@@ -220,7 +230,8 @@ impl Edge {
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config, &self.controls.now()));
+        self.tokens.reload(key, config.tokens.ttl);
+        self.http.reload(site(&config, &self.controls.now(), &self.tokens));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -376,21 +387,29 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
-    let (mut changes, config, http) = (controls.changes(), config.clone(), http.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, tokens): (&Http, &identity::Tokens)) -> AbortHandle {
+    let (mut changes, config, http, tokens) = (controls.changes(), config.clone(), http.clone(), tokens.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control));
+            http.reload(site(&config, &control, &tokens));
         }
     })
     .abort_handle()
 }
 
+/// The key that signs tokens: the configured one, or one of this edge's own.
+fn signing_key(settings: &config::Tokens, data_dir: &Path) -> Result<SigningKey, KeyError> {
+    match &settings.private_key {
+        Some(text) => SigningKey::from_pem(text),
+        None => SigningKey::kept(&data_dir.join("token-key.pem")),
+    }
+}
+
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control) -> Site {
+fn site(config: &Config, control: &Control, tokens: &identity::Tokens) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -402,9 +421,10 @@ fn site(config: &Config, control: &Control) -> Site {
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
-        identity: Identity::new(&config.principals),
+        identity: Identity::new(&config.principals).with_tokens(tokens.clone(), &config.principals, control),
         policy,
         tokens: Tokens::new(&config.peers),
+        public_url: config.listen.public_url.clone(),
         deadline: config.limits.deadline,
     }
 }

@@ -13,6 +13,7 @@ mod problem;
 mod reader;
 mod schema;
 mod secret;
+mod tokens;
 mod units;
 mod value;
 mod watch;
@@ -31,6 +32,7 @@ pub use names::path_prefix;
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
+pub use tokens::Tokens;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
 pub use watch::Watcher;
 
@@ -60,6 +62,7 @@ pub struct Config {
     pub roles: Vec<Assignment>,
     /// From where callers may come, besides what is ruled at run time.
     pub rules: Vec<NetworkRule>,
+    pub tokens: Tokens,
     pub limits: Limits,
     pub log: Log,
 }
@@ -239,6 +242,7 @@ impl Config {
             principals: _,
             roles: _,
             rules: _,
+            tokens: _,
             limits,
             log,
         } = self;

@@ -47,6 +47,7 @@ pub enum Class {
     Prefetch,
     /// Questions of other regions.
     Peer,
+    Token,
     /// It went nowhere.
     Other,
 }
@@ -106,6 +107,7 @@ impl Class {
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
             Action::Peer(_) => Class::Peer,
+            Action::Token(_) | Action::TokenForm => Class::Token,
         }
     }
 
@@ -129,6 +131,7 @@ impl Class {
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
             Class::Peer => "peer",
+            Class::Token => "token",
             Class::Other => "other",
         }
     }

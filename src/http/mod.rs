@@ -2,12 +2,14 @@
 
 mod admit;
 mod body;
+mod challenge;
 mod command;
 mod conditional;
 mod connection;
 mod error;
 mod locations;
 mod log;
+mod oauth2;
 mod ops;
 pub mod outbox;
 mod peer;

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
+use super::challenge::challenge;
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
 use super::connection::Connection;
@@ -63,7 +64,7 @@ struct Inner {
 
 /// Whether a connection can carry another request after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reuse {
+pub(super) enum Reuse {
     Keep,
     /// Bytes of this request's body are still to come: nothing behind them may be read as a request.
     Close,
@@ -130,6 +131,7 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
+            Ok(Call::TokenForm) => self.token_form((&site, &head, &connection), body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
@@ -143,7 +145,10 @@ impl Http {
         };
         let reply = reply.unwrap_or_else(|mut failure| {
             record.cause = failure.cause.take();
-            failure.into_response()
+            let challenge = failure.challenge().and_then(|reason| challenge(reason, &site, (&head, &connection)));
+            let mut response = failure.into_response();
+            response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
+            response
         });
         let mut answer = finish(reply, &head, reuse, &connection, record);
         self.0.locations.vouch(&head.headers, answer.headers_mut());
@@ -194,16 +199,19 @@ impl Http {
             Call::Version => Ok(respond::version()),
             Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::Forwards => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
             Call::Conflicts(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
                 Ok(respond::conflicts(&listed, &page))
             }
@@ -211,7 +219,8 @@ impl Http {
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
-            Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
+            Call::Token(request) => self.token(&request, (site, head), record).await,
+            Call::Write(_) | Call::Command(_) | Call::TokenForm => Err(Failure::bad_command("a command is a POST")),
         }
     }
 
@@ -349,7 +358,16 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, MAX_COMMAND_BYTES).collect().await {
+    bounded_body(body, MAX_COMMAND_BYTES).await
+}
+
+/// A whole body that is small.
+pub(super) async fn bounded_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Failure>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, most_bytes).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Failure::body_too_large()),
         Err(_) => Err(Failure::bad_command("the body did not come whole")),
@@ -357,7 +375,7 @@ where
 }
 
 /// Takes in a small body that nobody reads. One that is larger, slow, or only offered (`Expect: 100-continue`) is left alone.
-async fn drain<B>(head: &Parts, body: B) -> Reuse
+pub(super) async fn drain<B>(head: &Parts, body: B) -> Reuse
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
