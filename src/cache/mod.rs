@@ -13,6 +13,7 @@ mod blobs;
 mod fill;
 mod flight;
 mod hosted;
+mod known;
 mod lists;
 mod manifests;
 mod memory;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use answer::{Answer, Freshness, Source};
+pub use known::{KnownManifest, KnownTag};
 use bytes::Bytes;
 pub use prefetch::Prefetched;
 pub use records::ListRecord;
@@ -72,6 +74,9 @@ pub enum CacheError {
     /// The upstream answered something that is not true or not possible.
     #[error("wrong answer: {0}")]
     WrongAnswer(String),
+    /// It is there, and a lock on this keeps it from being read, whoever asks.
+    #[error("{0} is locked: it is not read")]
+    Locked(String),
 }
 
 /// A repository of an upstream.
