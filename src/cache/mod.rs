@@ -26,8 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use answer::{Answer, Freshness, Source};
-pub use known::{KnownManifest, KnownTag};
 use bytes::Bytes;
+pub use known::{KnownManifest, KnownTag};
 pub use prefetch::Prefetched;
 pub use records::ListRecord;
 use tokio::time::Instant;

@@ -130,9 +130,7 @@ impl Site {
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
-            Action::Acr { name, ns, wanted } => {
-                self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr)
-            }
+            Action::Acr { name, ns, wanted } => self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());

@@ -398,12 +398,7 @@ impl Ledger {
     }
 
     /// Whether another manifest of the repository refers to it, of those that `counts` is true of.
-    pub fn is_needed(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        counts: impl Fn(&Digest) -> bool,
-    ) -> Result<bool, LedgerError> {
+    pub fn is_needed(&self, repository: &RepositoryName, digest: &Digest, counts: impl Fn(&Digest) -> bool) -> Result<bool, LedgerError> {
         self.read(|rows| query::is_needed(rows, repository, digest, counts))
     }
 

@@ -1,10 +1,10 @@
 //! By which events a name is what it is here: who has folded them sees the same under it.
 
+use super::event::Lockable;
 use super::fold::{self, row};
 use super::identity::{Origin, Position};
 use super::index::{IndexError, Rows, Table, key};
 use super::query::{self, TagEntry};
-use super::event::Lockable;
 use super::state::{Claim, Claims, LockClaim, ManifestClaim, TagClaim};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};

@@ -113,11 +113,7 @@ mod tests {
 
     #[test]
     fn pages_follow_one_another_in_every_order() {
-        for (order, expected) in [
-            (Order::ByName, "ab cd e"),
-            (Order::OldestFirst, "cb ea d"),
-            (Order::NewestFirst, "da be c"),
-        ] {
+        for (order, expected) in [(Order::ByName, "ab cd e"), (Order::OldestFirst, "cb ea d"), (Order::NewestFirst, "da be c")] {
             let told: Vec<String> = pages(order, 2).iter().map(|page| page.concat()).collect();
             assert_eq!(told.join(" "), expected, "{order:?}");
             assert_eq!(pages(order, 1).concat(), pages(order, 9).concat());

@@ -2,9 +2,9 @@
 //! whatever the request came by. Who refuses what a lock forbids is the ledger's append, for what is written, and `hosted`, for what is
 //! read.
 
+use super::Registry;
 use super::properties::{ManifestProperties, RepositoryProperties, TagProperties};
 use super::push::PushError;
-use super::Registry;
 use crate::access::Access;
 use crate::cache::CacheError;
 use crate::ledger::{AppendError, Attributes, Content, ContentKind, Event, ManifestEntry, Position, Rejected};

@@ -1,5 +1,6 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod attributes;
 mod claims;
 mod demo;
 mod disk_faults;
@@ -10,6 +11,7 @@ mod home;
 mod house;
 mod lists;
 mod lives;
+mod locks;
 mod lying_origin;
 mod one_transfer;
 mod outage;

@@ -130,13 +130,7 @@ impl Http {
         })
     }
 
-    async fn change(
-        &self,
-        call: &Call,
-        headers: &HeaderMap,
-        inflow: &mut Inflow,
-        record: &Record,
-    ) -> Result<Response<Payload>, Failure> {
+    async fn change(&self, call: &Call, headers: &HeaderMap, inflow: &mut Inflow, record: &Record) -> Result<Response<Payload>, Failure> {
         let (registry, access) = (self.registry_ref(), &call.access);
         Ok(match &call.wanted {
             Acr::DeleteRepository => respond::removed(&registry.delete_repository(access).await?),

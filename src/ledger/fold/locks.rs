@@ -33,7 +33,11 @@ pub(super) fn lock(
 }
 
 /// What is deleted takes its lock with it, if whoever deleted it had seen that.
-pub(super) fn unlock(rows: &mut Overlay<'_>, moment: &Moment<'_>, (repository, of): (&RepositoryName, Lockable<'_>)) -> Result<(), IndexError> {
+pub(super) fn unlock(
+    rows: &mut Overlay<'_>,
+    moment: &Moment<'_>,
+    (repository, of): (&RepositoryName, Lockable<'_>),
+) -> Result<(), IndexError> {
     let key = key::lock(repository, of);
     let mut claims: Claims<LockClaim> = row(rows, Table::Locks, &key)?.unwrap_or_default();
     claims.supersede(moment);
