@@ -102,7 +102,7 @@ impl Cache {
     }
 
     /// A linked manifest whose bytes are in memory or on the disk.
-    async fn manifest_here(&self, digest: &Digest, link: &LinkRecord, freshness: Freshness) -> Option<Answer<StoredManifest>> {
+    pub(super) async fn manifest_here(&self, digest: &Digest, link: &LinkRecord, freshness: Freshness) -> Option<Answer<StoredManifest>> {
         let media_type = link.media_type.clone()?;
         let (bytes, source) = match self.inner.memory.bytes(digest) {
             Some(bytes) => {

@@ -13,6 +13,7 @@ mod blobs;
 mod fill;
 mod flight;
 mod hosted;
+mod known;
 mod lists;
 mod manifests;
 mod memory;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use answer::{Answer, Freshness, Source};
 use bytes::Bytes;
+pub use known::{KnownManifest, KnownTag};
 pub use prefetch::Prefetched;
 pub use records::ListRecord;
 use tokio::time::Instant;
@@ -72,6 +74,9 @@ pub enum CacheError {
     /// The upstream answered something that is not true or not possible.
     #[error("wrong answer: {0}")]
     WrongAnswer(String),
+    /// It is there, and a lock on this keeps it from being read, whoever asks.
+    #[error("{0} is locked: it is not read")]
+    Locked(String),
 }
 
 /// A repository of an upstream.

@@ -17,8 +17,8 @@ use crate::config::{Config, process_environment};
 use crate::dial;
 use crate::metrics::Metrics;
 
-/// The longest answer that is read.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// The longest answer that is read: what a large repository had is a long list.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// A prefetch of a large image over a long link may take this long.
 const ANSWER_TIME: Duration = Duration::from_secs(3600);
 
@@ -84,6 +84,17 @@ impl Edge {
     /// Reads the JSON at `path` of the edge.
     pub(super) fn read(&self, config: Option<&Path>, path: &str) -> Result<Value, AskError> {
         self.run(config, Request::get(path).body(Full::default()).map_err(usage)?)
+    }
+
+    /// Changes what is at `path` of the edge, and returns what it is then.
+    pub(super) fn change(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
+        let request = Request::patch(path).header(header::CONTENT_TYPE, "application/json");
+        self.run(config, request.body(Full::new(Bytes::from(question.to_string()))).map_err(usage)?)
+    }
+
+    /// Deletes what is at `path` of the edge.
+    pub(super) fn delete(&self, config: Option<&Path>, path: &str) -> Result<Value, AskError> {
+        self.run(config, Request::delete(path).body(Full::default()).map_err(usage)?)
     }
 
     fn run(&self, config: Option<&Path>, request: Request<Full<Bytes>>) -> Result<Value, AskError> {

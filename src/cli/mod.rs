@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod columns;
 mod conflicts;
+mod content;
 pub mod demo;
 mod forwards;
 mod logging;
@@ -78,6 +79,23 @@ enum Command {
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
+    /// Show repositories, or delete one whole
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  outport repo list\n  outport repo show team/app\n  outport repo delete team/old --yes"
+    )]
+    Repo(content::Repo),
+    /// Show tags, or take one away
+    #[command(subcommand, after_help = "Examples:\n  outport tag list team/app --newest\n  outport tag delete team/app:old")]
+    Tag(content::Tag),
+    /// Lock a repository, a tag or a manifest in every region: against writing and deleting, if nothing else is named
+    #[command(
+        after_help = "Examples:\n  outport lock team/app:v1\n  outport lock team/app --delete\n  outport lock team/app:beta --read --list"
+    )]
+    Lock(content::Lock),
+    /// Unlock it: all that a lock keeps from being done, if nothing else is named
+    #[command(after_help = "Example:\n  outport unlock team/app:v1")]
+    Unlock(content::Lock),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -104,6 +122,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
+        Command::Repo(command) => content::repo(config, &command),
+        Command::Tag(command) => content::tag(config, &command),
+        Command::Lock(arguments) => content::lock(config, &arguments),
+        Command::Unlock(arguments) => content::unlock(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

@@ -7,6 +7,7 @@ use http::uri::Authority;
 use http::{Version, header};
 use url::Url;
 
+use super::acr::{self, Acr};
 use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::log::Record;
@@ -40,12 +41,14 @@ pub enum Call {
     Version,
     Ready,
     Catalog(Page),
+    AcrCatalog(Page),
     Forwards,
     Conflicts(Page),
     Overview,
     Wait(Waiting),
     Read(Read),
     Write(Write),
+    Acr(acr::Call),
     /// Authorized when its body has told the repository.
     Command(Command),
     Peer(peers::Caller, Question),
@@ -129,6 +132,7 @@ impl Site {
         match action {
             Action::Version => self.admit_version(&caller),
             Action::Catalog(page) => self.permit(&caller, Operation::List).map(|_| Call::Catalog(page)),
+            Action::AcrCatalog(page) => self.permit(&caller, Operation::List).map(|_| Call::AcrCatalog(page)),
             Action::Forwards => self.enter(&caller).map(|_| Call::Forwards),
             Action::Conflicts(page) => self.enter(&caller).map(|_| Call::Conflicts(page)),
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
@@ -137,6 +141,7 @@ impl Site {
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Token(_) | Action::TokenForm => self.admit_applicant(action, record),
+            Action::Acr { name, ns, wanted } => self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());
@@ -155,6 +160,27 @@ impl Site {
                 Ok(Call::Write(Write { access, name, wanted, source }))
             }
         }
+    }
+
+    fn admit_acr(
+        &self,
+        (name, ns, wanted): (RepositoryName, Option<String>, Acr),
+        caller: &Caller,
+        (head, host): (&Parts, Option<&str>),
+        record: &mut Record,
+    ) -> Result<acr::Call, Failure> {
+        let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host })?;
+        record.upstream = target.upstream;
+        record.repository = Some(target.repository.clone());
+        let access = match wanted.action() {
+            access::Action::MetadataRead => {
+                let decision = self.policy.authorize(caller, &target.repository, access::Action::MetadataRead);
+                decision.map_err(|denied| Failure::denied(denied, wanted.subject()))?
+            }
+            action => self.authorize_write(caller, &target.repository, action)?,
+        };
+        refuse_encoding(&head.headers)?;
+        Ok(acr::Call { access, name, ns, registry: host.unwrap_or_default().to_owned(), wanted })
     }
 
     /// Edges of other regions have tokens. Where no region is configured there is nothing that they could ask.

@@ -167,6 +167,7 @@ impl Failure {
             CacheError::Absent => Failure::absent(subject),
             CacheError::Unavailable { why, retry_after } => Failure::unavailable(why, retry_after),
             CacheError::WrongAnswer(why) => Failure::wrong_answer(why),
+            locked @ CacheError::Locked(_) => PushError::Denied(locked.to_string()).into(),
         }
     }
 
@@ -440,6 +441,7 @@ mod tests {
             (Failure::from_cache(CacheError::Absent, Subject::Repository), 404, "NAME_UNKNOWN"),
             (Failure::from_cache(CacheError::WrongAnswer("html".into()), Subject::Blob), 502, "UNKNOWN"),
             (unavailable(None), 503, "UNAVAILABLE"),
+            (Failure::from_cache(CacheError::Locked("app:v1".into()), Subject::Manifest), 403, "DENIED"),
             (Failure::denied(Denied { authenticate: true, insufficient_scope: false }, Subject::Blob), 401, "UNAUTHORIZED"),
             (Failure::misdirected(), 421, "UNSUPPORTED"),
             (Failure::unsatisfiable(10), 416, "RANGE_INVALID"),

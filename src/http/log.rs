@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
+use super::acr::Acr;
 use super::connection::Connection;
 use super::route::{Action, Begin, Command, Push, Question, Wanted};
 use crate::access::{Caller, Principal};
@@ -38,6 +39,8 @@ pub enum Class {
     /// Of a manifest.
     Push,
     Delete,
+    /// What there is of repositories, tags and manifests, and their locks.
+    Attributes,
     Forwards,
     Conflicts,
     Overview,
@@ -91,7 +94,7 @@ impl Class {
         match action {
             Action::Version => Class::Version,
             Action::Ready => Class::Ready,
-            Action::Catalog(_) => Class::Catalog,
+            Action::Catalog(_) | Action::AcrCatalog(_) => Class::Catalog,
             Action::Read { wanted: Wanted::Manifest(_), .. } => Class::Manifest,
             Action::Read { wanted: Wanted::Blob(_), .. } => Class::Blob,
             Action::Read { wanted: Wanted::Receipt(_), .. } => Class::Receipt,
@@ -100,6 +103,8 @@ impl Class {
             Action::Write { wanted: Push::Manifest { .. }, .. } => Class::Push,
             Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => Class::Delete,
             Action::Write { .. } => Class::Upload,
+            Action::Acr { wanted: Acr::DeleteRepository | Acr::DeleteTag(_), .. } => Class::Delete,
+            Action::Acr { .. } => Class::Attributes,
             Action::Forwards => Class::Forwards,
             Action::Conflicts(_) => Class::Conflicts,
             Action::Overview => Class::Overview,
@@ -123,6 +128,7 @@ impl Class {
             Class::Upload => "upload",
             Class::Push => "push",
             Class::Delete => "delete",
+            Class::Attributes => "attributes",
             Class::Forwards => "forwards",
             Class::Conflicts => "conflicts",
             Class::Overview => "status",
@@ -182,6 +188,7 @@ impl Record {
                 Push::Begin(Begin::Whole(digest) | Begin::Mount { digest, .. }) => Some(digest.to_string()),
                 Push::Begin(Begin::Session(_)) | Push::Status(_) | Push::Chunk(_) | Push::Cancel(_) => None,
             },
+            Action::Acr { wanted, .. } => wanted.reference(),
             Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
             Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
             Action::Peer(Question::Segments { origin, .. } | Question::Snapshots(origin) | Question::SnapshotPart { origin, .. }) => {

@@ -1,5 +1,6 @@
 //! Requests to answers: route (pure), authorize, call, respond; one error table.
 
+mod acr;
 mod admit;
 mod body;
 mod challenge;

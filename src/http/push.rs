@@ -165,7 +165,7 @@ impl Http {
 
     /// To the region that orders what happens to the names of a repository. What it has done is here, if that comes in time, when this
     /// returns: whoever pushed through this edge reads it back here.
-    async fn pass_home(
+    pub(super) async fn pass_home(
         &self,
         home: &str,
         (site, head): (&Site, &Parts),

@@ -21,7 +21,7 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// RFC 3986's unreserved characters may stand in a query as they are.
-const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The entity tag of a content: its digest, quoted.
 pub fn etag(digest: &Digest) -> String {
@@ -100,9 +100,17 @@ pub fn tags(answer: Answer<Listed<Tag>>, name: &RepositoryName, listing: Listing
 }
 
 pub fn catalog(listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Response<Payload> {
+    catalog_at("/v2/_catalog", listed, listing)
+}
+
+pub fn acr_catalog(listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Response<Payload> {
+    catalog_at("/acr/v1/_catalog", listed, listing)
+}
+
+fn catalog_at(path: &str, listed: &Listed<RepositoryName>, listing: Listing<'_>) -> Response<Payload> {
     let names: Vec<&str> = listed.names.iter().map(RepositoryName::as_str).collect();
     let mut response = json(serde_json::json!({ "repositories": names }).to_string().into());
-    link_next(response.headers_mut(), "/v2/_catalog", names.last().filter(|_| listed.more), listing);
+    link_next(response.headers_mut(), path, names.last().filter(|_| listed.more), listing);
     response
 }
 
@@ -209,7 +217,7 @@ fn provenance<T>(headers: &mut HeaderMap, answer: &Answer<T>) {
 }
 
 /// Inserts a text of our own making. A configured name that is no header value is left out rather than sent broken.
-fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+pub(super) fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
     }

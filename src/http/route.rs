@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Method;
 use percent_encoding::percent_decode;
 
+use super::acr::{self, Acr};
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
 use crate::bucket::{SnapshotPart, Through};
@@ -41,6 +42,8 @@ pub enum Action {
     /// `/v2/`: does a registry answer here, and must I authenticate?
     Version,
     Catalog(Page),
+    /// The same at `/acr/v1/_catalog`.
+    AcrCatalog(Page),
     /// `/readyz` on the registry's listener, for health checks that look where the clients look.
     Ready,
     Read {
@@ -53,6 +56,12 @@ pub enum Action {
         name: RepositoryName,
         ns: Option<String>,
         wanted: Push,
+    },
+    /// Azure Container Registry's own interface: attributes, locks, lists of them.
+    Acr {
+        name: RepositoryName,
+        ns: Option<String>,
+        wanted: Acr,
     },
     /// What is on its way to upstreams, of what the caller may read.
     Forwards,
@@ -213,6 +222,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             if let Some(digest) = path.strip_prefix(b"/outport/v1/content/") {
                 return reading(method).and_then(|()| Ok(Action::Peer(Question::Content(decoded(digest)?.parse()?))));
             }
+            if let Some(rest) = path.strip_prefix(b"/acr/v1/") {
+                return acr::route(method, rest, query);
+            }
             if let Some(image) = path.strip_prefix(b"/outport/v1/replication/") {
                 return reading(method).and_then(|()| receipt(image, query));
             }
@@ -295,7 +307,7 @@ const OF_BLOBS: &str = "GET, HEAD, DELETE";
 const OF_UPLOADS: &str = "POST";
 const OF_SESSIONS: &str = "GET, HEAD, PATCH, PUT, DELETE";
 
-fn reading(method: &Method) -> Result<(), RouteError> {
+pub(super) fn reading(method: &Method) -> Result<(), RouteError> {
     if method == Method::GET || method == Method::HEAD { Ok(()) } else { Err(RouteError::Method { allow: READ }) }
 }
 
@@ -461,17 +473,20 @@ fn place_of_word(segments: &[Cow<'_, str>]) -> Option<(Word, usize)> {
 /// For a path under `/v2/` without a route word: a bad name is told from an endpoint that does not exist.
 fn what_is_wrong(segments: &[Cow<'_, str>]) -> RouteError {
     match repository_name(segments) {
+        Ok(_) if segments.iter().any(|segment| segment.contains('/')) => RouteError::Path,
         Ok(_) => RouteError::Unknown,
         Err(error) => error,
     }
 }
 
-fn decoded(segment: &[u8]) -> Result<Cow<'_, str>, RouteError> {
+pub(super) fn decoded(segment: &[u8]) -> Result<Cow<'_, str>, RouteError> {
     percent_decode(segment).decode_utf8().map_err(|_| RouteError::Path)
 }
 
-fn repository_name(segments: &[Cow<'_, str>]) -> Result<RepositoryName, RouteError> {
-    if segments.iter().any(|segment| segment.contains('/')) {
+/// Azure's clients encode the slashes of a name, all of them: then the name is one segment, and is judged like any other. Elsewhere an
+/// encoded slash is refused.
+pub(super) fn repository_name(segments: &[Cow<'_, str>]) -> Result<RepositoryName, RouteError> {
+    if segments.len() > 1 && segments.iter().any(|segment| segment.contains('/')) {
         return Err(RouteError::Path);
     }
     Ok(segments.join("/").parse()?)
@@ -491,7 +506,7 @@ fn new_reference(text: &str) -> Result<Reference, RouteError> {
     if text.contains(':') { Ok(Reference::Digest(text.parse()?)) } else { Ok(Reference::Tag(text.parse()?)) }
 }
 
-fn page(query: &str) -> Result<Page, RouteError> {
+pub(super) fn page(query: &str) -> Result<Page, RouteError> {
     let limit = match parameter(query, "n") {
         None => MAX_PAGE,
         Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -604,9 +619,21 @@ mod tests {
 
     #[test]
     fn row_2_an_encoded_slash_is_refused() {
-        for target in ["/%2F%2F..%2Fetc", "/v2/%2F%2F..%2Fetc", "/v2/a%2Fb/manifests/latest", "/v2/a%2fmanifests%2flatest"] {
+        for target in [
+            "/%2F%2F..%2Fetc",
+            "/v2/%2F%2F..%2Fetc",
+            "/v2/%2F%2F..%2Fetc/manifests/latest",
+            "/v2/a%2Fb/c/manifests/latest",
+            "/v2/a%2F%2Fb/manifests/latest",
+            "/v2/a%2F..%2Fb/manifests/latest",
+            "/v2/a%252Fb/manifests/latest",
+            "/v2/a%2fmanifests%2flatest",
+        ] {
             assert!(is_bad_name(get(target)), "{target}");
         }
+        // But for a whole name, as Azure's clients write it.
+        assert_eq!(get("/v2/a%2Fb/manifests/latest"), read("a/b", tagged("latest")));
+        assert_eq!(get("/v2/a%2Fmanifests%2fb/manifests/latest"), read("a/manifests/b", tagged("latest")));
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Http {
         &self.0.registry
     }
 
+    /// How long a request may take that nothing else bounds.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
+    }
+
     pub(super) fn locations(&self) -> &Locations {
         &self.0.locations
     }
@@ -135,6 +140,11 @@ impl Http {
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
+                (reply, drain_rest(&head, inflow).await)
+            }
+            Ok(Call::Acr(call)) => {
+                let mut inflow = Inflow::new(body, u64::MAX);
+                let reply = self.acr(&call, (&site, &head), &mut inflow, &record).await;
                 (reply, drain_rest(&head, inflow).await)
             }
             Ok(call) => {
@@ -204,6 +214,11 @@ impl Http {
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
+            Call::AcrCatalog(page) => {
+                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::MetadataRead).is_ok();
+                let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
+                Ok(respond::acr_catalog(&listed, Listing { page: &page, ns: None }))
+            }
             Call::Forwards => {
                 let caller = record.caller().of_lists();
                 let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
@@ -220,7 +235,7 @@ impl Http {
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,
-            Call::Write(_) | Call::Command(_) | Call::TokenForm => Err(Failure::bad_command("a command is a POST")),
+            Call::Write(_) | Call::Acr(_) | Call::Command(_) | Call::TokenForm => Err(Failure::bad_command("a command is a POST")),
         }
     }
 

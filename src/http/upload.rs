@@ -92,6 +92,11 @@ pub fn deleted(position: &str) -> Response<Payload> {
     response
 }
 
+/// Where what was done stands.
+pub fn insert_position(headers: &mut HeaderMap, position: &str) {
+    headers.insert(OUTPORT_POSITION, value(position));
+}
+
 /// The position that the answer of another edge tells.
 pub fn position<B>(answer: &Response<B>) -> Option<Position> {
     answer.headers().get(OUTPORT_POSITION)?.to_str().ok()?.parse().ok()

@@ -3,7 +3,7 @@
 
 use ulid::Ulid;
 
-use super::event::{Content, ContentKind, Event, INLINE_BYTES, ManifestEvent};
+use super::event::{Content, ContentKind, Event, INLINE_BYTES, Lockable, ManifestEvent};
 use super::fold::{self, row};
 use super::identity::Place;
 use super::index::{IndexError, Rows, Table, Value, key};
@@ -28,6 +28,9 @@ pub enum Rejected {
     /// It, or a tag that names it, or its whole repository.
     #[error("{0} is locked")]
     Locked(String),
+    /// What was to be locked has become something else meanwhile.
+    #[error("{0} was moved meanwhile")]
+    Moved(Tag),
     #[error("the key {0} was abandoned")]
     Abandoned(Ulid),
     /// It holds another content, or one that must not be abandoned.
@@ -83,36 +86,42 @@ pub(super) fn check(rows: &dyn Rows, event: &Event, planted: Planted) -> Result<
     match event {
         Event::Blob { digest, content, .. } => check_content(rows, digest, content, planted),
         Event::Copy { digest, place, .. } => check_place(rows, digest, place, planted),
-        Event::Link { digest, .. } => {
+        Event::Link { repository, digest } => {
             let content: Option<ContentRow> = row(rows, Table::Contents, &key::digest(digest))?;
-            if content.is_some_and(|content| content.is_live()) { Ok(()) } else { Err(Rejected::BlobUnknown(*digest).into()) }
+            if !content.is_some_and(|content| content.is_live()) {
+                return Err(Rejected::BlobUnknown(*digest).into());
+            }
+            check_pushable(rows, repository, digest, ContentKind::Blob)
         }
         Event::Manifest(manifest) => {
             check_content(rows, &manifest.digest, &manifest.content, planted)?;
+            check_pushable(rows, &manifest.repository, &manifest.digest, ContentKind::Manifest)?;
             if planted.is(Bug::ReferencesNotChecked) { Ok(()) } else { check_references(rows, manifest) }
         }
         Event::Tag { repository, tag, digest, .. } => {
-            check_unlocked(rows, (repository, tag), Some(digest), planted)?;
+            if !planted.is(Bug::LockNotChecked) {
+                check_movable(rows, (repository, tag), digest)?;
+            }
             check_present(rows, repository, digest, ContentKind::Manifest)
         }
         Event::Untag { repository, tag } => {
             let is_there = rows.get(Table::Tags, &key::tag(repository, tag))?.is_some();
-            check_unlocked(rows, (repository, tag), None, planted)?;
+            if !planted.is(Bug::LockNotChecked) {
+                check_deletable(rows, (repository, tag))?;
+            }
             if is_there { Ok(()) } else { Err(Rejected::TagUnknown(tag.clone()).into()) }
         }
         Event::Delete { repository, digest, kind } => {
             check_present(rows, repository, digest, *kind)?;
             check_unused(rows, repository, digest)?;
-            check_unpinned(rows, repository, digest)
+            check_unpinned(rows, repository, digest, *kind)
         }
-        Event::Lock { repository, tag: Some(tag), digest: Some(digest), locked: true } => {
-            check_unlocked(rows, (repository, tag), Some(digest), planted)?;
-            check_present(rows, repository, digest, ContentKind::Manifest)
+        Event::Lock { repository, tag, digest, attributes, .. } => {
+            check_lock(rows, repository, Lockable::named(tag.as_ref(), digest.as_ref(), *attributes), digest.as_ref())
         }
         Event::Abandon { places } => places.iter().try_for_each(|place| check_unnamed(rows, place)),
         Event::Unknown(_) => Err(Rejected::Kind.into()),
-        Event::Lock { .. }
-        | Event::Condemn { .. }
+        Event::Condemn { .. }
         | Event::Dead { .. }
         | Event::Member { .. }
         | Event::Lost { .. }
@@ -193,35 +202,65 @@ fn check_unused(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -
     }
 }
 
-/// A tag may change, or `becomes` what it is.
-fn check_unlocked(
-    rows: &dyn Rows,
-    (repository, tag): (&RepositoryName, &Tag),
-    becomes: Option<&Digest>,
-    planted: Planted,
-) -> Result<(), Refusal> {
-    if planted.is(Bug::LockNotChecked) || !fold::is_locked(rows, repository, tag)? {
+/// Nothing comes into a repository that must not be written to; what is there may be said again.
+fn check_pushable(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest, kind: ContentKind) -> Result<(), Refusal> {
+    if fold::attributes(rows, repository, Lockable::Repository)?.write || is_present(rows, repository, digest, kind)? {
         return Ok(());
     }
-    let is = super::query::tag(rows, repository, tag)?.map(|entry| entry.digest);
-    // Nothing there yet: only a lock of the whole repository is in the way.
-    if is.is_some() && becomes == is.as_ref() { Ok(()) } else { Err(Rejected::Locked(format!("{repository}:{tag}")).into()) }
+    Err(Rejected::Locked(repository.to_string()).into())
 }
 
-/// No locked tag of the repository names it.
-fn check_unpinned(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<(), Refusal> {
-    let prefix = key::repository(repository);
-    if fold::lock_on(rows, repository, None)?.is_some() {
-        return Err(Rejected::Locked(repository.to_string()).into());
+/// A tag may be moved, or becomes what it is.
+fn check_movable(rows: &dyn Rows, (repository, tag): (&RepositoryName, &Tag), becomes: &Digest) -> Result<(), Refusal> {
+    let of_repository = fold::attributes(rows, repository, Lockable::Repository)?;
+    if of_repository.and(fold::attributes(rows, repository, Lockable::Tag(tag))?).write {
+        return Ok(());
     }
-    for text in rows.suffixes(Table::Locks, &prefix)? {
-        let tag = std::str::from_utf8(&text).ok().and_then(|text| text.parse::<Tag>().ok());
-        let Some(tag) = tag else { continue };
-        if fold::lock_on(rows, repository, Some(&tag))?.is_some_and(|lock| lock.digest.as_ref() == Some(digest)) {
-            return Err(Rejected::Locked(format!("{repository}:{tag}")).into());
+    // Nothing there yet: only a lock of the whole repository, or one that outlived its tag, is in the way.
+    let is = super::query::tag(rows, repository, tag)?.map(|entry| entry.digest);
+    if is.as_ref() == Some(becomes) { Ok(()) } else { Err(Rejected::Locked(format!("{repository}:{tag}")).into()) }
+}
+
+fn check_deletable(rows: &dyn Rows, (repository, tag): (&RepositoryName, &Tag)) -> Result<(), Refusal> {
+    let of_repository = fold::attributes(rows, repository, Lockable::Repository)?;
+    let attributes = of_repository.and(fold::attributes(rows, repository, Lockable::Tag(tag))?);
+    if attributes.may_delete() { Ok(()) } else { Err(Rejected::Locked(format!("{repository}:{tag}")).into()) }
+}
+
+/// Neither the repository, nor the content itself, nor a tag that names it keeps it from being deleted.
+fn check_unpinned(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest, kind: ContentKind) -> Result<(), Refusal> {
+    let locked = |what: String| Err(Rejected::Locked(what).into());
+    if !fold::attributes(rows, repository, Lockable::Repository)?.may_delete() {
+        return locked(repository.to_string());
+    }
+    if kind == ContentKind::Blob {
+        return Ok(());
+    }
+    if !fold::attributes(rows, repository, Lockable::Manifest(digest))?.may_delete() {
+        return locked(format!("{repository}@{digest}"));
+    }
+    for tag in super::query::tags_of(rows, repository, digest)? {
+        if !fold::attributes(rows, repository, Lockable::Tag(&tag))?.may_delete() {
+            return locked(format!("{repository}:{tag}"));
         }
     }
     Ok(())
+}
+
+/// What is locked is there, and is what the lock says. In a repository that must not be written to, no other attributes change either
+/// (as Azure Container Registry has it).
+fn check_lock(rows: &dyn Rows, repository: &RepositoryName, of: Lockable<'_>, digest: Option<&Digest>) -> Result<(), Refusal> {
+    let is_frozen = || Ok::<_, IndexError>(!fold::attributes(rows, repository, Lockable::Repository)?.write);
+    match of {
+        Lockable::Repository => Ok(()),
+        _ if is_frozen()? => Err(Rejected::Locked(repository.to_string()).into()),
+        Lockable::Manifest(digest) => check_present(rows, repository, digest, ContentKind::Manifest),
+        Lockable::Tag(tag) => match (super::query::tag(rows, repository, tag)?, digest) {
+            (Some(is), Some(digest)) if is.digest != *digest => Err(Rejected::Moved(tag.clone()).into()),
+            (Some(_), _) => Ok(()),
+            (None, _) => Err(Rejected::TagUnknown(tag.clone()).into()),
+        },
+    }
 }
 
 /// Whether any event has named the key, or abandoned it.

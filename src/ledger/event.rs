@@ -46,14 +46,19 @@ pub enum Event {
         digest: Digest,
         kind: ContentKind,
     },
-    /// Refuses changes of a tag, or of all tags where none is named; carries the digest that it saw.
+    /// Refuses what is done to a tag, to a manifest, or to a whole repository, until another one says otherwise. Who locks a tag says
+    /// the tag and its manifest again in the same segment, so that nobody who has not seen the lock takes them away.
     Lock {
         repository: RepositoryName,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tag: Option<Tag>,
+        /// With a tag: what it was. Without one, and with attributes: the manifest that is locked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<Digest>,
+        /// Whether it forbids to change or delete: all that there was to a lock before it had attributes.
         locked: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attributes: Option<Attributes>,
     },
     /// A region has a copy of its own.
     Copy {
@@ -183,6 +188,72 @@ pub enum Standing {
     Removed,
 }
 
+/// What may be done to something: all of it, unless a lock says otherwise. The names are Azure Container Registry's
+/// (`changeableAttributes`: `readEnabled`, `writeEnabled`, `deleteEnabled`, `listEnabled`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    #[serde(skip_serializing_if = "is_true")]
+    pub read: bool,
+    #[serde(skip_serializing_if = "is_true")]
+    pub write: bool,
+    #[serde(skip_serializing_if = "is_true")]
+    pub delete: bool,
+    #[serde(skip_serializing_if = "is_true")]
+    pub list: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+impl Default for Attributes {
+    fn default() -> Attributes {
+        Attributes { read: true, write: true, delete: true, list: true }
+    }
+}
+
+impl Attributes {
+    /// Of what is neither changed nor deleted.
+    pub const LOCKED: Attributes = Attributes { read: true, write: false, delete: false, list: true };
+
+    /// Either write or delete disabled prevents deletion.
+    pub fn may_delete(self) -> bool {
+        self.write && self.delete
+    }
+
+    /// What is left where this and another lock hold.
+    #[must_use]
+    pub fn and(self, other: Attributes) -> Attributes {
+        Attributes {
+            read: self.read && other.read,
+            write: self.write && other.write,
+            delete: self.delete && other.delete,
+            list: self.list && other.list,
+        }
+    }
+}
+
+/// What a lock can be on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockable<'a> {
+    Repository,
+    Tag(&'a Tag),
+    Manifest(&'a Digest),
+}
+
+impl<'a> Lockable<'a> {
+    /// As an event names it.
+    pub fn named(tag: Option<&'a Tag>, digest: Option<&'a Digest>, attributes: Option<Attributes>) -> Lockable<'a> {
+        match (tag, digest, attributes) {
+            (Some(tag), _, _) => Lockable::Tag(tag),
+            (None, Some(digest), Some(_)) => Lockable::Manifest(digest),
+            (None, _, _) => Lockable::Repository,
+        }
+    }
+}
+
 /// What a record of the control plane is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlKind {
@@ -223,6 +294,19 @@ impl Event {
 
     pub fn delete(repository: RepositoryName, digest: Digest, kind: ContentKind) -> Event {
         Event::Delete { repository, digest, kind }
+    }
+
+    pub fn lock_repository(repository: RepositoryName, attributes: Attributes) -> Event {
+        Event::Lock { repository, tag: None, digest: None, locked: !attributes.may_delete(), attributes: Some(attributes) }
+    }
+
+    /// `digest` is what the tag is.
+    pub fn lock_tag(repository: RepositoryName, tag: Tag, digest: Digest, attributes: Attributes) -> Event {
+        Event::Lock { repository, tag: Some(tag), digest: Some(digest), locked: !attributes.may_delete(), attributes: Some(attributes) }
+    }
+
+    pub fn lock_manifest(repository: RepositoryName, digest: Digest, attributes: Attributes) -> Event {
+        Event::Lock { repository, tag: None, digest: Some(digest), locked: !attributes.may_delete(), attributes: Some(attributes) }
     }
 
     pub fn forwarded(repository: RepositoryName, tag: Option<Tag>, digest: Digest, upstream: &str) -> Event {
@@ -299,7 +383,7 @@ mod tests {
             Event::Tag { repository: repository.clone(), tag: tag.clone(), digest, created: Some(Timestamp::from_ms(7)) },
             Event::untag(repository.clone(), tag.clone()),
             Event::delete(repository.clone(), digest, ContentKind::Blob),
-            Event::Lock { repository: repository.clone(), tag: Some(tag.clone()), digest: Some(digest), locked: true },
+            Event::lock_tag(repository.clone(), tag.clone(), digest, Attributes { list: false, ..Attributes::LOCKED }),
             Event::Copy { digest, size_bytes: 3, place: place.clone() },
             Event::Condemn { places: vec![place.clone()] },
             Event::Dead { places: vec![place.clone()] },
@@ -325,6 +409,20 @@ mod tests {
             kinds.push(line.split('"').nth(1).unwrap().to_owned());
         }
         assert_eq!(kinds, KINDS);
+    }
+
+    #[test]
+    fn a_lock_of_before_there_were_attributes_is_one_of_a_tag_or_a_repository() {
+        let line = r#"{"lock":{"repository":"a","tag":"b","locked":true}}"#;
+        let Event::Lock { tag, digest, locked: true, attributes: None, .. } = Event::from_line(line).unwrap() else { panic!("{line}") };
+        assert_eq!(Lockable::named(tag.as_ref(), digest.as_ref(), None), Lockable::Tag(&"b".parse().unwrap()));
+        let (repository, digest): (RepositoryName, _) = ("a".parse().unwrap(), Digest::sha256(b"x"));
+        assert_eq!(Lockable::named(None, Some(&digest), None), Lockable::Repository);
+        let Event::Lock { tag, digest: named, attributes, .. } = Event::lock_manifest(repository, digest, Attributes::LOCKED) else {
+            panic!("a lock")
+        };
+        assert_eq!(Lockable::named(tag.as_ref(), named.as_ref(), attributes), Lockable::Manifest(&digest));
+        assert_eq!(serde_json::to_string(&attributes).unwrap(), r#"{"write":false,"delete":false}"#);
     }
 
     #[test]

@@ -76,7 +76,9 @@ use ulid::Ulid;
 
 pub use append::AppendError;
 pub use check::Rejected;
-pub use event::{Content, ContentKind, ControlKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing};
+pub use event::{
+    Attributes, Content, ContentKind, ControlKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing,
+};
 pub use glance::Glance;
 pub use identity::{HybridTime, IdentityError, Origin, Place, Position, VersionVector};
 pub use importer::{Foreign, ImportError};
@@ -376,6 +378,11 @@ impl Ledger {
         self.read(|rows| query::tags(rows, repository, after, limit))
     }
 
+    /// The same without those that a lock keeps out of lists.
+    pub fn listed_tags(&self, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagEntry>, LedgerError> {
+        self.read(|rows| query::listed_tags(rows, repository, after, limit))
+    }
+
     /// The tags that name this manifest.
     pub fn tags_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<Vec<Tag>, LedgerError> {
         self.read(|rows| query::tags_of(rows, repository, digest))
@@ -390,6 +397,23 @@ impl Ledger {
         self.read(|rows| query::manifests(rows, repository, after, limit))
     }
 
+    /// Whether another manifest of the repository refers to it, of those that `counts` is true of.
+    pub fn is_needed(&self, repository: &RepositoryName, digest: &Digest, counts: impl Fn(&Digest) -> bool) -> Result<bool, LedgerError> {
+        self.read(|rows| query::is_needed(rows, repository, digest, counts))
+    }
+
+    /// What a repository's lock leaves of what may be done to it and to all that is in it, whether or not there is such a repository.
+    pub fn attributes(&self, repository: &RepositoryName) -> Result<Attributes, LedgerError> {
+        self.read(|rows| query::attributes(rows, repository))
+    }
+
+    /// What is locked in a repository so that it cannot be deleted, or the repository itself: the first that is found. Walks all locks
+    /// of the repository.
+    pub fn lock_against_deletion(&self, repository: &RepositoryName) -> Result<Option<String>, LedgerError> {
+        self.read(|rows| query::lock_against_deletion(rows, repository))
+    }
+
+    /// Those that no lock keeps out of lists.
     pub fn referrers(&self, query: &ReferrersQuery<'_>) -> Result<Vec<ManifestEntry>, LedgerError> {
         self.read(|rows| query::referrers(rows, query))
     }
@@ -417,6 +441,11 @@ impl Ledger {
     /// Repositories that have manifests, by name, those behind `after`.
     pub fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryEntry>, LedgerError> {
         self.read(|rows| query::repositories(rows, after, limit))
+    }
+
+    /// The same without those that a lock keeps out of lists.
+    pub fn listed_repositories(&self, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryEntry>, LedgerError> {
+        self.read(|rows| query::listed_repositories(rows, after, limit))
     }
 
     /// Tags that were pushed twice by writers of which neither had seen the other.

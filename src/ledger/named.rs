@@ -1,5 +1,6 @@
 //! By which events a name is what it is here: who has folded them sees the same under it.
 
+use super::event::Lockable;
 use super::fold::{self, row};
 use super::identity::{Origin, Position};
 use super::index::{IndexError, Rows, Table, key};
@@ -78,7 +79,7 @@ fn manifest(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Re
 fn tag(rows: &dyn Rows, repository: &RepositoryName, name: &Tag, digest: &Digest) -> Result<Vec<EventEntry>, IndexError> {
     let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, name))?;
     let won = claims.as_ref().and_then(|claims| claims.as_slice().iter().rev().find(|claim| claim.value.digest == *digest));
-    let locks: Option<Claims<LockClaim>> = row(rows, Table::Locks, &key::lock(repository, Some(name)))?;
-    let lock = locks.as_ref().and_then(Claims::winner).filter(|lock| lock.value.locked && lock.value.digest.is_some());
+    let locks: Option<Claims<LockClaim>> = row(rows, Table::Locks, &key::lock(repository, Lockable::Tag(name)))?;
+    let lock = locks.as_ref().and_then(Claims::winner).filter(|lock| lock.value.pins().is_some());
     Ok(won.map(event).into_iter().chain(lock.map(event)).collect())
 }

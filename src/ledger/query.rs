@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::event::{ControlKind, ManifestFacts, Standing};
+use super::event::{Attributes, ControlKind, Lockable, ManifestFacts, Standing};
 use super::fold::{self, row};
 use super::identity::{Origin, Place, VersionVector};
 use super::index::{IndexError, Rows, Table, Value, Walk, key};
@@ -21,8 +21,10 @@ pub struct TagEntry {
     pub updated_at: Timestamp,
     /// Other claims on the name that had not seen this one and lost.
     pub losers: Vec<Digest>,
-    /// It must not become something else, or nothing.
+    /// It must not become something else, or must not go: by its own lock or the repository's.
     pub is_locked: bool,
+    /// What its own lock leaves of what may be done to it.
+    pub attributes: Attributes,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +32,11 @@ pub struct ManifestEntry {
     pub digest: Digest,
     pub facts: ManifestFacts,
     pub created_at: Timestamp,
+    /// When it was last pushed.
+    pub updated_at: Timestamp,
     pub content: BlobEntry,
+    /// What its own lock leaves of what may be done to it.
+    pub attributes: Attributes,
 }
 
 /// Where a content's bytes are; nowhere, for a manifest all of whose places are gone.
@@ -112,6 +118,8 @@ pub struct RepositoryEntry {
     pub tags: u64,
     pub manifests: u64,
     pub blobs: u64,
+    /// What its lock leaves of what may be done to it and to all that is in it.
+    pub attributes: Attributes,
 }
 
 /// What an upstream has under a name.
@@ -144,10 +152,11 @@ fn digest_of(bytes: &[u8]) -> Result<Digest, IndexError> {
 }
 
 fn tag_entry(tag: Tag, claims: &Claims<TagClaim>, locks: Locks) -> Option<TagEntry> {
-    let (winner, pinned) = (claims.winner(), locks.tag.as_ref().and_then(|lock| lock.digest));
+    let (winner, pinned) = (claims.winner(), locks.tag.as_ref().and_then(LockClaim::pins));
     let digest = pinned.or(winner.map(|winner| winner.value.digest))?;
     // What a lock pins may have no claim any more: it was pushed over, or deleted, where the lock was not seen.
     let told = claims.as_slice().iter().rev().find(|claim| claim.value.digest == digest).or(winner);
+    let attributes = locks.tag.map(|lock| lock.attributes).unwrap_or_default();
     let losers = claims.as_slice().iter().map(|claim| claim.value.digest).filter(|loser| *loser != digest).collect();
     Some(TagEntry {
         tag,
@@ -155,35 +164,54 @@ fn tag_entry(tag: Tag, claims: &Claims<TagClaim>, locks: Locks) -> Option<TagEnt
         created_at: told.map_or(Timestamp::default(), |claim| claim.value.created),
         updated_at: told.map_or(Timestamp::default(), |claim| claim.clock.timestamp()),
         losers,
-        is_locked: locks.is_repository_locked || locks.tag.is_some(),
+        is_locked: !locks.repository.and(attributes).may_delete(),
+        attributes,
     })
 }
 
 /// The locks that bear on a tag.
 struct Locks {
     tag: Option<LockClaim>,
-    is_repository_locked: bool,
+    repository: Attributes,
 }
 
-fn is_repository_locked(rows: &dyn Rows, repository: &RepositoryName) -> Result<bool, IndexError> {
-    Ok(fold::lock_on(rows, repository, None)?.is_some())
+fn repository_attributes(rows: &dyn Rows, repository: &RepositoryName) -> Result<Attributes, IndexError> {
+    fold::attributes(rows, repository, Lockable::Repository)
 }
 
 pub(super) fn tag(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<TagEntry>, IndexError> {
     let claims: Option<Claims<TagClaim>> = row(rows, Table::Tags, &key::tag(repository, tag))?;
-    let is_repository_locked = is_repository_locked(rows, repository)?;
-    let locks = Locks { tag: fold::lock_on(rows, repository, Some(tag))?, is_repository_locked };
+    let locks = Locks { tag: fold::tag_lock(rows, repository, tag)?, repository: repository_attributes(rows, repository)? };
     Ok(tag_entry(tag.clone(), &claims.unwrap_or_default(), locks))
 }
 
 pub(super) fn tags(rows: &dyn Rows, repository: &RepositoryName, after: Option<&str>, limit: usize) -> Result<Vec<TagEntry>, IndexError> {
+    tags_that(rows, (repository, after), limit, |_| true)
+}
+
+/// Without those that a lock keeps out of lists.
+pub(super) fn listed_tags(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<TagEntry>, IndexError> {
+    tags_that(rows, (repository, after), limit, |entry| entry.attributes.list)
+}
+
+fn tags_that(
+    rows: &dyn Rows,
+    (repository, after): (&RepositoryName, Option<&str>),
+    limit: usize,
+    fits: impl Fn(&TagEntry) -> bool,
+) -> Result<Vec<TagEntry>, IndexError> {
     let prefix = key::repository(repository);
     let after = after.map(|after| key::tag_text(repository, after));
-    let is_repository_locked = is_repository_locked(rows, repository)?;
+    let of_repository = repository_attributes(rows, repository)?;
     page(rows, (Table::Tags, &prefix, after.as_deref()), limit, |key, value| {
         let name: Tag = parse(&key[prefix.len()..])?;
-        let locks = Locks { tag: fold::lock_on(rows, repository, Some(&name))?, is_repository_locked };
-        Ok(tag_entry(name, &Claims::decode(value)?, locks))
+        let locks = Locks { tag: fold::tag_lock(rows, repository, &name)?, repository: of_repository };
+        Ok(tag_entry(name, &Claims::decode(value)?, locks).filter(&fits))
     })
 }
 
@@ -215,14 +243,20 @@ pub(super) fn tags_of(rows: &dyn Rows, repository: &RepositoryName, digest: &Dig
 
 pub(super) fn manifest(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Option<ManifestEntry>, IndexError> {
     let claim = fold::manifest_claim(rows, repository, digest)?;
-    claim.map_or(Ok(None), |claim| manifest_entry(rows, digest, claim).map(Some))
+    claim.map_or(Ok(None), |claim| manifest_entry(rows, (repository, digest), claim).map(Some))
 }
 
-fn manifest_entry(rows: &dyn Rows, digest: &Digest, claim: ManifestClaim) -> Result<ManifestEntry, IndexError> {
-    let ManifestClaim { created, facts } = claim;
+fn manifest_entry(
+    rows: &dyn Rows,
+    (repository, digest): (&RepositoryName, &Digest),
+    claim: Claim<ManifestClaim>,
+) -> Result<ManifestEntry, IndexError> {
+    let updated_at = claim.clock.timestamp();
+    let ManifestClaim { created, facts } = claim.value;
     let gone = BlobEntry { size_bytes: facts.size_bytes, inline: None, places: Vec::new() };
     let content = content(rows, digest)?.unwrap_or(gone);
-    Ok(ManifestEntry { digest: *digest, facts, created_at: created, content })
+    let attributes = fold::attributes(rows, repository, Lockable::Manifest(digest))?;
+    Ok(ManifestEntry { digest: *digest, facts, created_at: created, updated_at, content, attributes })
 }
 
 pub(super) fn manifests(
@@ -235,9 +269,56 @@ pub(super) fn manifests(
     let after = after.map(|after| key::in_repository(repository, after));
     page(rows, (Table::Manifests, &prefix, after.as_deref()), limit, |key, value| {
         let claims: Claims<ManifestClaim> = Claims::decode(value)?;
-        let winner = claims.winner().map(|claim| claim.value.clone());
-        winner.map_or(Ok(None), |claim| manifest_entry(rows, &digest_of(&key[prefix.len()..])?, claim).map(Some))
+        let digest = digest_of(&key[prefix.len()..])?;
+        claims.winner().map_or(Ok(None), |claim| manifest_entry(rows, (repository, &digest), claim.clone()).map(Some))
     })
+}
+
+/// Whether another manifest of the repository refers to it, of those that `counts` is true of.
+pub(super) fn is_needed(
+    rows: &dyn Rows,
+    repository: &RepositoryName,
+    digest: &Digest,
+    counts: impl Fn(&Digest) -> bool,
+) -> Result<bool, IndexError> {
+    let prefix = key::in_repository(repository, digest);
+    let mut is_needed = false;
+    rows.scan(Table::Needs, &prefix, None, &mut |key, _| {
+        is_needed = counts(&digest_of(&key[prefix.len()..])?);
+        Ok(if is_needed { Walk::Stop } else { Walk::On })
+    })?;
+    Ok(is_needed)
+}
+
+/// The first of a repository's locks, its own included, that keeps something from being deleted: what it is on.
+pub(super) fn lock_against_deletion(rows: &dyn Rows, repository: &RepositoryName) -> Result<Option<String>, IndexError> {
+    let prefix = key::repository(repository);
+    let mut found = None;
+    rows.scan(Table::Locks, &prefix, None, &mut |key, value| {
+        let claims: Claims<LockClaim> = Claims::decode(value)?;
+        if claims.winner().is_none_or(|lock| lock.value.attributes.may_delete()) {
+            return Ok(Walk::On);
+        }
+        let (of, is_there) = match &key[prefix.len()..] {
+            [] => (repository.to_string(), true),
+            rest => match key::split_digest(rest) {
+                Some((digest, _)) => (format!("{repository}@{digest}"), manifest(rows, repository, &digest)?.is_some()),
+                None => {
+                    let name: Tag = parse(rest)?;
+                    (format!("{repository}:{name}"), tag(rows, repository, &name)?.is_some())
+                }
+            },
+        };
+        // A lock outlives what it is on only where somebody deleted that who had not seen it.
+        found = is_there.then_some(of);
+        Ok(if is_there { Walk::Stop } else { Walk::On })
+    })?;
+    Ok(found)
+}
+
+/// What its lock leaves of what may be done to a repository and all that is in it.
+pub(super) fn attributes(rows: &dyn Rows, repository: &RepositoryName) -> Result<Attributes, IndexError> {
+    repository_attributes(rows, repository)
 }
 
 /// What a list of referrers is asked for.
@@ -254,7 +335,7 @@ pub(super) fn referrers(rows: &dyn Rows, query: &ReferrersQuery<'_>) -> Result<V
     let prefix = key::in_repository(query.repository, query.subject);
     let after = query.after.map(|after| key::two_digests(query.repository, query.subject, after));
     page(rows, (Table::Referrers, &prefix, after.as_deref()), query.limit, |key, _| {
-        let entry = manifest(rows, query.repository, &digest_of(&key[prefix.len()..])?)?;
+        let entry = manifest(rows, query.repository, &digest_of(&key[prefix.len()..])?)?.filter(|entry| entry.attributes.list);
         Ok(entry.filter(|entry| query.artifact_type.is_none_or(|wanted| entry.facts.artifact_type.as_deref() == Some(wanted))))
     })
 }
@@ -278,26 +359,38 @@ pub(super) fn repositories_with(rows: &dyn Rows, digest: &Digest, limit: usize) 
     page(rows, (Table::Linked, &prefix, None), limit, |key, _| parse(&key[prefix.len()..]).map(Some))
 }
 
-fn repository_entry(name: RepositoryName, row: RepositoryRow) -> Option<RepositoryEntry> {
+fn repository_entry(rows: &dyn Rows, name: RepositoryName, row: RepositoryRow) -> Result<Option<RepositoryEntry>, IndexError> {
     // Blobs alone are an unfinished push.
-    (row.manifests > 0).then_some(RepositoryEntry {
+    if row.manifests == 0 {
+        return Ok(None);
+    }
+    Ok(Some(RepositoryEntry {
+        attributes: repository_attributes(rows, &name)?,
         name,
         created_at: row.created,
         updated_at: row.updated,
         tags: row.tags,
         manifests: row.manifests,
         blobs: row.links,
-    })
+    }))
 }
 
 pub(super) fn repository(rows: &dyn Rows, name: &RepositoryName) -> Result<Option<RepositoryEntry>, IndexError> {
     let found: Option<RepositoryRow> = row(rows, Table::Repositories, name.as_str().as_bytes())?;
-    Ok(found.and_then(|row| repository_entry(name.clone(), row)))
+    found.map_or(Ok(None), |row| repository_entry(rows, name.clone(), row))
 }
 
 pub(super) fn repositories(rows: &dyn Rows, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryEntry>, IndexError> {
     page(rows, (Table::Repositories, b"", after.map(str::as_bytes)), limit, |key, value| {
-        Ok(repository_entry(parse(key)?, RepositoryRow::decode(value)?))
+        repository_entry(rows, parse(key)?, RepositoryRow::decode(value)?)
+    })
+}
+
+/// Without those that a lock keeps out of lists.
+pub(super) fn listed_repositories(rows: &dyn Rows, after: Option<&str>, limit: usize) -> Result<Vec<RepositoryEntry>, IndexError> {
+    page(rows, (Table::Repositories, b"", after.map(str::as_bytes)), limit, |key, value| {
+        let entry = repository_entry(rows, parse(key)?, RepositoryRow::decode(value)?)?;
+        Ok(entry.filter(|entry| entry.attributes.list))
     })
 }
 

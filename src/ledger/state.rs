@@ -4,7 +4,7 @@
 //! writer had seen; claims that had not seen each other stay side by side, and the greatest wins. So live claims are an antichain,
 //! and their set does not depend on the order in which regions' events arrive.
 
-use super::event::{ManifestFacts, Standing};
+use super::event::{Attributes, ManifestFacts, Standing};
 use super::identity::{HybridTime, Origin, Place, VersionVector};
 use super::planted::{Bug, Planted};
 use crate::clock::Timestamp;
@@ -123,12 +123,19 @@ pub struct ManifestClaim {
     pub facts: ManifestFacts,
 }
 
-/// A lock of a tag, or of all tags of a repository.
+/// A lock of a tag, a manifest or a repository.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LockClaim {
-    pub locked: bool,
+    pub attributes: Attributes,
     /// What the tag was when it was locked: so it stays in every region, whatever was concurrent with the lock.
     pub digest: Option<Digest>,
+}
+
+impl LockClaim {
+    /// What the tag is, whatever its claims say, while it must not be changed.
+    pub fn pins(&self) -> Option<Digest> {
+        self.digest.filter(|_| !self.attributes.write)
+    }
 }
 
 /// What somebody made of a record of the control plane.

@@ -1,5 +1,7 @@
 //! The ledger as its callers see it.
 
+mod locks;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -364,7 +366,7 @@ async fn carry(from: &Ledger, to: &Ledger) {
 }
 
 fn lock(of: Option<&str>, to: Option<&str>, locked: bool) -> Event {
-    Event::Lock { repository: name("app"), tag: of.map(tag), digest: to.map(digest), locked }
+    Event::Lock { repository: name("app"), tag: of.map(tag), digest: to.map(digest), locked, attributes: None }
 }
 
 fn tagged(image_name: &str, as_tag: &str) -> Vec<Event> {

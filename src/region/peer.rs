@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use crate::bucket::{ForeignBucket, OpenError, SnapshotPart, Through};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::ledger::{self, BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, Snapshots, Source};
+use crate::ledger::{self, Attributes, BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, Snapshots, Source};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::peers::protocol::Found;
@@ -145,7 +145,9 @@ impl Peer {
             return Err(PeerError::Broken("another manifest than the one asked for".to_owned()));
         }
         let created_at = Timestamp::from_ms(found.created_ms.unwrap_or_default());
-        Ok(Some(ManifestEntry { digest: found.digest, facts, created_at, content: entry(found)? }))
+        // What locks it its region minds before it tells of it.
+        let attributes = Attributes::default();
+        Ok(Some(ManifestEntry { digest: found.digest, facts, created_at, updated_at: created_at, content: entry(found)?, attributes }))
     }
 
     /// The same of a blob that may be read through a repository.
@@ -238,7 +240,7 @@ pub fn found(digest: &Digest, content: BlobEntry) -> Found {
 
 /// The same of a manifest.
 pub fn found_manifest(manifest: ManifestEntry) -> Found {
-    let ManifestEntry { digest, facts, created_at, content } = manifest;
+    let ManifestEntry { digest, facts, created_at, content, .. } = manifest;
     Found {
         media_type: Some(facts.media_type.clone()),
         created_ms: Some(created_at.as_ms()),
@@ -313,7 +315,8 @@ mod tests {
         let facts = ManifestFacts { media_type: "a/b".to_owned(), size_bytes: bytes.len() as u64, ..ManifestFacts::default() };
         let places = vec![Place { origin: Origin::new("us", "01"), key: Ulid::from_parts(1, 2) }];
         let content = BlobEntry { size_bytes: bytes.len() as u64, inline: inline.map(Bytes::from_static), places };
-        ManifestEntry { digest: Digest::sha256(bytes), facts, created_at: Timestamp::from_ms(7), content }
+        let (created_at, attributes) = (Timestamp::from_ms(7), Attributes::default());
+        ManifestEntry { digest: Digest::sha256(bytes), facts, created_at, updated_at: created_at, content, attributes }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::abroad::{blob_name, content_of, manifest_of};
 use super::{Asking, BlobHead, Check, Listed, Page, Registry};
 use crate::cache::{Answer, CacheError, Freshness, Source, StoredManifest};
-use crate::ledger::{BlobEntry, Ledger, LedgerError, Look, ManifestEntry, ReferrersQuery};
+use crate::ledger::{Attributes, BlobEntry, Ledger, LedgerError, Look, ManifestEntry, ReferrersQuery};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, PushedManifest, Reference, RepositoryName, Tag};
 use crate::replication::Name;
 use crate::store::Content;
@@ -46,7 +46,7 @@ impl Registry {
 
     /// The ledger for a list, which says of everything that is not in it that it is not there: after a fresh look, or as it was last
     /// known.
-    async fn for_list(&self) -> Result<(&Ledger, Freshness), CacheError> {
+    pub(super) async fn for_list(&self) -> Result<(&Ledger, Freshness), CacheError> {
         let ledger = &self.region()?.ledger;
         let confirmed = ledger.confirm(Look::Now).await;
         Ok((ledger, if confirmed.is_ok() { Freshness::Fresh } else { Freshness::Stale }))
@@ -58,15 +58,18 @@ impl Registry {
         reference: &Reference,
         asking: &Asking,
     ) -> Result<Answer<StoredManifest>, CacheError> {
+        // With what a lock on the name leaves of what may be done to it.
         let ask = |ledger: &Ledger| match reference {
-            Reference::Digest(digest) => ledger.manifest(repository, digest),
+            Reference::Digest(digest) => Ok(ledger.manifest(repository, digest)?.map(|entry| (Attributes::default(), entry))),
             Reference::Tag(tag) => match ledger.tag(repository, tag)? {
-                Some(entry) => ledger.manifest(repository, &entry.digest),
+                Some(of) => Ok(ledger.manifest(repository, &of.digest)?.map(|entry| (of.attributes, entry))),
                 None => Ok(None),
             },
         };
         let name = || Name::Manifest(repository.clone(), reference.clone());
-        let (entry, freshness) = self.find_anywhere(asking, name, (ask, manifest_of)).await?.ok_or(CacheError::Absent)?;
+        let take = |known| manifest_of(known).map(|entry| (Attributes::default(), entry));
+        let ((of_name, entry), freshness) = self.find_anywhere(asking, name, (ask, take)).await?.ok_or(CacheError::Absent)?;
+        self.check_readable(repository, reference, of_name.and(entry.attributes))?;
         let (bytes, source) = self.bytes_of(&entry.digest, &entry.content).await?;
         let freshness = if matches!(reference, Reference::Digest(_)) { Freshness::Immutable } else { freshness };
         let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes };
@@ -76,11 +79,26 @@ impl Registry {
     async fn hosted_entry(&self, repository: &RepositoryName, digest: &Digest, asking: &Asking) -> Result<BlobEntry, CacheError> {
         // A manifest may be asked for where blobs are.
         let ask = |ledger: &Ledger| match ledger.blob(repository, digest)? {
-            Some(entry) => Ok(Some(entry)),
-            None => Ok(ledger.manifest(repository, digest)?.map(|manifest| manifest.content)),
+            Some(entry) => Ok(Some((Attributes::default(), entry))),
+            None => Ok(ledger.manifest(repository, digest)?.map(|manifest| (manifest.attributes, manifest.content))),
         };
-        let found = self.find_anywhere(asking, || blob_name(repository, digest), (ask, content_of)).await?;
-        Ok(found.ok_or(CacheError::Absent)?.0)
+        let take = |known| content_of(known).map(|entry| (Attributes::default(), entry));
+        let found = self.find_anywhere(asking, || blob_name(repository, digest), (ask, take)).await?;
+        let (attributes, entry) = found.ok_or(CacheError::Absent)?.0;
+        self.check_readable(repository, &Reference::Digest(*digest), attributes)?;
+        Ok(entry)
+    }
+
+    /// No lock keeps it from being read: neither the repository's nor those that leave `own`.
+    fn check_readable(&self, repository: &RepositoryName, reference: &Reference, own: Attributes) -> Result<(), CacheError> {
+        if !self.region()?.ledger.attributes(repository)?.read {
+            return Err(CacheError::Locked(repository.to_string()));
+        }
+        match (own.read, reference) {
+            (true, _) => Ok(()),
+            (false, Reference::Tag(tag)) => Err(CacheError::Locked(format!("{repository}:{tag}"))),
+            (false, Reference::Digest(digest)) => Err(CacheError::Locked(format!("{repository}@{digest}"))),
+        }
     }
 
     pub(super) async fn hosted_blob(
@@ -117,7 +135,7 @@ impl Registry {
             // Of one that is not known nothing is known while the bucket is away.
             return Err(if freshness == Freshness::Stale { unknown() } else { CacheError::Absent });
         }
-        let entries = ledger.tags(repository, page.last.as_deref(), wanted)?;
+        let entries = ledger.listed_tags(repository, page.last.as_deref(), wanted)?;
         let more = page.limit > 0 && entries.len() > page.limit;
         let names = entries.into_iter().take(page.limit).map(|entry| entry.tag).collect();
         Ok(Answer { value: Listed { names, more }, source: Source::Memory, freshness })
@@ -175,7 +193,7 @@ impl Registry {
     }
 
     /// The whole of a manifest.
-    async fn bytes_of(&self, digest: &Digest, entry: &BlobEntry) -> Result<(Bytes, Source), CacheError> {
+    pub(super) async fn bytes_of(&self, digest: &Digest, entry: &BlobEntry) -> Result<(Bytes, Source), CacheError> {
         let (content, source) = self.inner.cache.hosted(&self.inner.region, digest, entry).await?;
         Ok((content.bytes().await?, source))
     }
@@ -188,7 +206,7 @@ impl Registry {
         }
         // What is known is listed while the bucket is away.
         let hosted = match self.for_list().await {
-            Ok((ledger, _)) => ledger.repositories(last, limit).unwrap_or_default(),
+            Ok((ledger, _)) => ledger.listed_repositories(last, limit).unwrap_or_default(),
             Err(_) => Vec::new(),
         };
         let all = cached.into_iter().chain(hosted.into_iter().map(|entry| entry.name)).map(|name| (name.to_string(), name));

@@ -4,11 +4,15 @@
 
 mod abroad;
 mod hosted;
+mod listing;
+mod locks;
 mod names;
 mod overview;
+mod properties;
 pub mod push;
 mod receipts;
 mod regions;
+mod removal;
 mod witness;
 
 use std::collections::HashMap;
@@ -17,10 +21,14 @@ use std::time::Duration;
 
 pub use abroad::{Asking, Purpose};
 pub use hosted::ReferrersPage;
+pub use listing::{After, Order, Part};
+pub use locks::{Changed, Changes};
 pub use names::{Addressing, Names, Target, UnknownNamespace};
 pub use overview::{Conflict, Overview};
+pub use properties::{Details, ManifestProperties, Platform, RepositoryProperties, TagProperties};
 pub use receipts::{Awaited, Breadth, Hold, Receipt, WaitError};
 pub use regions::{Next, Told};
+pub use removal::Removed;
 
 use witness::Witnesses;
 

@@ -146,9 +146,13 @@ impl Registry {
         }
     }
 
-    /// A repository of an upstream takes no pushes, and a region that leaves takes none.
     fn hosted<'a>(&self, pusher: &Pusher<'a>) -> Result<&'a RepositoryName, PushError> {
-        let repository = pusher.access.repository();
+        self.pushed_here(pusher.access)
+    }
+
+    /// A repository of an upstream takes no pushes, and a region that leaves takes none.
+    pub(super) fn pushed_here<'a>(&self, access: &'a Access) -> Result<&'a RepositoryName, PushError> {
+        let repository = access.repository();
         if !self.is_hosted(repository) {
             return Err(PushError::Proxied);
         }
@@ -222,11 +226,14 @@ impl Registry {
         let ledger = &self.region()?.ledger;
         let here = match source {
             Some(source) if !self.is_hosted(source.repository()) => return Ok(self.mount_proxied(pusher, digest, source).await),
+            // What a lock keeps from being read is not read in this way either.
+            Some(source) if !ledger.attributes(source.repository())?.read => false,
             Some(source) => self.is_there_to_mount(source.repository(), digest).await,
             None => {
                 // What cannot be told is not mounted.
                 let _ = ledger.confirm(Look::Recent).await;
-                ledger.repositories_with(digest, MAX_MOUNT_SOURCES).is_ok_and(|found| found.iter().any(readable))
+                let may_read = |name: &RepositoryName| readable(name) && ledger.attributes(name).is_ok_and(|attributes| attributes.read);
+                ledger.repositories_with(digest, MAX_MOUNT_SOURCES).is_ok_and(|found| found.iter().any(may_read))
             }
         };
         if !here {
@@ -362,13 +369,13 @@ impl Registry {
     }
 
     /// Takes something away. What is unknown here may have been pushed in another region.
-    async fn take_away(&self, event: Event) -> Result<Position, PushError> {
+    async fn take_away(&self, events: impl Fn() -> Result<Vec<Event>, PushError>) -> Result<Position, PushError> {
         let (ledger, replication) = (&self.region()?.ledger, &self.inner.replication);
         let mut blind = Vec::new();
-        let mut taken = ledger.append(vec![event.clone()]).await;
+        let mut taken = ledger.append(events()?).await;
         if matches!(&taken, Err(AppendError::Rejected(why)) if is_unknown(why)) && replication.has_peers() {
             blind = replication.catch_up(PUSH_PATIENCE).await.blind;
-            taken = ledger.append(vec![event]).await;
+            taken = ledger.append(events()?).await;
         }
         taken.map_err(|error| match error {
             AppendError::Rejected(why) if is_unknown(&why) && !blind.is_empty() => cannot_tell(&blind),
@@ -441,17 +448,12 @@ impl Registry {
     /// A tag goes alone; a manifest goes with its tags.
     pub async fn delete_manifest(&self, pusher: Pusher<'_>, reference: &Reference) -> Result<Position, PushError> {
         let repository = self.hosted(&pusher)?;
-        let event = match reference {
-            Reference::Tag(tag) => Event::untag(repository.clone(), tag.clone()),
-            Reference::Digest(digest) => Event::delete(repository.clone(), *digest, ContentKind::Manifest),
-        };
-        self.take_away(event).await
+        self.take_away(|| self.removal(repository, reference)).await
     }
 
     pub async fn delete_blob(&self, pusher: Pusher<'_>, digest: &Digest) -> Result<Position, PushError> {
         let repository = self.hosted(&pusher)?;
-        let event = Event::delete(repository.clone(), *digest, ContentKind::Blob);
-        self.take_away(event).await
+        self.take_away(|| Ok(vec![Event::delete(repository.clone(), *digest, ContentKind::Blob)])).await
     }
 }
 
@@ -523,6 +525,7 @@ impl From<CacheError> for PushError {
             CacheError::Absent => PushError::BlobUnknown,
             CacheError::Unavailable { why, retry_after } => PushError::Unavailable { why, retry_after },
             CacheError::WrongAnswer(why) => PushError::Unavailable { why, retry_after: None },
+            locked @ CacheError::Locked(_) => PushError::Denied(locked.to_string()),
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Registry;
 use crate::bucket::{SnapshotPart, Through};
 use crate::cache::{Answer, CacheError, Freshness};
-use crate::ledger::{Look, Origin, Segments};
+use crate::ledger::{Look, ManifestEntry, Origin, Segments};
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::peers::Caller;
 use crate::peers::protocol::{ClockReading, Found, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Status};
@@ -115,16 +115,21 @@ impl Registry {
         }
         let ledger = &self.region()?.ledger;
         let looked = ledger.confirm(Look::Now).await;
+        if !ledger.attributes(repository)?.read {
+            return Err(CacheError::Absent);
+        }
+        // What a lock keeps from being read here is not read there by who has not seen the lock.
+        let readable = |entry: &ManifestEntry| entry.attributes.read;
         let known = match wanted {
-            Told::Manifest(Reference::Digest(digest)) => ledger.manifest(repository, digest)?.map(found_manifest),
+            Told::Manifest(Reference::Digest(digest)) => ledger.manifest(repository, digest)?.filter(readable).map(found_manifest),
             Told::Manifest(Reference::Tag(tag)) => {
                 looked.clone()?;
-                let digest = ledger.tag(repository, tag)?.map(|entry| entry.digest);
-                digest.map(|digest| ledger.manifest(repository, &digest)).transpose()?.flatten().map(found_manifest)
+                let digest = ledger.tag(repository, tag)?.filter(|entry| entry.attributes.read).map(|entry| entry.digest);
+                digest.map(|digest| ledger.manifest(repository, &digest)).transpose()?.flatten().filter(readable).map(found_manifest)
             }
             Told::Blob(digest) => {
                 // A manifest may be asked for where blobs are.
-                let manifest = || Ok::<_, CacheError>(ledger.manifest(repository, digest)?.map(|entry| entry.content));
+                let manifest = || Ok::<_, CacheError>(ledger.manifest(repository, digest)?.filter(readable).map(|entry| entry.content));
                 let entry = ledger.blob(repository, digest)?.map_or_else(manifest, |entry| Ok(Some(entry)))?;
                 entry.map(|entry| found(digest, entry))
             }

@@ -1,6 +1,7 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
 mod access_table;
+mod attributes;
 mod claims;
 mod demo;
 mod disk_faults;
@@ -12,6 +13,7 @@ mod house;
 mod join;
 mod lists;
 mod lives;
+mod locks;
 mod lying_origin;
 mod one_transfer;
 mod outage;

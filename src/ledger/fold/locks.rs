@@ -1,9 +1,10 @@
-//! Locks. One that names a digest pins the tag to it in every region, whatever was pushed there before the lock was seen; what it
-//! overrides is listed as a conflict.
+//! Locks. One of a tag that must not be changed pins it in every region to what it was, whatever was pushed there before the lock was
+//! seen; what it overrides is listed as a conflict.
 
 use super::coverage::{self, Kind, subject};
 use super::names;
 use super::row;
+use crate::ledger::event::{Attributes, Lockable};
 use crate::ledger::index::{IndexError, Overlay, Rows, Table, key};
 use crate::ledger::planted::Bug;
 use crate::ledger::state::{Claims, LockClaim, Moment};
@@ -12,10 +13,10 @@ use crate::oci::{Digest, RepositoryName, Tag};
 pub(super) fn lock(
     rows: &mut Overlay<'_>,
     moment: &Moment<'_>,
-    (repository, tag): (&RepositoryName, Option<&Tag>),
+    (repository, of): (&RepositoryName, Lockable<'_>),
     claim: LockClaim,
 ) -> Result<(), IndexError> {
-    let key = key::lock(repository, tag);
+    let key = key::lock(repository, of);
     let own = subject(Kind::Lock, &key);
     let mut claims: Claims<LockClaim> = row(rows, Table::Locks, &key)?.unwrap_or_default();
     claims.supersede(moment);
@@ -25,21 +26,42 @@ pub(super) fn lock(
         claims.add(moment, LockClaim { digest, ..claim });
     }
     names::store(rows, Table::Locks, key, &claims);
-    tag.map_or(Ok(()), |tag| names::note_conflict(rows, repository, tag))
+    match of {
+        Lockable::Tag(tag) => names::note_conflict(rows, repository, tag),
+        Lockable::Repository | Lockable::Manifest(_) => Ok(()),
+    }
 }
 
-/// The lock in force on a tag, the repository's own not counted.
-pub(in crate::ledger) fn lock_on(rows: &dyn Rows, repository: &RepositoryName, tag: Option<&Tag>) -> Result<Option<LockClaim>, IndexError> {
-    let claims: Option<Claims<LockClaim>> = row(rows, Table::Locks, &key::lock(repository, tag))?;
-    Ok(claims.and_then(|claims| claims.winner().map(|claim| claim.value.clone())).filter(|claim| claim.locked))
+/// What is deleted takes its lock with it, if whoever deleted it had seen that.
+pub(super) fn unlock(
+    rows: &mut Overlay<'_>,
+    moment: &Moment<'_>,
+    (repository, of): (&RepositoryName, Lockable<'_>),
+) -> Result<(), IndexError> {
+    let key = key::lock(repository, of);
+    let mut claims: Claims<LockClaim> = row(rows, Table::Locks, &key)?.unwrap_or_default();
+    claims.supersede(moment);
+    coverage::cover(rows, &subject(Kind::Lock, &key), moment)?;
+    names::store(rows, Table::Locks, key, &claims);
+    Ok(())
 }
 
-/// Whether a tag must not become something else, or nothing.
-pub(in crate::ledger) fn is_locked(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<bool, IndexError> {
-    Ok(lock_on(rows, repository, None)?.is_some() || lock_on(rows, repository, Some(tag))?.is_some())
+fn lock_on(rows: &dyn Rows, repository: &RepositoryName, of: Lockable<'_>) -> Result<Option<LockClaim>, IndexError> {
+    let claims: Option<Claims<LockClaim>> = row(rows, Table::Locks, &key::lock(repository, of))?;
+    Ok(claims.and_then(|claims| claims.winner().map(|claim| claim.value.clone())))
+}
+
+/// What its own lock leaves of what may be done to something: what its repository's takes is not counted.
+pub(in crate::ledger) fn attributes(rows: &dyn Rows, repository: &RepositoryName, of: Lockable<'_>) -> Result<Attributes, IndexError> {
+    Ok(lock_on(rows, repository, of)?.map(|lock| lock.attributes).unwrap_or_default())
+}
+
+/// The lock on a tag, the repository's own not counted.
+pub(in crate::ledger) fn tag_lock(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<LockClaim>, IndexError> {
+    lock_on(rows, repository, Lockable::Tag(tag))
 }
 
 /// What a lock pins a tag to.
 pub(super) fn pinned(rows: &dyn Rows, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, IndexError> {
-    Ok(lock_on(rows, repository, Some(tag))?.and_then(|lock| lock.digest))
+    Ok(tag_lock(rows, repository, tag)?.and_then(|lock| lock.pins()))
 }

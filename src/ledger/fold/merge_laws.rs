@@ -9,7 +9,7 @@ use ulid::Ulid;
 
 use super::{Folding, ledger, row, segment};
 use crate::clock::Timestamp;
-use crate::ledger::event::{Content, ContentKind, ControlRecord, Event, ManifestFacts, Standing};
+use crate::ledger::event::{Attributes, Content, ContentKind, ControlRecord, Event, ManifestFacts, Standing};
 use crate::ledger::identity::{HybridTime, Origin, Place, VersionVector};
 use crate::ledger::index::{Changes, Memory, Overlay, Rows, Table, Walk, key};
 use crate::ledger::planted::{Bug, Planted};
@@ -69,7 +69,10 @@ fn event(random: &mut fastrand::Rng) -> Event {
             Event::Copy { digest, size_bytes: 4, place }
         }
         12 => {
-            Event::Lock { repository: repository(), tag: random.bool().then(|| tag(random)), digest: Some(digest), locked: random.bool() }
+            let attributes = Attributes { read: random.bool(), write: random.bool(), delete: random.bool(), list: random.bool() };
+            let attributes = random.bool().then_some(attributes);
+            let tag = random.bool().then(|| tag(random));
+            Event::Lock { repository: repository(), tag, digest: Some(digest), locked: random.bool(), attributes }
         }
         13 => Event::Member { origin: origin(random.usize(0..REGIONS)), standing: Standing::Joined },
         15 => {
@@ -155,18 +158,20 @@ impl History {
 }
 
 impl History {
-    /// The lock of a tag in force, said again: the greatest that none had seen, if it locks.
+    /// The lock of a tag in force, said again: the greatest that no lock or untag had seen, if it keeps the tag from being moved.
     fn pinned_by_the_rule(&self, name: &Tag) -> Option<Digest> {
         let locks = || self.events().filter(|(_, _, event)| matches!(event, Event::Lock { tag: Some(tag), .. } if tag == name));
+        let untags = || self.events().filter(|(_, _, event)| matches!(event, Event::Untag { tag, .. } if tag == name));
         let live = locks().filter(|(at, index, _)| {
-            !locks().any(|(by, by_index, _)| match by.origin == at.origin {
+            !locks().chain(untags()).any(|(by, by_index, _)| match by.origin == at.origin {
                 true => (at.seq, *index) < (by.seq, by_index),
                 false => by.seen.covers(&at.origin, at.seq),
             })
         });
         let winner = live.max_by_key(|(at, index, _)| (at.clock, at.origin.clone(), at.seq, *index));
         match winner {
-            Some((_, _, Event::Lock { locked: true, digest, .. })) => *digest,
+            Some((_, _, Event::Lock { locked: true, digest, attributes: None, .. })) => *digest,
+            Some((_, _, Event::Lock { digest, attributes: Some(Attributes { write: false, .. }), .. })) => *digest,
             _ => None,
         }
     }

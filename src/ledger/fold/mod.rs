@@ -15,7 +15,7 @@ mod names;
 mod repositories;
 mod wanted;
 
-use super::event::{ControlKind, Event, ManifestEvent};
+use super::event::{Attributes, ControlKind, Event, Lockable, ManifestEvent};
 use super::identity::{HybridTime, Origin, VersionVector};
 use super::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
 use super::planted::Planted;
@@ -24,7 +24,7 @@ use super::state::{ImportsRow, LedgerRow, LockClaim, ManifestClaim, Moment, TagC
 use crate::oci::Digest;
 
 pub(super) use control::in_force;
-pub(super) use locks::{is_locked, lock_on};
+pub(super) use locks::{attributes, tag_lock};
 pub(super) use members::{cut, standing};
 pub(super) use names::{is_readable, manifest_claim};
 
@@ -128,9 +128,10 @@ pub(super) fn event(rows: &mut Overlay<'_>, moment: &Moment<'_>, event: &Event) 
         Event::Forwarded { repository, tag, digest, upstream } => {
             forwards::note(rows, moment, (repository, tag.as_ref(), upstream), *digest)
         }
-        Event::Lock { repository, tag, digest, locked } => {
-            let claim = LockClaim { locked: *locked, digest: *digest };
-            locks::lock(rows, moment, (repository, tag.as_ref()), claim)
+        Event::Lock { repository, tag, digest, locked, attributes } => {
+            let of = Lockable::named(tag.as_ref(), digest.as_ref(), *attributes);
+            let attributes = attributes.unwrap_or(if *locked { Attributes::LOCKED } else { Attributes::default() });
+            locks::lock(rows, moment, (repository, of), LockClaim { attributes, digest: *digest })
         }
         Event::Member { origin, standing } => members::stand(rows, moment, origin, *standing),
         Event::Lost { origin, cut } => members::lose(rows, origin, *cut),

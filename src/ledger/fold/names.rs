@@ -3,7 +3,7 @@
 use super::coverage::{self, Kind, subject};
 use super::repositories::{self, Counted};
 use super::{locks, row, wanted};
-use crate::ledger::event::{ContentKind, ManifestFacts};
+use crate::ledger::event::{ContentKind, Lockable, ManifestFacts};
 use crate::ledger::index::{IndexError, Overlay, Rows, Table, Value, Walk, key};
 use crate::ledger::planted::Bug;
 use crate::ledger::state::{Claim, Claims, ManifestClaim, Moment, TagClaim};
@@ -44,6 +44,7 @@ pub(super) fn untag(rows: &mut Overlay<'_>, moment: &Moment<'_>, repository: &Re
     let mut after = before.clone();
     after.supersede(moment);
     coverage::cover(rows, &subject(Kind::Tag, &key), moment)?;
+    locks::unlock(rows, moment, (repository, Lockable::Tag(tag)))?;
     store_tag(rows, moment, (repository, tag), (&before, &after))
 }
 
@@ -109,15 +110,15 @@ pub(in crate::ledger) fn manifest_claim(
     rows: &dyn Rows,
     repository: &RepositoryName,
     digest: &Digest,
-) -> Result<Option<ManifestClaim>, IndexError> {
+) -> Result<Option<Claim<ManifestClaim>>, IndexError> {
     let key = key::in_repository(repository, digest);
     let live: Claims<ManifestClaim> = claims(rows, Table::Manifests, &key)?;
     if let Some(winner) = live.winner() {
-        return Ok(Some(winner.value.clone()));
+        return Ok(Some(winner.clone()));
     }
     let is_named = has_any(rows, Table::Needs, &key)? || has_any(rows, Table::TagsOf, &key)?;
     let known: Claims<ManifestClaim> = if is_named { claims(rows, Table::Known, &key)? } else { Claims::default() };
-    Ok(known.winner().map(|claim| claim.value.clone()))
+    Ok(known.winner().cloned())
 }
 
 /// Whether a blob may be read through this repository: it is linked, or a manifest here needs it.
@@ -210,6 +211,7 @@ pub(super) fn delete(rows: &mut Overlay<'_>, moment: &Moment<'_>, name: DigestNa
             let mut after = before.clone();
             after.supersede(moment);
             coverage::cover(rows, &subject(Kind::Manifest, &key), moment)?;
+            locks::unlock(rows, moment, (name.0, Lockable::Manifest(name.1)))?;
             store_manifest(rows, moment, name, (&before, &after))?;
             if moment.planted.is(Bug::DeleteLeavesTags) {
                 return Ok(());

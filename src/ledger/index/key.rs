@@ -5,7 +5,7 @@
 
 use ulid::Ulid;
 
-use super::super::event::ControlKind;
+use super::super::event::{ControlKind, Lockable};
 use super::super::identity::{Origin, Place};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 
@@ -60,9 +60,13 @@ pub fn linked(of: &Digest, name: &RepositoryName) -> Vec<u8> {
     key
 }
 
-/// Of `Locks`: a repository's own has no tag.
-pub fn lock(name: &RepositoryName, tag: Option<&Tag>) -> Vec<u8> {
-    tag_text(name, tag.map_or("", Tag::as_str))
+/// Of `Locks`: a repository's own has nothing behind the name. No tag begins like a digest.
+pub fn lock(name: &RepositoryName, of: Lockable<'_>) -> Vec<u8> {
+    match of {
+        Lockable::Repository => repository(name),
+        Lockable::Tag(of) => tag(name, of),
+        Lockable::Manifest(digest) => in_repository(name, digest),
+    }
 }
 
 /// Of `Control`: what the keys of all records of a kind begin with, and the name.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::super::event::{ManifestFacts, Standing};
+use super::super::event::{Attributes, ManifestFacts, Standing};
 use super::super::identity::{HybridTime, Origin, Place, VersionVector};
 use super::super::state::{
     Claim, Claims, ContentRow, ControlClaim, ForwardRow, ImportsRow, LedgerRow, LockClaim, ManifestClaim, MemberRow, PlaceRow,
@@ -278,9 +278,23 @@ impl Value for ForwardRow {
     }
 }
 
+/// The bits of what is disabled.
+impl Value for Attributes {
+    fn write(&self, to: &mut Writer) {
+        let disabled = [self.read, self.write, self.delete, self.list].into_iter().zip(0..).filter(|(enabled, _)| !enabled);
+        to.number(disabled.map(|(_, bit)| 1 << bit).sum());
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<Attributes> {
+        let disabled = from.number()?;
+        let enabled = |bit: u32| disabled & (1 << bit) == 0;
+        Some(Attributes { read: enabled(0), write: enabled(1), delete: enabled(2), list: enabled(3) })
+    }
+}
+
 impl Value for LockClaim {
     fn write(&self, to: &mut Writer) {
-        to.number(self.locked.into());
+        Value::write(&self.attributes, to);
         to.number(self.digest.is_some().into());
         if let Some(digest) = &self.digest {
             to.digest(digest);
@@ -288,9 +302,9 @@ impl Value for LockClaim {
     }
 
     fn read(from: &mut Reader<'_>) -> Option<LockClaim> {
-        let locked = from.number()? == 1;
+        let attributes = Attributes::read(from)?;
         let digest = if from.number()? == 1 { Some(from.digest()?) } else { None };
-        Some(LockClaim { locked, digest })
+        Some(LockClaim { attributes, digest })
     }
 }
 
@@ -401,7 +415,8 @@ mod tests {
             prop_assert_eq!(ForwardRow::decode(&forward.encode()).unwrap(), forward);
             let ledger = LedgerRow { seq, hash: digest, clock, imports: ms };
             prop_assert_eq!(LedgerRow::decode(&ledger.encode()).unwrap(), ledger);
-            let lock = LockClaim { locked: sizes.1, digest: sizes.1.then_some(digest) };
+            let attributes = Attributes { read: seq & 1 > 0, write: seq & 2 > 0, delete: ms & 1 > 0, list: ms & 2 > 0 };
+            let lock = LockClaim { attributes, digest: sizes.1.then_some(digest) };
             prop_assert_eq!(LockClaim::decode(&lock.encode()).unwrap(), lock);
             for content in [None, Some(b"{}".to_vec())] {
                 let control = ControlClaim { content };

@@ -151,7 +151,11 @@ impl History {
             _ => false,
         };
         let mut live = self.live(is_tag, ends);
-        let locks = self.live(is_lock, |event, _| is_lock(event).is_some());
+        let unlocks = |event: &Event| match event {
+            Event::Untag { repository: of, tag } => of == repository && tag.as_str() == name,
+            event => is_lock(event).is_some(),
+        };
+        let locks = self.live(is_lock, |event, _| unlocks(event));
         live.sort_by_key(|(rank, _)| rank.clone());
         (
             live.into_iter().map(|(_, digest)| digest).collect(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 use ulid::Ulid;
 
-use super::super::super::event::{Content, ContentKind, ControlRecord, Event, ManifestFacts};
+use super::super::super::event::{Attributes, Content, ContentKind, ControlRecord, Event, ManifestFacts};
 use super::super::super::identity::Place;
 use super::super::super::{AppendError, Ledger};
 use super::checks::{imported, is_trusted};
@@ -139,8 +139,7 @@ impl Client {
         let (at, tag) = (self.anywhere(), self.locked_tag());
         let Some(image) = self.known() else { return };
         let mut events = image.events(tag.clone());
-        let (repository, digest) = (image.repository.clone(), Some(image.manifest));
-        events.push(Event::Lock { repository, tag: Some(tag), digest, locked: true });
+        events.push(Event::lock_tag(image.repository.clone(), tag, image.manifest, Attributes::LOCKED));
         let _ = self.append(at, events).await;
     }
 
