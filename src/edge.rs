@@ -23,7 +23,7 @@ use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
 use crate::replication::{self, Nodes, Replication, Superseded};
-use crate::server::{Certificates, Mode, Server, ServerError};
+use crate::server::{Certificates, Listening, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
@@ -108,7 +108,7 @@ impl Edge {
         };
         let locations = Locations::new(&config.region, owner);
         let controls = Controls::open(config.data_dir.join("control.json"));
-        let judged_by = site(&config, &controls.now());
+        let judged_by = site(&config, &controls.now(), &registry);
         let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -116,15 +116,17 @@ impl Edge {
             Some(certificates) if tls => Mode::Tls(certificates.clone()),
             _ => Mode::Plain,
         };
-        let main = (config.listen.registry, config.tls.is_some());
+        let main = (config.listen.registry, config.tls.is_some(), &config.listen.proxies);
+        let also = config.listen.also.iter().map(|also| (also.address, also.tls, &also.proxies));
         let mut listeners = Vec::new();
-        for (address, tls) in std::iter::once(main).chain(config.listen.also.iter().map(|also| (also.address, also.tls))) {
+        for (number, (address, tls, proxies)) in std::iter::once(main).chain(also).enumerate() {
+            let listening = Listening { mode: mode(tls), proxies: Arc::new(proxies.clone()), number };
             let http = http.clone();
             let service = move |request, connection| {
                 let http = http.clone();
                 async move { http.registry(request, connection).await }
             };
-            listeners.push(Server::bind(address, mode(tls), config.limits.clone(), metrics.clone(), service).await?);
+            listeners.push(Server::bind(address, listening, config.limits.clone(), metrics.clone(), service).await?);
         }
         let service = {
             let http = http.clone();
@@ -135,7 +137,7 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http)];
+        let governing = [controls.follow(region.clone()), govern(&controls, &config, (&http, &registry))];
         Ok(Edge {
             config,
             controls,
@@ -220,7 +222,7 @@ impl Edge {
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config, &self.controls.now()));
+        self.http.reload(site(&config, &self.controls.now(), &self.registry));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -376,21 +378,21 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
-    let (mut changes, config, http) = (controls.changes(), config.clone(), http.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, registry): (&Http, &Registry)) -> AbortHandle {
+    let (mut changes, config, http, registry) = (controls.changes(), config.clone(), http.clone(), registry.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control));
+            http.reload(site(&config, &control, &registry));
         }
     })
     .abort_handle()
 }
 
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control) -> Site {
+fn site(config: &Config, control: &Control, registry: &Registry) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -398,13 +400,18 @@ fn site(config: &Config, control: &Control) -> Site {
         (principal.name.as_str().into(), grants)
     });
     let (assignments, rules) = (config.roles.clone(), config.rules.clone());
-    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules };
+    let also = config.listen.also.iter().enumerate().filter(|(_, also)| !also.rules.is_empty());
+    let listener_rules = also.map(|(index, also)| (index + 1, also.rules.clone())).collect();
+    let elsewhere = config.upstreams.iter().filter(|upstream| upstream.authorize == config::Authorize::Upstream);
+    let decided_elsewhere = elsewhere.map(config::Upstream::path_prefix).collect();
+    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules, listener_rules, decided_elsewhere };
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
         identity: Identity::new(&config.principals),
         policy,
         tokens: Tokens::new(&config.peers),
+        vouching: registry.vouching(),
         deadline: config.limits.deadline,
     }
 }

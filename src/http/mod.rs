@@ -6,6 +6,7 @@ mod command;
 mod conditional;
 mod connection;
 mod error;
+mod forwarded;
 mod locations;
 mod log;
 mod ops;
@@ -18,6 +19,7 @@ mod respond;
 pub mod route;
 mod service;
 mod upload;
+mod vouched;
 
 pub use admit::Site;
 pub use body::{Body, BodyError};

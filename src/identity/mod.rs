@@ -1,5 +1,6 @@
 //! Who is asking. In this form: passwords of configured principals, by Basic authentication (RFC 7617).
 
+mod certificate;
 mod control;
 mod watch;
 
@@ -16,6 +17,8 @@ use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
 
+use certificate::Certified;
+pub use certificate::{Authorities, ClientCertificate};
 pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
 
 pub use watch::Controls;
@@ -29,6 +32,7 @@ const MAX_CREDENTIALS_BYTES: usize = 8 * 1024;
 /// The principals that can prove who they are.
 pub struct Identity {
     entries: Vec<Entry>,
+    certified: Certified,
 }
 
 /// Hashes, so that comparing takes the same time whatever the lengths are. Passwords of services are long and random: a slow
@@ -53,15 +57,21 @@ pub enum AuthError {
 impl Identity {
     pub fn new(principals: &[config::Principal]) -> Identity {
         let hash = |text: &str| Digest::sha256(text.as_bytes());
-        let entries = principals
-            .iter()
+        let with_passwords = principals.iter().filter(|principal| !principal.passwords.is_empty());
+        let entries = with_passwords
             .map(|principal| Entry {
                 principal: principal.name.as_str().into(),
                 name: hash(&principal.name),
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries }
+        Identity { entries, certified: Certified::new(principals) }
+    }
+
+    /// Establishes the caller of a request without an `Authorization` header by the certificate of its connection; `None` if that is
+    /// nobody's here.
+    pub fn by_certificate(&self, certificate: &ClientCertificate, address: IpAddr) -> Option<Caller> {
+        Some(Caller::new(self.certified.find(certificate)?, address, "certificate"))
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
@@ -119,6 +129,7 @@ mod tests {
         let principal = |name: &str, passwords: &[&str]| config::Principal {
             name: name.to_owned(),
             passwords: passwords.iter().map(|text| config::Secret::new((*text).to_owned())).collect(),
+            certificates: Vec::new(),
             pull: Vec::new(),
             push: Vec::new(),
         };
@@ -171,6 +182,7 @@ mod tests {
         let principal = config::Principal {
             name: "ci".to_owned(),
             passwords: vec![config::Secret::new(format!("{long}a"))],
+            certificates: Vec::new(),
             pull: Vec::new(),
             push: Vec::new(),
         };

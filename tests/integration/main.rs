@@ -1,6 +1,8 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod callers;
 mod claims;
+mod client_certificates;
 mod demo;
 mod disk_faults;
 mod forward;
@@ -24,4 +26,5 @@ mod reload;
 mod rows;
 mod secrets;
 mod specification;
+mod upstream_decides;
 mod upstreams;
