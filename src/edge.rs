@@ -23,7 +23,7 @@ use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
 use crate::replication::{self, Nodes, Replication, Superseded};
-use crate::server::{Certificates, Mode, Server, ServerError};
+use crate::server::{Certificates, Listening, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
@@ -113,7 +113,7 @@ impl Edge {
         let controls = Controls::open(config.data_dir.join("control.json"));
         let sources = Sources { region: region.clone(), controls: controls.clone(), clock: clock.clone() };
         let tokens = identity::Tokens::new(&config.region, signing_key(&config.tokens, &config.data_dir)?, config.tokens.ttl, sources);
-        let judged_by = site(&config, &controls.now(), &tokens);
+        let judged_by = site(&config, &controls.now(), (&tokens, &registry));
         let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -121,15 +121,17 @@ impl Edge {
             Some(certificates) if tls => Mode::Tls(certificates.clone()),
             _ => Mode::Plain,
         };
-        let main = (config.listen.registry, config.tls.is_some());
+        let main = (config.listen.registry, config.tls.is_some(), &config.listen.proxies);
+        let also = config.listen.also.iter().map(|also| (also.address, also.tls, &also.proxies));
         let mut listeners = Vec::new();
-        for (address, tls) in std::iter::once(main).chain(config.listen.also.iter().map(|also| (also.address, also.tls))) {
+        for (number, (address, tls, proxies)) in std::iter::once(main).chain(also).enumerate() {
+            let listening = Listening { mode: mode(tls), proxies: Arc::new(proxies.clone()), number };
             let http = http.clone();
             let service = move |request, connection| {
                 let http = http.clone();
                 async move { http.registry(request, connection).await }
             };
-            listeners.push(Server::bind(address, mode(tls), config.limits.clone(), metrics.clone(), service).await?);
+            listeners.push(Server::bind(address, listening, config.limits.clone(), metrics.clone(), service).await?);
         }
         let service = {
             let http = http.clone();
@@ -140,7 +142,8 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), tokens.follow(), govern(&controls, &config, (&http, &tokens))];
+        let judges = (http.clone(), tokens.clone(), registry.clone());
+        let governing = [controls.follow(region.clone()), tokens.follow(), govern(&controls, &config, judges)];
         Ok(Edge {
             config,
             controls,
@@ -231,7 +234,7 @@ impl Edge {
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
         self.tokens.reload(key, config.tokens.ttl);
-        self.http.reload(site(&config, &self.controls.now(), &self.tokens));
+        self.http.reload(site(&config, &self.controls.now(), (&self.tokens, &self.registry)));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -387,14 +390,14 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, tokens): (&Http, &identity::Tokens)) -> AbortHandle {
-    let (mut changes, config, http, tokens) = (controls.changes(), config.clone(), http.clone(), tokens.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, tokens, registry): (Http, identity::Tokens, Registry)) -> AbortHandle {
+    let (mut changes, config) = (controls.changes(), config.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control, &tokens));
+            http.reload(site(&config, &control, (&tokens, &registry)));
         }
     })
     .abort_handle()
@@ -409,7 +412,7 @@ fn signing_key(settings: &config::Tokens, data_dir: &Path) -> Result<SigningKey,
 }
 
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control, tokens: &identity::Tokens) -> Site {
+fn site(config: &Config, control: &Control, (tokens, registry): (&identity::Tokens, &Registry)) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -417,7 +420,11 @@ fn site(config: &Config, control: &Control, tokens: &identity::Tokens) -> Site {
         (principal.name.as_str().into(), grants)
     });
     let (assignments, rules) = (config.roles.clone(), config.rules.clone());
-    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules };
+    let also = config.listen.also.iter().enumerate().filter(|(_, also)| !also.rules.is_empty());
+    let listener_rules = also.map(|(index, also)| (index + 1, also.rules.clone())).collect();
+    let elsewhere = config.upstreams.iter().filter(|upstream| upstream.authorize == config::Authorize::Upstream);
+    let decided_elsewhere = elsewhere.map(config::Upstream::path_prefix).collect();
+    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules, listener_rules, decided_elsewhere };
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
@@ -425,6 +432,7 @@ fn site(config: &Config, control: &Control, tokens: &identity::Tokens) -> Site {
         policy,
         tokens: Tokens::new(&config.peers),
         public_url: config.listen.public_url.clone(),
+        vouching: registry.vouching(),
         deadline: config.limits.deadline,
     }
 }

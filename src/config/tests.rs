@@ -496,7 +496,9 @@ fn what_needs_a_restart_is_named() {
         ..old.clone()
     };
     assert_eq!(old.fixed_changes(&fluid), Vec::<&str>::new());
-    let tls = |cert: &str| Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }] });
+    let tls = |cert: &str| {
+        Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }], client_ca_file: None })
+    };
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });
     assert_eq!((old.fixed_changes(&one), one.fixed_changes(&other)), (vec!["tls"], vec![]));
     let siblings = Siblings { advertise: "https://a".parse().unwrap(), dns: None, token: Secret::new("t".into()), ca_file: None };

@@ -1,5 +1,6 @@
 //! From the head of a request to a call that its caller may make: pure. Repository first, digest second.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -16,10 +17,10 @@ use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
-use crate::identity::Identity;
+use crate::identity::{AuthError, Identity};
 use crate::oci::RepositoryName;
 use crate::peers::{self, Tokens};
-use crate::registry::{Addressing, Names, Page};
+use crate::registry::{Addressing, Names, Page, Vouching};
 
 /// What a reload of the configuration replaces, all of it at once. A request keeps the one that it began with.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Site {
     pub tokens: Tokens,
     /// How clients reach this edge, where that cannot be told from the request.
     pub public_url: Option<Url>,
+    /// The upstreams that decide themselves who reads what.
+    pub vouching: Vouching,
     /// How long a client waits for an answer that needs an upstream.
     pub deadline: Duration,
 }
@@ -90,7 +93,7 @@ impl Push {
 
 impl Wanted {
     /// What one must be allowed to do.
-    fn action(&self) -> access::Action {
+    pub(super) fn action(&self) -> access::Action {
         match self {
             Wanted::Tags(_) => access::Action::MetadataRead,
             _ => access::Action::Pull,
@@ -123,7 +126,10 @@ impl Site {
         if let Action::Token(_) | Action::TokenForm = action {
             return self.admit_applicant(action, record);
         }
-        let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), connection.peer.ip()).await;
+        if let Some(elsewhere) = self.elsewhere(&action, host.as_deref()) {
+            return self.admit_elsewhere(elsewhere, action, &head.headers, record).await;
+        }
+        let caller = self.caller(head, connection, record.client()).await;
         record.authenticated(caller.as_ref());
         let caller = caller?;
         if !self.policy.admits(&caller) {
@@ -181,6 +187,16 @@ impl Site {
         };
         refuse_encoding(&head.headers)?;
         Ok(acr::Call { access, name, ns, registry: host.unwrap_or_default().to_owned(), wanted })
+    }
+
+    /// Who asks: by the request's credentials, and where it has none, by the certificate of its connection.
+    async fn caller(&self, head: &Parts, connection: &Connection, address: IpAddr) -> Result<Caller, AuthError> {
+        let certificate = connection.certificate.as_ref().filter(|_| !head.headers.contains_key(header::AUTHORIZATION));
+        let caller = match certificate.and_then(|certificate| self.identity.by_certificate(certificate, address)) {
+            Some(caller) => caller,
+            None => self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), address).await?,
+        };
+        Ok(Caller { listener: connection.listener, ..caller })
     }
 
     /// Edges of other regions have tokens. Where no region is configured there is nothing that they could ask.
@@ -281,6 +297,7 @@ mod tests {
             mirrors: Vec::new(),
             username: None,
             password: None,
+            authorize: config::Authorize::Edge,
             ca_file: None,
             private_networks: Vec::new(),
             token_hosts: Vec::new(),
@@ -296,7 +313,7 @@ mod tests {
 
     fn principal(name: &str) -> config::Principal {
         let passwords = vec![config::Secret::new("pass".to_owned())];
-        config::Principal { name: name.to_owned(), passwords, pull: Vec::new(), push: Vec::new() }
+        config::Principal { name: name.to_owned(), passwords, certificates: Vec::new(), pull: Vec::new(), push: Vec::new() }
     }
 
     /// Two upstreams with host names; `anonymous` may be pulled by everybody, all of ghcr.io by `ci`.
@@ -308,12 +325,13 @@ mod tests {
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into(), ..Policy::default() },
             tokens: Tokens::default(),
             public_url: None,
+            vouching: Vouching::default(),
             deadline: Duration::from_secs(10),
         }
     }
 
     fn connection(server_name: Option<&str>) -> Connection {
-        Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: true, server_name: server_name.map(str::to_owned), outbox: None }
+        Connection { tls: true, server_name: server_name.map(str::to_owned), ..Connection::plain("10.0.0.1:1".parse().unwrap()) }
     }
 
     fn admit_on(site: &Site, connection: &Connection, request: http::request::Builder) -> Result<Call, Failure> {

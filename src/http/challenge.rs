@@ -95,6 +95,7 @@ mod tests {
             identity: Identity::new(&[]),
             policy: Policy::default(),
             tokens: Tokens::default(),
+            vouching: crate::registry::Vouching::default(),
             public_url: public_url.map(|url| url.parse().unwrap()),
             deadline: std::time::Duration::from_secs(10),
         }
@@ -102,7 +103,7 @@ mod tests {
 
     fn challenged(site: &Site, (method, target, host): (&str, &str, &str), tls: bool, reason: Reason) -> String {
         let head = Request::builder().method(method).uri(target).header("host", host).body(()).unwrap().into_parts().0;
-        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls, server_name: None, outbox: None };
+        let connection = Connection { tls, ..Connection::plain("10.0.0.1:1".parse().unwrap()) };
         challenge(reason, site, (&head, &connection)).unwrap().to_str().unwrap().to_owned()
     }
 

@@ -26,6 +26,9 @@ const MAX_LISTED_DIGESTS: usize = 32;
 /// What an edge of another region has to bear.
 const PEER_CHALLENGE: &str = r#"Bearer realm="outport peers""#;
 
+/// What a caller is asked for that an upstream decides about: a name and a password that it has there.
+const UPSTREAM_CHALLENGE: &str = r#"Basic realm="outport""#;
+
 /// When to come back, where nobody said.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -49,6 +52,8 @@ enum Extra {
     Challenge(Reason),
     /// For edges of other regions, which have tokens.
     PeerChallenge,
+    /// Where an upstream decides.
+    UpstreamChallenge,
     Allow(&'static str),
     RetryAfter {
         seconds: u64,
@@ -71,6 +76,7 @@ impl Extra {
         match self {
             Extra::None | Extra::Challenge(_) => None,
             Extra::PeerChallenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(PEER_CHALLENGE))),
+            Extra::UpstreamChallenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(UPSTREAM_CHALLENGE))),
             Extra::Allow(methods) => Some((header::ALLOW, HeaderValue::from_static(methods))),
             Extra::RetryAfter { seconds } => Some((header::RETRY_AFTER, seconds.into())),
             Extra::Size { bytes } => {
@@ -128,6 +134,11 @@ impl Failure {
             Extra::Challenge(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    /// An upstream says who may read this, and it is not known who asks.
+    pub fn credentials_wanted() -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::UpstreamChallenge)
     }
 
     /// Who asks is no edge of a configured peer.

@@ -8,6 +8,7 @@ mod command;
 mod conditional;
 mod connection;
 mod error;
+mod forwarded;
 mod locations;
 mod log;
 mod oauth2;
@@ -21,6 +22,7 @@ mod respond;
 pub mod route;
 mod service;
 mod upload;
+mod vouched;
 
 pub use admit::Site;
 pub use body::{Body, BodyError};

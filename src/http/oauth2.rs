@@ -165,6 +165,7 @@ impl Http {
         record: &mut Record,
     ) -> Result<Response<Payload>, Failure> {
         let applied = site.identity.apply(head.headers.get_all(header::AUTHORIZATION), record.caller().address).await;
+        let applied = applied.map(|applicant| applicant.on(record.caller().listener));
         record.authenticated(applied.as_ref().map(|applicant| &applicant.caller));
         issue(&applied?, request, (site, head)).map_err(|error| match error {
             NoToken::Refused(refusal) => Failure::bad_question(refusal.description),
@@ -219,6 +220,7 @@ impl Http {
             },
             _ => return Err(Refusal::GRANT_TYPE.into()),
         };
+        let applied = applied.map(|applicant| applicant.on(record.caller().listener));
         record.authenticated(applied.as_ref().map(|applicant| &applicant.caller));
         let applicant = applied.map_err(|error| match error {
             AuthError::Refused | AuthError::InvalidToken => NoToken::Refused(refusal),

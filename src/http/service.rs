@@ -579,8 +579,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_is_tied_to_its_record() {
-        let (metrics, connection) =
-            (Metrics::new(), Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None });
+        let (metrics, connection) = (Metrics::new(), Connection::plain("10.0.0.1:1".parse().unwrap()));
         let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
         let record = Record::start(&metrics, &head, &connection, "id".to_owned());
         let response = finish(respond::version(), &head, Reuse::Keep, &connection, record);

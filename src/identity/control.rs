@@ -137,7 +137,10 @@ impl Control {
     /// Adds what it says to a policy.
     pub fn add_to(&self, policy: &mut Policy) {
         policy.assignments.extend(self.roles.iter().filter_map(|(_, record)| record.assignment()));
-        policy.rules.extend(self.rules.iter().map(|(_, record)| record.rule_or_none_shall_pass()));
+        let rules: Vec<NetworkRule> = self.rules.iter().map(|(_, record)| record.rule_or_none_shall_pass()).collect();
+        // Whoever is kept out at run time is kept out everywhere, whatever stands in the configuration for one listener.
+        policy.listener_rules.values_mut().for_each(|own| own.extend_from_slice(&rules));
+        policy.rules.extend(rules);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who is asking: by name and password (Basic, RFC 7617), or by a token that some edge issued (Bearer, RFC 6750).
 
+mod certificate;
 mod claims;
 mod control;
 mod credentials;
@@ -20,6 +21,8 @@ use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
 
+use certificate::Certified;
+pub use certificate::{Authorities, ClientCertificate};
 pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
 pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
 pub use keys::{KeyError, SigningKey};
@@ -39,6 +42,7 @@ pub struct Identity {
     standings: Standings,
     /// `None`: no token is accepted.
     tokens: Option<Tokens>,
+    certified: Certified,
 }
 
 /// Who asks for a token.
@@ -85,20 +89,27 @@ impl Identity {
     /// By the passwords of these principals.
     pub fn new(principals: &[config::Principal]) -> Identity {
         let hash = |text: &str| Digest::sha256(text.as_bytes());
-        let entries = principals
-            .iter()
+        let with_passwords = principals.iter().filter(|principal| !principal.passwords.is_empty());
+        let entries = with_passwords
             .map(|principal| Entry {
                 principal: principal.name.as_str().into(),
                 name: hash(&principal.name),
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries, standings: Standings::new(principals, &Control::default()), tokens: None }
+        let standings = Standings::new(principals, &Control::default());
+        Identity { entries, standings, tokens: None, certified: Certified::new(principals) }
     }
 
     /// And by tokens, of those who have not been taken away since.
     pub fn with_tokens(self, tokens: Tokens, principals: &[config::Principal], control: &Control) -> Identity {
         Identity { standings: Standings::new(principals, control), tokens: Some(tokens), ..self }
+    }
+
+    /// Establishes the caller of a request without an `Authorization` header by the certificate of its connection; `None` if that is
+    /// nobody's here.
+    pub fn by_certificate(&self, certificate: &ClientCertificate, address: IpAddr) -> Option<Caller> {
+        Some(Caller::new(self.certified.find(certificate)?, address, "certificate"))
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
@@ -209,6 +220,12 @@ impl Applicant {
         Applicant { caller, subject, means: Means::Credentials }
     }
 
+    /// On which listener the request came: it may have network rules of its own.
+    pub fn on(mut self, listener: usize) -> Applicant {
+        self.caller.listener = listener;
+        self
+    }
+
     /// If it is somebody.
     pub fn named(self) -> Option<Applicant> {
         Some(self).filter(|applicant| applicant.subject.is_some())
@@ -233,6 +250,7 @@ mod tests {
         let principal = |name: &str, passwords: &[&str]| config::Principal {
             name: name.to_owned(),
             passwords: passwords.iter().map(|text| config::Secret::new((*text).to_owned())).collect(),
+            certificates: Vec::new(),
             pull: Vec::new(),
             push: Vec::new(),
         };
@@ -286,6 +304,7 @@ mod tests {
         let principal = config::Principal {
             name: "ci".to_owned(),
             passwords: vec![config::Secret::new(format!("{long}a"))],
+            certificates: Vec::new(),
             pull: Vec::new(),
             push: Vec::new(),
         };

@@ -300,6 +300,7 @@ impl Verdict {
             principal: self.principal.clone(),
             groups: self.groups.clone(),
             address: canonical(address),
+            listener: 0,
             scopes: Some(self.scopes.clone()),
             proof: Proof::of_token(self.subject.as_ref().map(|subject| subject.proof)),
         }

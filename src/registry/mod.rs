@@ -13,6 +13,7 @@ pub mod push;
 mod receipts;
 mod regions;
 mod removal;
+mod vouching;
 mod witness;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ pub use properties::{Details, ManifestProperties, Platform, RepositoryProperties
 pub use receipts::{Awaited, Breadth, Hold, Receipt, WaitError};
 pub use regions::{Next, Told};
 pub use removal::Removed;
+pub use vouching::Vouching;
 
 use witness::Witnesses;
 
@@ -44,6 +46,7 @@ use crate::region::{NotOpen, Open, Peer, Region};
 use crate::replication::{self, PeerLag, Replication, Superseded};
 use crate::store::{Content, Store};
 use crate::uploads::Uploads;
+pub use crate::upstream::Glimpse;
 use crate::upstream::Upstream;
 
 /// How many names the catalogue reads at a time while it looks for those that a caller may see.
@@ -189,7 +192,13 @@ impl Registry {
         let upstreams = self.upstreams();
         let Some(upstream) = upstreams.get(prefix) else { return Ok(Home::Hosted(repository)) };
         let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
-        Ok(Home::Proxied(Origin { upstream: upstream.clone(), repository: repository.clone(), remote }))
+        let upstream = match access.lent() {
+            Some(lent) => upstream.as_seen_by(lent),
+            // Nothing of an upstream that decides itself is read with other credentials than the caller's.
+            None if upstream.decides() => return Err(CacheError::Absent),
+            None => upstream.clone(),
+        };
+        Ok(Home::Proxied(Origin { upstream, repository: repository.clone(), remote }))
     }
 
     /// For what makes sense with an upstream only.

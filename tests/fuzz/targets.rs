@@ -8,6 +8,7 @@ use outport::oci::{
     ByteRange, Chunk, Digest, Manifest, PushedManifest, RangeOutcome, RangeParts, ReceivedRange, Reference, RepositoryName, SessionRef, Tag,
 };
 use outport::registry::{Page, Told};
+use outport::server::proxy_protocol::{self, Found};
 use outport::upstream::challenge::{self, Challenge};
 
 use crate::Target;
@@ -414,6 +415,73 @@ fn challenges(input: &[u8]) -> bool {
     }
     assert_eq!(challenge::parse(header), found);
     !found.is_empty()
+}
+
+pub const PROXY_HEADERS: Target = Target {
+    name: "proxy headers",
+    seeds: &[
+        "PROXY TCP4 203.0.113.9 10.0.0.1 56324 443\r\n",
+        "PROXY TCP6 2001:db8::9 ::ffff:10.0.0.1 1 65535\r\nGET",
+        "PROXY UNKNOWN\r\n",
+        "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0cabcdefghijkl",
+        "\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x26abcdefghijklmnopabcdefghijklmnopabcdef",
+        "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    ],
+    dictionary: &[
+        "PROXY ",
+        "TCP4",
+        "TCP6",
+        "UNKNOWN",
+        " ",
+        "  ",
+        "\r\n",
+        "\r",
+        "\n",
+        "\0",
+        "::",
+        ":",
+        ".",
+        "0",
+        "65536",
+        "255.255.255.255",
+        "\r\n\r\n\0\r\nQUIT\n",
+        "\x20",
+        "\x21",
+        "\x22",
+        "\x11",
+        "\x12",
+        "\x7f\x7f",
+        "::ffff:1.2.3.4",
+        "%eth0",
+    ],
+    check: proxy_headers,
+};
+
+/// As the server reads: never more than was asked for.
+fn proxy_headers(input: &[u8]) -> bool {
+    const MOST_BYTES: usize = 16 + 4096;
+    let mut here = 0;
+    loop {
+        match proxy_protocol::judge(&input[..here]) {
+            Found::Partial(missing) => {
+                assert!(missing > 0 && here + missing <= MOST_BYTES);
+                here += missing;
+                if here > input.len() {
+                    return false;
+                }
+            }
+            Found::Malformed => return false,
+            Found::Header(None) => return true,
+            Found::Header(Some(client)) => {
+                assert_eq!(client, client.to_canonical());
+                let text = String::from_utf8_lossy(&input[..here]);
+                let is_line = text.starts_with("PROXY ");
+                assert!(!is_line || (text.ends_with("\r\n") && text.matches('\n').count() == 1 && here <= 107));
+                assert!(is_line || text.starts_with("\r\n\r\n\0\r\nQUIT\n"));
+                return true;
+            }
+        }
+    }
 }
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";

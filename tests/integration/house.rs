@@ -18,7 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store", "ledger"]),
-    ("aws_lc_rs::hmac", &["peers"]),
+    ("aws_lc_rs::hmac", &["peers", "upstream"]),
     ("object_store", &["bucket"]),
 ];
 

@@ -2,7 +2,9 @@
 
 mod access_table;
 mod attributes;
+mod callers;
 mod claims;
+mod client_certificates;
 mod demo;
 mod disk_faults;
 mod forward;
@@ -28,4 +30,5 @@ mod reload;
 mod rows;
 mod secrets;
 mod specification;
+mod upstream_decides;
 mod upstreams;
