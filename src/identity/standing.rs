@@ -54,7 +54,13 @@ mod tests {
         };
         let identities = [("made", record(true, None)), ("disabled", record(false, None)), ("expiring", record(true, Some(10)))];
         let identities = identities.into_iter().map(|(name, record)| (name.into(), record)).collect();
-        let fixed = config::Principal { name: "fixed".to_owned(), passwords: Vec::new(), pull: Vec::new(), push: Vec::new() };
+        let fixed = config::Principal {
+            name: "fixed".to_owned(),
+            passwords: Vec::new(),
+            certificates: Vec::new(),
+            pull: Vec::new(),
+            push: Vec::new(),
+        };
         let standings = Standings::new(&[fixed], &Control { identities, ..Control::default() });
         for (name, proof, now, expected) in [
             ("fixed", Proof::Basic, 0, true),
