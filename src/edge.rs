@@ -16,7 +16,7 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{Control, Controls, Identity};
+use crate::identity::{Control, Controls, Identity, Oidc};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -40,6 +40,7 @@ pub struct Edge {
     /// The configuration in force.
     config: Arc<Mutex<Config>>,
     controls: Controls,
+    oidc: Oidc,
     /// Follow the control plane, and put in force what it says.
     governing: [AbortHandle; 2],
     outside: Outside,
@@ -108,7 +109,8 @@ impl Edge {
         };
         let locations = Locations::new(&config.region, owner);
         let controls = Controls::open(config.data_dir.join("control.json"));
-        let judged_by = site(&config, &controls.now());
+        let oidc = outside.oidc(&config.oidc)?;
+        let judged_by = site(&config, &controls.now(), &oidc);
         let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -135,10 +137,11 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http)];
+        let governing = [controls.follow(region.clone()), govern((&controls, &oidc), &config, &http)];
         Ok(Edge {
             config,
             controls,
+            oidc,
             governing,
             outside,
             metrics,
@@ -208,6 +211,10 @@ impl Edge {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
+        let providers = match self.oidc.prepare(&new.oidc) {
+            Ok(providers) => providers,
+            Err(error) => return self.reject(&error),
+        };
         if let Some((certificates, tls)) = self.certificates.as_ref().zip(new.tls.as_ref())
             && let Err(error) = certificates.reload(tls)
         {
@@ -216,11 +223,12 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted, new.acknowledge);
+        self.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config, &self.controls.now()));
+        self.http.reload(site(&config, &self.controls.now(), &self.oidc));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -272,6 +280,11 @@ impl Outside {
         let Outside { resolver, clock, metrics, .. } = self.clone();
         let edges = RemoteEdges::new(peer, answer_timeout, resolver, clock.clone(), metrics.clone())?;
         Ok(Peer::new(peer, edges, clock, metrics))
+    }
+
+    fn oidc(&self, providers: &[config::Oidc]) -> Result<Oidc, DialError> {
+        let Outside { resolver, proxies, clock, metrics } = self.clone();
+        Oidc::start(providers, resolver, proxies, clock, metrics)
     }
 
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
@@ -376,21 +389,21 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
-    let (mut changes, config, http) = (controls.changes(), config.clone(), http.clone());
+fn govern((controls, oidc): (&Controls, &Oidc), config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
+    let (mut changes, oidc, config, http) = (controls.changes(), oidc.clone(), config.clone(), http.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control));
+            http.reload(site(&config, &control, &oidc));
         }
     })
     .abort_handle()
 }
 
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control) -> Site {
+fn site(config: &Config, control: &Control, oidc: &Oidc) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -402,7 +415,7 @@ fn site(config: &Config, control: &Control) -> Site {
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
-        identity: Identity::new(&config.principals),
+        identity: Identity::new(&config.principals).with_providers(oidc.clone()),
         policy,
         tokens: Tokens::new(&config.peers),
         deadline: config.limits.deadline,

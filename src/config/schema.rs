@@ -10,6 +10,7 @@ use url::Url;
 
 use super::access::{self, Access};
 use super::files::Readable;
+use super::oidc;
 use super::peers::{self, Regions};
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
@@ -55,6 +56,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let principals = access::read_principals(&mut root);
     let roles = access::read_roles(&mut root, &principals);
     let rules = access::read_rules(&mut root);
+    let oidc = oidc::read(&mut root);
     root.finish();
     Config {
         region,
@@ -73,6 +75,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         principals,
         roles,
         rules,
+        oidc,
         limits,
         log,
     }

@@ -44,6 +44,9 @@ pub enum Call {
     Write(Write),
     /// Authorized when its body has told the repository.
     Command(Command),
+    /// The caller is known when the form in its body has told.
+    Exchange,
+    SignIns,
     Peer(peers::Caller, Question),
 }
 
@@ -110,6 +113,9 @@ impl Site {
         if let Action::Peer(question) = action {
             return self.admit_peer(question, head, record);
         }
+        if matches!(action, Action::Exchange | Action::SignIns) {
+            return self.admit_newcomer(&action, connection);
+        }
         let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), connection.peer.ip()).await;
         record.authenticated(caller.as_ref());
         let caller = caller?;
@@ -125,6 +131,7 @@ impl Site {
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
+            Action::Exchange | Action::SignIns => self.admit_newcomer(&action, connection),
             Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
@@ -144,6 +151,14 @@ impl Site {
                 Ok(Call::Write(Write { access, name, wanted, source }))
             }
         }
+    }
+
+    /// Who is about to sign in has no credentials for this registry yet, but comes from somewhere.
+    fn admit_newcomer(&self, action: &Action, connection: &Connection) -> Result<Call, Failure> {
+        if !self.policy.admits(&Caller::anonymous(connection.peer.ip())) {
+            return Err(Failure::forbidden_address());
+        }
+        Ok(if *action == Action::Exchange { Call::Exchange } else { Call::SignIns })
     }
 
     /// Edges of other regions have tokens. Where no region is configured there is nothing that they could ask.

@@ -111,6 +111,11 @@ impl Failure {
         Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge)
     }
 
+    /// A provider's token establishes nobody. Why stays in the log.
+    pub fn token_refused(why: impl Into<Box<str>>) -> Failure {
+        Failure::unauthorized().because(why)
+    }
+
     /// Who asks is no edge of a configured peer.
     pub fn no_peer() -> Failure {
         Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "only edges of other regions may ask this").with(Extra::PeerChallenge)
@@ -200,6 +205,10 @@ impl Failure {
 
     pub const fn body_too_large() -> Failure {
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "the body is too large")
+    }
+
+    pub const fn not_a_form() -> Failure {
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED", "the body is application/x-www-form-urlencoded")
     }
 
     pub const fn not_json() -> Failure {

@@ -45,6 +45,8 @@ pub enum Class {
     Wait,
     Refresh,
     Prefetch,
+    Exchange,
+    SignIns,
     /// Questions of other regions.
     Peer,
     /// It went nowhere.
@@ -105,6 +107,8 @@ impl Class {
             Action::Wait(_) => Class::Wait,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
+            Action::Exchange => Class::Exchange,
+            Action::SignIns => Class::SignIns,
             Action::Peer(_) => Class::Peer,
         }
     }
@@ -128,6 +132,8 @@ impl Class {
             Class::Wait => "wait",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
+            Class::Exchange => "exchange",
+            Class::SignIns => "login",
             Class::Peer => "peer",
             Class::Other => "other",
         }

@@ -16,6 +16,7 @@ use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
 use super::connection::Connection;
 use super::error::{Failure, Subject};
+use super::exchange::{self, MAX_FORM_BYTES};
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
@@ -130,6 +131,10 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
+            Ok(Call::Exchange) => match self.form(&site, &head, body).await {
+                (Ok(form), reuse) => (exchange::exchange(&site, &form, &mut record).await, reuse),
+                (Err(failure), reuse) => (Err(failure), reuse),
+            },
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
@@ -211,7 +216,8 @@ impl Http {
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
-            Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
+            Call::SignIns => Ok(exchange::sign_ins(site)),
+            Call::Write(_) | Call::Command(_) | Call::Exchange => Err(Failure::bad_command("a command is a POST")),
         }
     }
 
@@ -281,6 +287,22 @@ impl Http {
         respond::blob(answer, digest, &head.headers)
     }
 
+    /// The form in a body.
+    async fn form<B>(&self, site: &Site, head: &Parts, body: B) -> (Result<Bytes, Failure>, Reuse)
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if !has_type(head, "application/x-www-form-urlencoded") {
+            return (Err(Failure::not_a_form()), drain(head, body).await);
+        }
+        match tokio::time::timeout(site.deadline, small_body(body, MAX_FORM_BYTES)).await {
+            Ok(Ok(form)) => (Ok(form), Reuse::Keep),
+            Ok(Err(failure)) => (Err(failure), Reuse::Close),
+            Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
+        }
+    }
+
     async fn command<B>(
         &self,
         command: Command,
@@ -293,12 +315,11 @@ impl Http {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
-        if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        if !has_type(head, "application/json") {
             // No page of another origin can send this type without asking first.
             return (Err(Failure::not_json()), drain(head, body).await);
         }
-        match tokio::time::timeout(site.deadline, command_body(body)).await {
+        match tokio::time::timeout(site.deadline, small_body(body, MAX_COMMAND_BYTES)).await {
             Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
             Ok(Err(failure)) => (Err(failure), Reuse::Close),
             Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
@@ -344,12 +365,21 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     }
 }
 
-async fn command_body<B>(body: B) -> Result<Bytes, Failure>
+/// Whether the body is of this media type, with parameters or without.
+fn has_type(head: &Parts, media_type: &str) -> bool {
+    let is_it = |value: &HeaderValue| {
+        let named = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        named.trim_ascii().eq_ignore_ascii_case(media_type.as_bytes())
+    };
+    head.headers.get(header::CONTENT_TYPE).is_some_and(is_it)
+}
+
+async fn small_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Failure>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, MAX_COMMAND_BYTES).collect().await {
+    match Limited::new(body, most_bytes).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Failure::body_too_large()),
         Err(_) => Err(Failure::bad_command("the body did not come whole")),
@@ -562,7 +592,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_is_small() {
         let body = |size| http_body_util::Full::new(Bytes::from(vec![b' '; size]));
-        assert_eq!(command_body(body(MAX_COMMAND_BYTES)).await.unwrap().len(), MAX_COMMAND_BYTES);
-        assert_eq!(command_body(body(MAX_COMMAND_BYTES + 1)).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(small_body(body(MAX_COMMAND_BYTES), MAX_COMMAND_BYTES).await.unwrap().len(), MAX_COMMAND_BYTES);
+        assert_eq!(small_body(body(MAX_COMMAND_BYTES + 1), MAX_COMMAND_BYTES).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

@@ -1,6 +1,7 @@
 //! Who is asking. In this form: passwords of configured principals, by Basic authentication (RFC 7617).
 
 mod control;
+mod oidc;
 mod watch;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::oci::Digest;
 
 pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
 
+pub use oidc::{Oidc, OidcError, SignIn};
 pub use watch::Controls;
 
 /// The challenge of every 401. It is ours and never changes: containerd keeps one for each host.
@@ -26,9 +28,27 @@ pub const CHALLENGE: &str = r#"Basic realm="outport""#;
 /// The longest credentials that are looked at, in bytes.
 const MAX_CREDENTIALS_BYTES: usize = 8 * 1024;
 
+/// Somebody who has proved who it is: what a refresh token is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub name: Arc<str>,
+    /// Groups that the identity provider named.
+    pub groups: Arc<[Arc<str>]>,
+    pub proof: Proof,
+}
+
+/// How somebody proved who it is before it got a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A token of an identity provider.
+    Oidc,
+}
+
 /// The principals that can prove who they are.
 pub struct Identity {
     entries: Vec<Entry>,
+    /// `None`: nobody signs in at a provider.
+    oidc: Option<Oidc>,
 }
 
 /// Hashes, so that comparing takes the same time whatever the lengths are. Passwords of services are long and random: a slow
@@ -61,7 +81,35 @@ impl Identity {
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries }
+        Identity { entries, oidc: None }
+    }
+
+    /// And by tokens of identity providers, which are exchanged for our own.
+    pub fn with_providers(self, oidc: Oidc) -> Identity {
+        Identity { oidc: Some(oidc), ..self }
+    }
+
+    /// Establishes whom a provider's token is about. A name that a principal of this registry has is not the provider's to give.
+    ///
+    /// # Errors
+    /// See [`OidcError`].
+    pub async fn judge(&self, token: &str) -> Result<Subject, OidcError> {
+        let oidc = self.oidc.as_ref().ok_or(OidcError::Refused("no provider is configured"))?;
+        let subject = oidc.verify(token).await?;
+        if self.entries.iter().any(|entry| entry.principal == subject.name) {
+            return Err(OidcError::Refused("its name is that of a principal of this registry"));
+        }
+        Ok(subject)
+    }
+
+    /// Where people sign in to get such a token.
+    pub fn sign_ins(&self) -> Vec<SignIn> {
+        self.oidc.as_ref().map(Oidc::sign_ins).unwrap_or_default()
+    }
+
+    /// Until tokens land here.
+    pub fn refresh_token(&self, _subject: &Subject) -> Result<config::Secret, OidcError> {
+        Err(OidcError::Refused("no tokens yet"))
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
