@@ -27,6 +27,14 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// In UTC, as RFC 3339 writes it: `2026-11-29T10:56:24.123Z`. What comes after the year 9999 is told as its end.
+    pub fn rfc3339(self) -> String {
+        const LAST_MS: u64 = 253_402_300_799_999;
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(self.0.min(LAST_MS))).to_string()
+    }
+}
+
 /// Tells the time: the system's, or in tests one that stands still until it is moved.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
@@ -68,6 +76,14 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_it() {
+        for (ms, text) in [(0, "1970-01-01T00:00:00.000Z"), (1_709_210_096_007, "2024-02-29T12:34:56.007Z")] {
+            assert_eq!(Timestamp::from_ms(ms).rfc3339(), text);
+        }
+        assert_eq!(Timestamp::from_ms(u64::MAX).rfc3339(), "9999-12-31T23:59:59.999Z");
+    }
 
     #[test]
     fn a_manual_clock_moves_for_all_its_clones() {

@@ -1,7 +1,7 @@
 //! An edge: everything wired together. The only place that knows all rooms.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{Control, Controls, Identity, Oidc};
+use crate::identity::{self, Control, Controls, Identity, KeyError, Oidc, SigningKey, Sources};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -40,9 +40,9 @@ pub struct Edge {
     /// The configuration in force.
     config: Arc<Mutex<Config>>,
     controls: Controls,
-    oidc: Oidc,
     /// Follow the control plane, and put in force what it says.
-    governing: [AbortHandle; 2],
+    governing: [AbortHandle; 3],
+    issuers: Issuers,
     outside: Outside,
     metrics: Metrics,
     store: Store,
@@ -77,6 +77,8 @@ pub enum StartError {
     Dial(#[from] DialError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("tokens cannot be signed by this key: {0}")]
+    Key(#[from] KeyError),
 }
 
 /// Where the cache lies, and how large it may become.
@@ -109,8 +111,10 @@ impl Edge {
         };
         let locations = Locations::new(&config.region, owner);
         let controls = Controls::open(config.data_dir.join("control.json"));
-        let oidc = outside.oidc(&config.oidc)?;
-        let judged_by = site(&config, &controls.now(), &oidc);
+        let sources = Sources { region: region.clone(), controls: controls.clone(), clock: clock.clone() };
+        let tokens = identity::Tokens::new(&config.region, signing_key(&config.tokens, &config.data_dir)?, config.tokens.ttl, sources);
+        let issuers = Issuers { tokens, oidc: outside.oidc(&config.oidc)? };
+        let judged_by = site(&config, &controls.now(), &issuers);
         let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -137,12 +141,13 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), govern((&controls, &oidc), &config, &http)];
+        let governing =
+            [controls.follow(region.clone()), issuers.tokens.follow(), govern(&controls, &config, (&http, &issuers))];
         Ok(Edge {
             config,
             controls,
-            oidc,
             governing,
+            issuers,
             outside,
             metrics,
             store,
@@ -211,9 +216,13 @@ impl Edge {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
-        let providers = match self.oidc.prepare(&new.oidc) {
+        let providers = match self.issuers.oidc.prepare(&new.oidc) {
             Ok(providers) => providers,
             Err(error) => return self.reject(&error),
+        };
+        let key = match signing_key(&new.tokens, &config.data_dir) {
+            Ok(key) => key,
+            Err(error) => return self.reject(&StartError::from(error)),
         };
         if let Some((certificates, tls)) = self.certificates.as_ref().zip(new.tls.as_ref())
             && let Err(error) = certificates.reload(tls)
@@ -223,12 +232,13 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted, new.acknowledge);
-        self.oidc.replace(providers);
+        self.issuers.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config, &self.controls.now(), &self.oidc));
+        self.issuers.tokens.reload(key, config.tokens.ttl);
+        self.http.reload(site(&config, &self.controls.now(), &self.issuers));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -260,6 +270,15 @@ impl Edge {
         }
         self.store.close().await;
     }
+}
+
+/// Whose tokens count.
+#[derive(Clone)]
+struct Issuers {
+    /// The regions' own.
+    tokens: identity::Tokens,
+    /// Those of identity providers, which are exchanged for our own.
+    oidc: Oidc,
 }
 
 /// What every upstream is built with.
@@ -389,21 +408,29 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern((controls, oidc): (&Controls, &Oidc), config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
-    let (mut changes, oidc, config, http) = (controls.changes(), oidc.clone(), config.clone(), http.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, issuers): (&Http, &Issuers)) -> AbortHandle {
+    let (mut changes, config, http, issuers) = (controls.changes(), config.clone(), http.clone(), issuers.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control, &oidc));
+            http.reload(site(&config, &control, &issuers));
         }
     })
     .abort_handle()
 }
 
+/// The key that signs tokens: the configured one, or one of this edge's own.
+fn signing_key(settings: &config::Tokens, data_dir: &Path) -> Result<SigningKey, KeyError> {
+    match &settings.private_key {
+        Some(text) => SigningKey::from_pem(text),
+        None => SigningKey::kept(&data_dir.join("token-key.pem")),
+    }
+}
+
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control, oidc: &Oidc) -> Site {
+fn site(config: &Config, control: &Control, issuers: &Issuers) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -415,9 +442,12 @@ fn site(config: &Config, control: &Control, oidc: &Oidc) -> Site {
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
-        identity: Identity::new(&config.principals).with_providers(oidc.clone()),
+        identity: Identity::new(&config.principals)
+            .with_tokens(issuers.tokens.clone(), &config.principals, control)
+            .with_providers(issuers.oidc.clone()),
         policy,
         tokens: Tokens::new(&config.peers),
+        public_url: config.listen.public_url.clone(),
         deadline: config.limits.deadline,
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use network::{NetworkRule, Otherwise, canonical};
 pub use pattern::{Pattern, PatternError};
 pub use role::{ACTIONS, Action, Operation, ROLES, Role, RoleError};
-pub use scope::{CATALOG, Scope, Scopes};
+pub use scope::{CATALOG, REGISTRY, Scope, Scopes};
 
 use crate::oci::RepositoryName;
 
@@ -67,6 +67,16 @@ impl Caller {
 
     pub fn is_anonymous(&self) -> bool {
         self.principal == Principal::Anonymous
+    }
+
+    /// The same with all that it may do.
+    fn without_scopes(&self) -> Caller {
+        Caller { scopes: None, ..self.clone() }
+    }
+
+    /// By whose rights a list of repositories is made: a token for lists names none of those that are to be listed.
+    pub fn of_lists(&self) -> Caller {
+        if self.scopes.as_ref().is_some_and(|scopes| scopes.permit(Operation::List)) { self.without_scopes() } else { self.clone() }
     }
 
     fn is(&self, assignee: &Assignee) -> bool {
@@ -212,13 +222,15 @@ impl Policy {
 
     /// Those of the scopes that the caller may have, each with the actions that it may do: what goes into a token.
     pub fn grant(&self, caller: &Caller, asked: &[Scope]) -> Scopes {
-        let unlimited = Caller { scopes: None, ..caller.clone() };
+        let unlimited = caller.without_scopes();
         let may = |scope: &Scope| match scope {
             Scope::Repository { name, actions } => {
                 let actions = actions.iter().copied().filter(|action| self.authorize(&unlimited, name, *action).is_ok());
                 Some(Scope::Repository { name: name.clone(), actions: actions.collect() })
             }
             Scope::Catalog => self.permit(&unlimited, Operation::List).ok().map(|_| Scope::Catalog),
+            // What it is good for is a question of roles, which is asked each time.
+            Scope::Registry => (!unlimited.is_anonymous()).then_some(Scope::Registry),
         };
         Scopes::new(asked.iter().filter_map(may))
     }
@@ -243,6 +255,11 @@ impl Policy {
 
     fn counts(&self, caller: &Caller, assignment: &Assignment) -> bool {
         caller.is(&assignment.to) && network::admits_role(&self.rules, assignment.role, caller.address)
+    }
+
+    /// Whether somebody who signs in may do more than everybody.
+    pub fn has_named(&self) -> bool {
+        !(self.principals.is_empty() && self.assignments.is_empty())
     }
 
     /// Whether anonymous callers may do anything at all: without it, even the version check asks for credentials.

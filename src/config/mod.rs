@@ -14,6 +14,7 @@ mod problem;
 mod reader;
 mod schema;
 mod secret;
+mod tokens;
 mod units;
 mod value;
 mod watch;
@@ -33,6 +34,7 @@ pub use oidc::Oidc;
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
+pub use tokens::Tokens;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
 pub use watch::Watcher;
 
@@ -64,6 +66,7 @@ pub struct Config {
     pub rules: Vec<NetworkRule>,
     /// Where people and workloads sign in.
     pub oidc: Vec<Oidc>,
+    pub tokens: Tokens,
     pub limits: Limits,
     pub log: Log,
 }
@@ -244,6 +247,7 @@ impl Config {
             roles: _,
             rules: _,
             oidc: _,
+            tokens: _,
             limits,
             log,
         } = self;

@@ -16,7 +16,7 @@ use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{
     Acknowledge, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate, Secret, Siblings, Tls,
-    Upstream, names,
+    Upstream, names, tokens,
 };
 use crate::access::Pattern;
 
@@ -30,7 +30,7 @@ pub(super) const fn mebibytes(count: u64) -> ByteSize {
 
 pub(super) const MILLISECONDS_100: Duration = Duration::from_millis(100);
 pub(super) const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
+pub(super) const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// Reads the whole document. The result holds defaults in place of what was wrong: it counts only if no fault was reported.
@@ -57,6 +57,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let roles = access::read_roles(&mut root, &principals);
     let rules = access::read_rules(&mut root);
     let oidc = oidc::read(&mut root);
+    let tokens = tokens::read(root.section("tokens"));
     root.finish();
     Config {
         region,
@@ -76,6 +77,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         roles,
         rules,
         oidc,
+        tokens,
         limits,
         log,
     }

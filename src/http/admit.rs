@@ -5,10 +5,12 @@ use std::time::Duration;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Version, header};
+use url::Url;
 
 use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::log::Record;
+use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::upload::refuse_encoding;
@@ -26,6 +28,8 @@ pub struct Site {
     pub policy: Policy,
     /// By which edges of other regions are known.
     pub tokens: Tokens,
+    /// How clients reach this edge, where that cannot be told from the request.
+    pub public_url: Option<Url>,
     /// How long a client waits for an answer that needs an upstream.
     pub deadline: Duration,
 }
@@ -48,6 +52,9 @@ pub enum Call {
     Exchange,
     SignIns,
     Peer(peers::Caller, Question),
+    Token(TokenRequest),
+    /// Its body tells who asks for what.
+    TokenForm,
 }
 
 #[derive(Debug, PartialEq)]
@@ -113,8 +120,8 @@ impl Site {
         if let Action::Peer(question) = action {
             return self.admit_peer(question, head, record);
         }
-        if matches!(action, Action::Exchange | Action::SignIns) {
-            return self.admit_newcomer(&action, connection);
+        if matches!(action, Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm) {
+            return self.admit_applicant(action, record);
         }
         let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), connection.peer.ip()).await;
         record.authenticated(caller.as_ref());
@@ -123,16 +130,16 @@ impl Site {
             return Err(Failure::forbidden_address());
         }
         match action {
-            Action::Version => self.enter(&caller).map(|_| Call::Version),
-            Action::Catalog(page) => self.enter(&caller).map(|_| Call::Catalog(page)),
+            Action::Version => self.admit_version(&caller),
+            Action::Catalog(page) => self.permit(&caller, Operation::List).map(|_| Call::Catalog(page)),
             Action::Forwards => self.enter(&caller).map(|_| Call::Forwards),
             Action::Conflicts(page) => self.enter(&caller).map(|_| Call::Conflicts(page)),
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
-            Action::Exchange | Action::SignIns => self.admit_newcomer(&action, connection),
             Action::Peer(question) => self.admit_peer(question, head, record),
+            Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => self.admit_applicant(action, record),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());
@@ -153,14 +160,6 @@ impl Site {
         }
     }
 
-    /// Who is about to sign in has no credentials for this registry yet, but comes from somewhere.
-    fn admit_newcomer(&self, action: &Action, connection: &Connection) -> Result<Call, Failure> {
-        if !self.policy.admits(&Caller::anonymous(connection.peer.ip())) {
-            return Err(Failure::forbidden_address());
-        }
-        Ok(if *action == Action::Exchange { Call::Exchange } else { Call::SignIns })
-    }
-
     /// Edges of other regions have tokens. Where no region is configured there is nothing that they could ask.
     fn admit_peer(&self, question: Question, head: &Parts, record: &mut Record) -> Result<Call, Failure> {
         if self.tokens.is_empty() {
@@ -169,6 +168,26 @@ impl Site {
         let caller = self.tokens.judge(&head.headers).ok_or_else(Failure::no_peer)?;
         record.asked_by(caller.region());
         Ok(Call::Peer(caller, question))
+    }
+
+    /// Who asks for a token is authenticated where it is issued: a refresh token passes there for a password.
+    fn admit_applicant(&self, action: Action, record: &Record) -> Result<Call, Failure> {
+        match action {
+            _ if !self.policy.admits(record.caller()) => Err(Failure::forbidden_address()),
+            Action::Token(request) => Ok(Call::Token(request)),
+            Action::Exchange => Ok(Call::Exchange),
+            Action::SignIns => Ok(Call::SignIns),
+            _ => Ok(Call::TokenForm),
+        }
+    }
+
+    /// Docker, podman and skopeo sign in only if this asks for it, whatever is asked for afterwards. So it does where signing in leads
+    /// further than not; who has no name gets everybody's token.
+    fn admit_version(&self, caller: &Caller) -> Result<Call, Failure> {
+        if caller.is_anonymous() && caller.scopes.is_none() && self.policy.has_named() {
+            return Err(Failure::unauthorized());
+        }
+        self.enter(caller).map(|()| Call::Version)
     }
 
     /// Who may pull but not write is told so; to others the repository does not exist.
@@ -192,13 +211,9 @@ impl Site {
     }
 
     /// What belongs to no repository and needs a role on the registry.
-    #[expect(dead_code, reason = "the control plane's routes come next")]
     pub(super) fn permit(&self, caller: &Caller, operation: Operation) -> Result<Permit, Failure> {
-        self.policy.permit(caller, operation).map_err(
-            |denied: Denied| {
-                if denied.authenticate { Failure::unauthorized() } else { Failure::forbidden() }
-            },
-        )
+        let refused = |denied: Denied| Failure::challenged(denied).unwrap_or_else(Failure::forbidden);
+        self.policy.permit(caller, operation).map_err(refused)
     }
 
     /// A connection that was made to one upstream's name is not used for another's (RFC 9110, section 7.4).
@@ -210,7 +225,7 @@ impl Site {
 }
 
 /// The one host that a request names; none at all only in HTTP/1.0.
-fn host(head: &Parts) -> Result<Option<String>, Failure> {
+pub(super) fn host(head: &Parts) -> Result<Option<String>, Failure> {
     let mut headers = head.headers.get_all(header::HOST).iter();
     let header = headers.next().map(|value| value.to_str()).transpose().map_err(|_| Failure::bad_host())?;
     if headers.next().is_some() {
@@ -271,6 +286,7 @@ mod tests {
             identity: Identity::new(&[principal("ci"), principal("stranger")]),
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into(), ..Policy::default() },
             tokens: Tokens::default(),
+            public_url: None,
             deadline: Duration::from_secs(10),
         }
     }
@@ -410,7 +426,6 @@ mod tests {
             assert_eq!(status(admit(&site, &target, Some("ci"))), 200);
             let refused = admit(&site, &target, None).unwrap_err().into_response();
             assert_eq!(refused.status(), 401);
-            assert_eq!(refused.headers()["www-authenticate"], r#"Basic realm="outport""#);
             let Ok(Call::Read(read)) = admit(&site, &target, Some("ci")) else { panic!("allowed") };
             let absent = Failure::absent(read.wanted.subject());
             assert_eq!(refusal(admit(&site, &target, Some("stranger"))), refusal(Err(absent)));

@@ -9,10 +9,11 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Payload;
+use super::challenge::Reason;
 use super::route::RouteError;
 use crate::access::Denied;
 use crate::cache::CacheError;
-use crate::identity::{AuthError, CHALLENGE};
+use crate::identity::AuthError;
 use crate::inflow::InflowError;
 use crate::oci::{ChunkError, Digest, InvalidManifest, ReceivedRange};
 use crate::registry::UnknownNamespace;
@@ -44,7 +45,8 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extra {
     None,
-    Challenge,
+    /// Which depends on the request.
+    Challenge(Reason),
     /// For edges of other regions, which have tokens.
     PeerChallenge,
     Allow(&'static str),
@@ -67,8 +69,7 @@ impl Extra {
 
     fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Extra::None => None,
-            Extra::Challenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE))),
+            Extra::None | Extra::Challenge(_) => None,
             Extra::PeerChallenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(PEER_CHALLENGE))),
             Extra::Allow(methods) => Some((header::ALLOW, HeaderValue::from_static(methods))),
             Extra::RetryAfter { seconds } => Some((header::RETRY_AFTER, seconds.into())),
@@ -104,11 +105,29 @@ impl Failure {
     }
 
     pub fn denied(denied: Denied, subject: Subject) -> Failure {
-        if denied.authenticate { Failure::unauthorized() } else { Failure::absent(subject) }
+        Failure::challenged(denied).unwrap_or_else(|| Failure::absent(subject))
+    }
+
+    /// `None` if no credentials or other ones would change anything.
+    pub fn challenged(denied: Denied) -> Option<Failure> {
+        let reason = if denied.insufficient_scope { Reason::InsufficientScope } else { Reason::Unknown };
+        denied.authenticate.then(|| Failure::unauthorized_because(reason))
     }
 
     pub fn unauthorized() -> Failure {
-        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge)
+        Failure::unauthorized_because(Reason::Unknown)
+    }
+
+    fn unauthorized_because(reason: Reason) -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge(reason))
+    }
+
+    /// Why the caller is to be told how to come in, if it is. What it is told depends on the request and is no part of this.
+    pub fn challenge(&self) -> Option<Reason> {
+        match self.extra {
+            Extra::Challenge(reason) => Some(reason),
+            _ => None,
+        }
     }
 
     /// A provider's token establishes nobody. Why stays in the log.
@@ -205,10 +224,6 @@ impl Failure {
 
     pub const fn body_too_large() -> Failure {
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "the body is too large")
-    }
-
-    pub const fn not_a_form() -> Failure {
-        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED", "the body is application/x-www-form-urlencoded")
     }
 
     pub const fn not_json() -> Failure {
@@ -365,6 +380,7 @@ impl From<AuthError> for Failure {
         match error {
             AuthError::Malformed => Failure::new(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "the credentials cannot be read"),
             AuthError::Refused => Failure::unauthorized(),
+            AuthError::InvalidToken => Failure::unauthorized_because(Reason::InvalidToken),
         }
     }
 }
@@ -419,6 +435,7 @@ mod tests {
             (Failure::not_yet("us does not know it yet"), 503, "UNAVAILABLE"),
             (AuthError::Malformed.into(), 400, "UNAUTHORIZED"),
             (AuthError::Refused.into(), 401, "UNAUTHORIZED"),
+            (AuthError::InvalidToken.into(), 401, "UNAUTHORIZED"),
             (UnknownNamespace.into(), 404, "NAME_UNKNOWN"),
             (ContentError::Mismatch.into(), 502, "UNKNOWN"),
             (ContentError::Broken("reset".into()).into(), 503, "UNAVAILABLE"),
@@ -544,7 +561,8 @@ mod tests {
 
     #[test]
     fn failures_carry_their_headers() {
-        assert_eq!(sent(Failure::unauthorized()).2[header::WWW_AUTHENTICATE], r#"Basic realm="outport""#);
+        assert_eq!(Failure::unauthorized().challenge(), Some(Reason::Unknown));
+        assert_eq!(Failure::from(AuthError::InvalidToken).challenge(), Some(Reason::InvalidToken));
         assert_eq!(sent(RouteError::Method { allow: "POST" }.into()).2[header::ALLOW], "POST");
         assert_eq!(sent(RouteError::Method { allow: "" }.into()).2[header::ALLOW], "");
         assert_eq!(sent(Failure::unsatisfiable(10)).2[header::CONTENT_RANGE], "bytes */10");

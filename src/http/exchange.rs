@@ -5,20 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use url::form_urlencoded;
 
 use super::admit::Site;
 use super::body::Payload;
 use super::error::Failure;
 use super::log::Record;
+use super::oauth2::{Asked, Form, NoToken, Refusal, answered, read_form, uncached};
 use super::respond;
-use super::service::within;
+use super::route::RouteError;
+use super::service::{Http, Reuse, within};
 use crate::access::{Caller, Policy, Principal};
-use crate::config::Secret;
 use crate::identity::{OidcError, Subject};
-
-/// The largest form that is read: a provider's token, and room to spare.
-pub const MAX_FORM_BYTES: usize = 32 * 1024;
 
 /// What names of groups one refresh token may hold, in bytes: clients send it in a header. Of more, those stay that a role is assigned to.
 const MAX_GROUPS_BYTES: usize = 4 * 1024;
@@ -27,23 +24,12 @@ const MAX_GROUPS_BYTES: usize = 4 * 1024;
 const GRANT_TYPES: [&str; 2] = ["access_token", "access_token_refresh_token"];
 
 /// The provider's token in a form. `service` and `tenant` change nothing: tokens are for the registry as a whole, and name their issuer.
-fn provider_token(form: &[u8]) -> Result<Secret, Failure> {
-    let (mut grant_type, mut token) = (None, None);
-    for (name, value) in form_urlencoded::parse(form) {
-        let place = match name.as_ref() {
-            "grant_type" => &mut grant_type,
-            "access_token" => &mut token,
-            _ => continue,
-        };
-        // RFC 6749, section 3.2.
-        if place.replace(value.into_owned()).is_some() {
-            return Err(Failure::bad_command("a parameter stands twice"));
-        }
+fn provider_token(form: &Form) -> Result<&str, Refusal> {
+    let grant_type = form.required("grant_type", "there is no grant_type")?;
+    if !GRANT_TYPES.contains(&grant_type) {
+        return Err(Refusal::EXCHANGE);
     }
-    if !grant_type.is_some_and(|grant_type| GRANT_TYPES.contains(&grant_type.as_str())) {
-        return Err(Failure::bad_command("grant_type is access_token"));
-    }
-    token.filter(|token| !token.is_empty()).map(Secret::new).ok_or_else(|| Failure::bad_command("access_token is missing"))
+    form.required("access_token", "there is no access_token")
 }
 
 /// The groups that fit into a token.
@@ -70,19 +56,38 @@ impl From<OidcError> for Failure {
     }
 }
 
-/// Answers the form of an exchange.
-pub(super) async fn exchange(site: &Site, form: &Bytes, record: &mut Record) -> Result<Response<Payload>, Failure> {
+impl Http {
+    /// `POST /oauth2/exchange`.
+    pub(super) async fn exchange<B>(
+        &self,
+        (site, head, connection): Asked<'_>,
+        body: B,
+        record: &mut Record,
+    ) -> (Result<Response<Payload>, Failure>, Reuse)
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (answer, reuse) = match read_form((site, head), body).await {
+            Ok(form) => (exchanged(&form, site, record).await, Reuse::Keep),
+            Err((failed, reuse)) => (Err(failed), reuse),
+        };
+        (answered(answer, (site, head, connection)), reuse)
+    }
+}
+
+async fn exchanged(form: &Form, site: &Site, record: &mut Record) -> Result<Response<Payload>, NoToken> {
     let token = provider_token(form)?;
-    let judged = within(site.deadline, async { Ok(site.identity.judge(token.expose()).await) }).await?;
+    let judged = within(site.deadline, async { Ok(site.identity.exchange(token).await) }).await.map_err(NoToken::Failed)?;
     let caller = judged.as_ref().map(|subject| Caller {
         groups: subject.groups.clone(),
         ..Caller::new(Principal::Named(subject.name.clone()), record.caller().address, "oidc")
     });
     record.authenticated(caller.as_ref());
-    let subject = judged?;
+    let subject = judged.map_err(|error| NoToken::Failed(error.into()))?;
     let subject = Subject { groups: fitting(&subject.groups, &site.policy), ..subject };
-    let token = site.identity.refresh_token(&subject).map_err(|why| Failure::unavailable(why.to_string(), None))?;
-    Ok(respond::secret(&serde_json::json!({ "refresh_token": token.expose() })))
+    let tokens = site.identity.tokens().ok_or_else(|| NoToken::Failed(RouteError::Unknown.into()))?;
+    Ok(uncached(serde_json::json!({ "refresh_token": tokens.refresh_token(&subject)?.expose() })))
 }
 
 /// Tells where people sign in.
@@ -98,19 +103,19 @@ mod tests {
     #[test]
     fn a_form_is_read_as_azures_clients_write_it() {
         for (form, token) in [
-            ("grant_type=access_token&service=r&tenant=t&access_token=a.b.c", Ok("a.b.c")),
-            ("access_token=a%2Bb&grant_type=access_token_refresh_token&refresh_token=r", Ok("a+b")),
-            ("grant_type=refresh_token&refresh_token=r", Err(400)),
-            ("access_token=a", Err(400)),
-            ("grant_type=access_token", Err(400)),
-            ("grant_type=access_token&access_token=", Err(400)),
-            ("grant_type=access_token&access_token=a&access_token=b", Err(400)),
-            ("grant_type=access_token&grant_type=access_token&access_token=a", Err(400)),
-            ("", Err(400)),
-            ("\u{0}=%ff&%", Err(400)),
+            ("grant_type=access_token&service=r&tenant=t&access_token=a.b.c", Some("a.b.c")),
+            ("access_token=a%2Bb&grant_type=access_token_refresh_token&refresh_token=r", Some("a+b")),
+            ("grant_type=refresh_token&refresh_token=r", None),
+            ("access_token=a", None),
+            ("grant_type=access_token", None),
+            ("grant_type=access_token&access_token=", None),
+            ("grant_type=access_token&access_token=a&access_token=b", None),
+            ("grant_type=access_token&grant_type=access_token&access_token=a", None),
+            ("", None),
+            ("\u{0}=%ff&%", None),
         ] {
-            let read = provider_token(form.as_bytes()).map(|token| token.expose().to_owned()).map_err(|failure| failure.status.as_u16());
-            assert_eq!(read, token.map(str::to_owned), "{form}");
+            let read = Form::read(form.as_bytes());
+            assert_eq!(read.as_ref().ok().and_then(|form| provider_token(form).ok()), token, "{form}");
         }
     }
 

@@ -49,6 +49,7 @@ pub enum Class {
     SignIns,
     /// Questions of other regions.
     Peer,
+    Token,
     /// It went nowhere.
     Other,
 }
@@ -110,6 +111,7 @@ impl Class {
             Action::Exchange => Class::Exchange,
             Action::SignIns => Class::SignIns,
             Action::Peer(_) => Class::Peer,
+            Action::Token(_) | Action::TokenForm => Class::Token,
         }
     }
 
@@ -135,6 +137,7 @@ impl Class {
             Class::Exchange => "exchange",
             Class::SignIns => "login",
             Class::Peer => "peer",
+            Class::Token => "token",
             Class::Other => "other",
         }
     }

@@ -2,6 +2,7 @@
 
 mod admit;
 mod body;
+mod challenge;
 mod command;
 mod conditional;
 mod connection;
@@ -9,6 +10,7 @@ mod error;
 mod exchange;
 mod locations;
 mod log;
+mod oauth2;
 mod ops;
 pub mod outbox;
 mod peer;

@@ -174,13 +174,6 @@ pub fn json(body: Bytes) -> Response<Payload> {
     response
 }
 
-/// The same, with something in it that nobody may keep (RFC 6749, section 5.1).
-pub fn secret(body: &serde_json::Value) -> Response<Payload> {
-    let mut response = json(body.to_string().into());
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 /// 200 with what all content has.
 fn content<T>(payload: Payload, answer: &Answer<T>, digest: &Digest, etag: &str) -> Response<Payload> {
     let mut response = Response::new(payload);

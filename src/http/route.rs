@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Method;
 use percent_encoding::percent_decode;
 
+use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
@@ -29,6 +30,9 @@ pub const MAX_TAGS: usize = 100;
 
 /// The query parameter of a session's location that holds its signed state.
 pub const STATE_PARAMETER: &str = "_state";
+
+/// Where tokens are had.
+pub const TOKEN_PATH: &str = "/oauth2/token";
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +69,10 @@ pub enum Action {
     SignIns,
     /// An edge of another region wants to know.
     Peer(Question),
+    /// A token, for whom the headers name.
+    Token(TokenRequest),
+    /// A token, for whom the body names.
+    TokenForm,
 }
 
 /// What edges of other regions ask.
@@ -196,6 +204,7 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
         b"/oauth2/exchange" => return posting(method).map(|()| Action::Exchange),
         b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
+        path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
         _ => {
@@ -279,6 +288,14 @@ fn reading(method: &Method) -> Result<(), RouteError> {
 
 fn posting(method: &Method) -> Result<(), RouteError> {
     if method == Method::POST { Ok(()) } else { Err(RouteError::Method { allow: "POST" }) }
+}
+
+fn token(method: &Method, query: &str) -> Result<Action, RouteError> {
+    match *method {
+        Method::GET | Method::HEAD => oauth2::token_request(query).map(Action::Token),
+        Method::POST => Ok(Action::TokenForm),
+        _ => Err(RouteError::Method { allow: "GET, HEAD, POST" }),
+    }
 }
 
 /// What is wanted, before its repository is known.

@@ -12,11 +12,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
+use super::challenge::challenge;
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
 use super::connection::Connection;
 use super::error::{Failure, Subject};
-use super::exchange::{self, MAX_FORM_BYTES};
+use super::exchange;
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
@@ -64,7 +65,7 @@ struct Inner {
 
 /// Whether a connection can carry another request after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reuse {
+pub(super) enum Reuse {
     Keep,
     /// Bytes of this request's body are still to come: nothing behind them may be read as a request.
     Close,
@@ -131,10 +132,8 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
-            Ok(Call::Exchange) => match self.form(&site, &head, body).await {
-                (Ok(form), reuse) => (exchange::exchange(&site, &form, &mut record).await, reuse),
-                (Err(failure), reuse) => (Err(failure), reuse),
-            },
+            Ok(Call::Exchange) => self.exchange((&site, &head, &connection), body, &mut record).await,
+            Ok(Call::TokenForm) => self.token_form((&site, &head, &connection), body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
@@ -148,7 +147,10 @@ impl Http {
         };
         let reply = reply.unwrap_or_else(|mut failure| {
             record.cause = failure.cause.take();
-            failure.into_response()
+            let challenge = failure.challenge().and_then(|reason| challenge(reason, &site, (&head, &connection)));
+            let mut response = failure.into_response();
+            response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
+            response
         });
         let mut answer = finish(reply, &head, reuse, &connection, record);
         self.0.locations.vouch(&head.headers, answer.headers_mut());
@@ -199,16 +201,19 @@ impl Http {
             Call::Version => Ok(respond::version()),
             Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::Forwards => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
             Call::Conflicts(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
                 Ok(respond::conflicts(&listed, &page))
             }
@@ -216,8 +221,9 @@ impl Http {
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
+            Call::Token(request) => self.token(&request, (site, head), record).await,
             Call::SignIns => Ok(exchange::sign_ins(site)),
-            Call::Write(_) | Call::Command(_) | Call::Exchange => Err(Failure::bad_command("a command is a POST")),
+            Call::Write(_) | Call::Command(_) | Call::TokenForm | Call::Exchange => Err(Failure::bad_command("a command is a POST")),
         }
     }
 
@@ -287,22 +293,6 @@ impl Http {
         respond::blob(answer, digest, &head.headers)
     }
 
-    /// The form in a body.
-    async fn form<B>(&self, site: &Site, head: &Parts, body: B) -> (Result<Bytes, Failure>, Reuse)
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        if !has_type(head, "application/x-www-form-urlencoded") {
-            return (Err(Failure::not_a_form()), drain(head, body).await);
-        }
-        match tokio::time::timeout(site.deadline, small_body(body, MAX_FORM_BYTES)).await {
-            Ok(Ok(form)) => (Ok(form), Reuse::Keep),
-            Ok(Err(failure)) => (Err(failure), Reuse::Close),
-            Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
-        }
-    }
-
     async fn command<B>(
         &self,
         command: Command,
@@ -315,11 +305,12 @@ impl Http {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if !has_type(head, "application/json") {
+        let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
+        if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
             // No page of another origin can send this type without asking first.
             return (Err(Failure::not_json()), drain(head, body).await);
         }
-        match tokio::time::timeout(site.deadline, small_body(body, MAX_COMMAND_BYTES)).await {
+        match tokio::time::timeout(site.deadline, command_body(body)).await {
             Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
             Ok(Err(failure)) => (Err(failure), Reuse::Close),
             Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
@@ -365,16 +356,16 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     }
 }
 
-/// Whether the body is of this media type, with parameters or without.
-fn has_type(head: &Parts, media_type: &str) -> bool {
-    let is_it = |value: &HeaderValue| {
-        let named = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        named.trim_ascii().eq_ignore_ascii_case(media_type.as_bytes())
-    };
-    head.headers.get(header::CONTENT_TYPE).is_some_and(is_it)
+async fn command_body<B>(body: B) -> Result<Bytes, Failure>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    bounded_body(body, MAX_COMMAND_BYTES).await
 }
 
-async fn small_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Failure>
+/// A whole body that is small.
+pub(super) async fn bounded_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Failure>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -387,7 +378,7 @@ where
 }
 
 /// Takes in a small body that nobody reads. One that is larger, slow, or only offered (`Expect: 100-continue`) is left alone.
-async fn drain<B>(head: &Parts, body: B) -> Reuse
+pub(super) async fn drain<B>(head: &Parts, body: B) -> Reuse
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -592,7 +583,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_is_small() {
         let body = |size| http_body_util::Full::new(Bytes::from(vec![b' '; size]));
-        assert_eq!(small_body(body(MAX_COMMAND_BYTES), MAX_COMMAND_BYTES).await.unwrap().len(), MAX_COMMAND_BYTES);
-        assert_eq!(small_body(body(MAX_COMMAND_BYTES + 1), MAX_COMMAND_BYTES).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(command_body(body(MAX_COMMAND_BYTES)).await.unwrap().len(), MAX_COMMAND_BYTES);
+        assert_eq!(command_body(body(MAX_COMMAND_BYTES + 1)).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

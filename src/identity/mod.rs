@@ -1,15 +1,19 @@
-//! Who is asking. In this form: passwords of configured principals, by Basic authentication (RFC 7617).
+//! Who is asking: by name and password (Basic, RFC 7617), or by a token that some edge issued (Bearer, RFC 6750).
 
+mod claims;
 mod control;
+mod credentials;
+mod keyring;
+mod keys;
 mod oidc;
+mod standing;
+mod tokens;
 mod watch;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use subtle::{Choice, ConstantTimeEq};
 
@@ -17,38 +21,46 @@ use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
 
+pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
 pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
-
+pub use keys::{KeyError, SigningKey};
 pub use oidc::{Oidc, OidcError, SignIn};
+pub use tokens::{AccessToken, REFRESH_TTL, Sources, Tokens};
+
 pub use watch::Controls;
 
-/// The challenge of every 401. It is ours and never changes: containerd keeps one for each host.
-pub const CHALLENGE: &str = r#"Basic realm="outport""#;
+use credentials::Credentials;
+use standing::Standings;
 
-/// The longest credentials that are looked at, in bytes.
-const MAX_CREDENTIALS_BYTES: usize = 8 * 1024;
-
-/// Somebody who has proved who it is: what a refresh token is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    pub name: Arc<str>,
-    /// Groups that the identity provider named.
-    pub groups: Arc<[Arc<str>]>,
-    pub proof: Proof,
-}
-
-/// How somebody proved who it is before it got a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// A token of an identity provider.
-    Oidc,
-}
+/// The user name that goes with a refresh token where clients know only names and passwords (Azure Container Registry has the same).
+pub const REFRESH_USER: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The principals that can prove who they are.
 pub struct Identity {
     entries: Vec<Entry>,
+    standings: Standings,
+    /// `None`: no token is accepted.
+    tokens: Option<Tokens>,
     /// `None`: nobody signs in at a provider.
     oidc: Option<Oidc>,
+}
+
+/// Who asks for a token.
+#[derive(Debug)]
+pub struct Applicant {
+    pub caller: Caller,
+    /// `None`: everybody.
+    pub subject: Option<Subject>,
+    pub means: Means,
+}
+
+/// By what somebody asks for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By nothing, or by what is good until it is taken away.
+    Credentials,
+    /// By a refresh token, which earns no other: it could be made to last forever.
+    RefreshToken,
 }
 
 /// Hashes, so that comparing takes the same time whatever the lengths are. Passwords of services are long and random: a slow
@@ -68,9 +80,13 @@ pub enum AuthError {
     /// Read and not accepted: 401.
     #[error("the credentials are not accepted")]
     Refused,
+    /// A token that is not, or not any more, good: 401, and another one may be (RFC 6750, section 3.1).
+    #[error("the token is not accepted")]
+    InvalidToken,
 }
 
 impl Identity {
+    /// By the passwords of these principals.
     pub fn new(principals: &[config::Principal]) -> Identity {
         let hash = |text: &str| Digest::sha256(text.as_bytes());
         let entries = principals
@@ -81,7 +97,12 @@ impl Identity {
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries, oidc: None }
+        Identity { entries, standings: Standings::new(principals, &Control::default()), tokens: None, oidc: None }
+    }
+
+    /// And by tokens, of those who have not been taken away since.
+    pub fn with_tokens(self, tokens: Tokens, principals: &[config::Principal], control: &Control) -> Identity {
+        Identity { standings: Standings::new(principals, control), tokens: Some(tokens), ..self }
     }
 
     /// And by tokens of identity providers, which are exchanged for our own.
@@ -89,14 +110,14 @@ impl Identity {
         Identity { oidc: Some(oidc), ..self }
     }
 
-    /// Establishes whom a provider's token is about. A name that a principal of this registry has is not the provider's to give.
+    /// Establishes whom a provider's token is about.
     ///
     /// # Errors
     /// See [`OidcError`].
-    pub async fn judge(&self, token: &str) -> Result<Subject, OidcError> {
-        let oidc = self.oidc.as_ref().ok_or(OidcError::Refused("no provider is configured"))?;
+    pub async fn exchange(&self, token: &str) -> Result<Subject, OidcError> {
+        let (Some(oidc), Some(tokens)) = (&self.oidc, &self.tokens) else { return Err(OidcError::Refused("no provider is configured")) };
         let subject = oidc.verify(token).await?;
-        if self.entries.iter().any(|entry| entry.principal == subject.name) {
+        if !self.standings.admit(&subject, tokens.clock().now()) {
             return Err(OidcError::Refused("its name is that of a principal of this registry"));
         }
         Ok(subject)
@@ -105,11 +126,6 @@ impl Identity {
     /// Where people sign in to get such a token.
     pub fn sign_ins(&self) -> Vec<SignIn> {
         self.oidc.as_ref().map(Oidc::sign_ins).unwrap_or_default()
-    }
-
-    /// Until tokens land here.
-    pub fn refresh_token(&self, _subject: &Subject) -> Result<config::Secret, OidcError> {
-        Err(OidcError::Refused("no tokens yet"))
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
@@ -121,20 +137,80 @@ impl Identity {
         authorization: impl IntoIterator<Item = &'a HeaderValue>,
         address: IpAddr,
     ) -> Result<Caller, AuthError> {
-        let mut headers = authorization.into_iter();
-        let Some(header) = headers.next() else { return Ok(Caller::anonymous(address)) };
-        if headers.next().is_some() || header.len() > MAX_CREDENTIALS_BYTES {
-            return Err(AuthError::Malformed);
+        match Credentials::read(authorization)? {
+            None => Ok(Caller::anonymous(address)),
+            Some(Credentials::Basic { name, password }) => self.sign_in(&name, &password, address).await,
+            Some(Credentials::Bearer(token)) => self.bear(token, address).await,
         }
-        let (scheme, credentials) = header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
-        if !scheme.eq_ignore_ascii_case("basic") {
+    }
+
+    /// Establishes who has this password.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`].
+    pub async fn sign_in(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Caller, AuthError> {
+        let principal = self.find(name, password).ok_or(AuthError::Refused)?;
+        Ok(Caller::new(principal, address, "basic"))
+    }
+
+    /// Who bears an access token. One that was seen before allocates nothing.
+    async fn bear(&self, token: &str, address: IpAddr) -> Result<Caller, AuthError> {
+        let tokens = self.tokens.as_ref().ok_or(AuthError::InvalidToken)?;
+        let verdict = tokens.verify(token).await.ok_or(AuthError::InvalidToken)?;
+        let is_gone = |subject| !self.standings.admit(subject, tokens.clock().now());
+        if verdict.subject.as_ref().is_some_and(is_gone) {
+            return Err(AuthError::InvalidToken);
+        }
+        Ok(verdict.caller(address))
+    }
+
+    /// Establishes who asks for a token, from all `Authorization` headers: as [`Identity::authenticate`], but a refresh token stands for
+    /// a password, and an access token for nothing.
+    ///
+    /// # Errors
+    /// See [`AuthError`].
+    pub async fn apply<'a>(
+        &self,
+        authorization: impl IntoIterator<Item = &'a HeaderValue>,
+        address: IpAddr,
+    ) -> Result<Applicant, AuthError> {
+        match Credentials::read(authorization)? {
+            None => Ok(Applicant::new(Caller::anonymous(address))),
+            Some(Credentials::Basic { name, password }) => self.apply_with(&name, &password, address).await,
+            Some(Credentials::Bearer(_)) => Err(AuthError::Refused),
+        }
+    }
+
+    /// Establishes who asks for a token by a name and a password.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`].
+    pub async fn apply_with(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Applicant, AuthError> {
+        if name != REFRESH_USER.as_bytes() {
+            return self.sign_in(name, password, address).await.map(Applicant::new);
+        }
+        let token = std::str::from_utf8(password).map_err(|_| AuthError::Refused)?;
+        self.redeem(token, address).await
+    }
+
+    /// Establishes whose refresh token this is.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`].
+    pub async fn redeem(&self, token: &str, address: IpAddr) -> Result<Applicant, AuthError> {
+        let tokens = self.tokens.as_ref().ok_or(AuthError::Refused)?;
+        let subject = tokens.redeem(token).await.ok_or(AuthError::Refused)?;
+        if !self.standings.admit(&subject, tokens.clock().now()) {
             return Err(AuthError::Refused);
         }
-        let decoded = STANDARD.decode(credentials.trim()).map_err(|_| AuthError::Malformed)?;
-        let colon = decoded.iter().position(|byte| *byte == b':').ok_or(AuthError::Malformed)?;
-        let (name, password) = decoded.split_at(colon);
-        let principal = self.find(name, password.get(1..).unwrap_or_default()).ok_or(AuthError::Refused)?;
-        Ok(Caller::new(principal, address, "basic"))
+        let mut caller = Caller::new(Principal::Named(subject.name.clone()), address, Proof::of_token(Some(subject.proof)));
+        caller.groups = subject.groups.clone();
+        Ok(Applicant { caller, subject: Some(subject), means: Means::RefreshToken })
+    }
+
+    /// What issues tokens; `None` where none is accepted.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 
     /// Compares with every password of every principal, whatever matches: a known name costs what an unknown one costs.
@@ -151,6 +227,21 @@ impl Identity {
     }
 }
 
+impl Applicant {
+    fn new(caller: Caller) -> Applicant {
+        let subject = match (&caller.principal, Proof::of_word(caller.proof)) {
+            (Principal::Named(name), Some(proof)) => Some(Subject { name: name.clone(), groups: caller.groups.clone(), proof }),
+            _ => None,
+        };
+        Applicant { caller, subject, means: Means::Credentials }
+    }
+
+    /// If it is somebody.
+    pub fn named(self) -> Option<Applicant> {
+        Some(self).filter(|applicant| applicant.subject.is_some())
+    }
+}
+
 impl fmt::Debug for Identity {
     /// The names only: a hash of a password is a secret too.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,6 +252,8 @@ impl fmt::Debug for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use futures_util::FutureExt;
 
     fn identity() -> Identity {
@@ -199,7 +292,8 @@ mod tests {
         {
             assert_eq!(authenticate(&identity(), [&basic(user, password)]), Err(AuthError::Refused), "{user}:{password}");
         }
-        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Bearer abc")]), Err(AuthError::Refused));
+        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Negotiate abc")]), Err(AuthError::Refused));
+        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Bearer abc")]), Err(AuthError::InvalidToken));
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Controls {
 }
 
 /// Replaces a file that only this user may read.
-fn write_privately(path: &Path, text: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_privately(path: &Path, text: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let new = path.with_extension("new");
