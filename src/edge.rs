@@ -141,8 +141,7 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing =
-            [controls.follow(region.clone()), issuers.tokens.follow(), govern(&controls, &config, (&http, &issuers))];
+        let governing = [controls.follow(region.clone()), issuers.tokens.follow(), govern(&controls, &config, (&http, &issuers))];
         Ok(Edge {
             config,
             controls,

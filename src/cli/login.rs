@@ -168,7 +168,8 @@ impl Provider {
         let text = |key: &str| provider[key].as_str().map(str::to_owned);
         let url = |key: &str| text(key).and_then(|text| text.parse::<Url>().ok()).filter(is_safe);
         let ends = url("device_authorization_endpoint").zip(url("token_endpoint"));
-        let ends = ends.ok_or_else(|| WebError::Failed(format!("{} has no device flow: give a token with --token-stdin", name(provider))))?;
+        let ends =
+            ends.ok_or_else(|| WebError::Failed(format!("{} has no device flow: give a token with --token-stdin", name(provider))))?;
         let told = text("client_id").zip(text("audience")).zip(text("scope"));
         let ((client_id, audience), scope) = told.ok_or_else(|| WebError::Failed("the registry's answer is not complete".to_owned()))?;
         let host = ends.0.host_str().unwrap_or_default().to_owned();
@@ -285,11 +286,7 @@ mod tests {
             (two.clone(), None, "choose a provider with --issuer: https://a.example, https://b.example"),
             (two, Some("https://c.example"), "the registry does not name this provider, but https://a.example, https://b.example"),
             (json!({}), None, "the registry names no provider to sign in at: give a token with --token-stdin"),
-            (
-                json!({ "providers": [without_flow] }),
-                None,
-                "https://a.example has no device flow: give a token with --token-stdin",
-            ),
+            (json!({ "providers": [without_flow] }), None, "https://a.example has no device flow: give a token with --token-stdin"),
             (
                 json!({ "providers": [provider("http://a.example")] }),
                 None,

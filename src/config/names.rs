@@ -93,7 +93,11 @@ mod tests {
             &["", ".", "a..b", "a/b", "-a", "a:x", "*.a", "[::1]", &long],
         );
         table(is_user, &["ci", "a@b.c", "x+y_z-1"], &["", "anonymous", "a:b", "a/b", "a b", "\u{e9}", &long]);
-        table(is_principal, &["ci", "a@b.c", "system:serviceaccount:a:b", "k8s/a:b"], &["", "anonymous", "region:eu", "group:a", "a b", &long]);
+        table(
+            is_principal,
+            &["ci", "a@b.c", "system:serviceaccount:a:b", "k8s/a:b"],
+            &["", "anonymous", "region:eu", "group:a", "a b", &long],
+        );
         table(is_variable, &["A", "_x1"], &["", "1A", "A-B", "A=B", "p4$$"]);
     }
 }

@@ -15,7 +15,6 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Serialize;
-use url::Url;
 
 use super::Subject;
 use crate::clock::Clock;
@@ -59,8 +58,8 @@ pub struct SignIn {
     pub audience: String,
     pub scope: String,
     /// RFC 8628, section 3.1; `None` if the provider has no device flow, or has not answered yet.
-    pub device_authorization_endpoint: Option<Url>,
-    pub token_endpoint: Option<Url>,
+    pub device_authorization_endpoint: Option<String>,
+    pub token_endpoint: Option<String>,
 }
 
 impl Oidc {

@@ -76,10 +76,11 @@ async fn a_token_says_who_somebody_is() {
         (json!({ "preferred_username": null, "groups": "only" }), "1", vec!["only"]),
         (json!({ "groups": ["a", 1, "", ["b"], "c"] }), "ann", vec!["a", "c"]),
         (json!({ "aud": ["other", AUDIENCE] }), "ann", vec!["builders", "all of us"]),
-        (json!({ "nbf": null, "preferred_username": null, "sub": "system:serviceaccount:team:app" }), "system:serviceaccount:team:app", vec![
-            "builders",
-            "all of us",
-        ]),
+        (
+            json!({ "nbf": null, "preferred_username": null, "sub": "system:serviceaccount:team:app" }),
+            "system:serviceaccount:team:app",
+            vec!["builders", "all of us"],
+        ),
     ] {
         assert_eq!(names(&bench.judge(&changes).await.unwrap()), (name, groups), "{changes}");
     }
@@ -95,12 +96,8 @@ async fn each_provider_has_its_own_keys_claims_and_prefix() {
     let clock = clock();
     let (one, other) = (Signer::ec("same id"), Signer::rsa("same id"));
     let (people, cluster) = (Played::start(&[&one]).await, Played::start(&[&other]).await);
-    let settings = config::Oidc {
-        prefix: "k8s:".to_owned(),
-        name_claim: "sub".to_owned(),
-        groups_claim: "teams".to_owned(),
-        ..cluster.settings()
-    };
+    let settings =
+        config::Oidc { prefix: "k8s:".to_owned(), name_claim: "sub".to_owned(), groups_claim: "teams".to_owned(), ..cluster.settings() };
     let oidc = start(&[people.settings(), settings], &clock);
     let ann = oidc.verify(&one.token(&people.claims(&clock))).await.unwrap();
     assert_eq!(ann.name.as_ref(), "ann");
@@ -276,5 +273,5 @@ async fn people_sign_in_where_the_configuration_says_as_what() {
     oidc.verify(&signer.token(&played.claims(&clock))).await.unwrap();
     let [sign_in] = oidc.sign_ins().try_into().unwrap();
     assert_eq!((sign_in.client_id.as_str(), sign_in.issuer), ("cli", played.issuer()));
-    assert_eq!(sign_in.device_authorization_endpoint.unwrap().as_str(), format!("{}/device", played.issuer()));
+    assert_eq!(sign_in.device_authorization_endpoint.unwrap(), format!("{}/device", played.issuer()));
 }

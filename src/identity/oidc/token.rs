@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::keys::{Key, algorithm};
 use super::OidcError;
+use super::keys::{Key, algorithm};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::identity::{Proof, Subject};
