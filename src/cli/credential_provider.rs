@@ -198,7 +198,7 @@ mod tests {
         });
         assert_eq!(provided(&arguments(&[]), &request(&image)).await.unwrap(), expected);
         assert_eq!(provided(&arguments(&["other", &host]), &request(&image)).await.unwrap(), expected);
-        let [asked, _] = origin.seen().try_into().unwrap();
+        let asked = &origin.seen()[0];
         assert_eq!((asked.method.as_str(), asked.target.as_str()), ("POST", "/oauth2/exchange"));
         assert!(asked.body.contains("grant_type=access_token&") && asked.body.ends_with("&access_token=cluster-token"), "{}", asked.body);
         // A token file counts where the kubelet sends nothing.

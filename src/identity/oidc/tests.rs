@@ -271,7 +271,7 @@ async fn people_sign_in_where_the_configuration_says_as_what() {
     assert_eq!(start(&[played.settings()], &clock).sign_ins(), []);
     let oidc = start(&[config::Oidc { client_id: Some("cli".to_owned()), ..played.settings() }], &clock);
     oidc.verify(&signer.token(&played.claims(&clock))).await.unwrap();
-    let [sign_in] = oidc.sign_ins().try_into().unwrap();
+    let sign_in = oidc.sign_ins().remove(0);
     assert_eq!((sign_in.client_id.as_str(), sign_in.issuer), ("cli", played.issuer()));
     assert_eq!(sign_in.device_authorization_endpoint.unwrap(), format!("{}/device", played.issuer()));
 }
