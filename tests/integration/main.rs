@@ -9,6 +9,7 @@ mod harness;
 mod home;
 mod house;
 mod identity;
+mod join;
 mod lists;
 mod lives;
 mod lying_origin;
