@@ -5,9 +5,12 @@ mod check;
 mod columns;
 mod conflicts;
 mod content;
+mod credential_provider;
+mod credentials;
 pub mod demo;
 mod forwards;
 mod logging;
+mod login;
 mod mirror_config;
 mod prefetch;
 mod refresh;
@@ -16,6 +19,7 @@ mod serve;
 mod status;
 mod verify;
 mod wait;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -96,6 +100,17 @@ enum Command {
     /// Unlock it: all that a lock keeps from being done, if nothing else is named
     #[command(after_help = "Example:\n  outport unlock team/app:v1")]
     Unlock(content::Lock),
+    /// Sign in to a registry and leave a credential for docker, podman, skopeo and Helm
+    #[command(
+        after_help = "Examples:\n  outport login registry.example.com\n  az account get-access-token --query accessToken --output tsv | outport login registry.example.com --token-stdin\n\nThe credential goes to docker's config.json (in $DOCKER_CONFIG, else ~/.docker) or to the helper that it names.\n\nExit codes: 0 signed in, 1 refused, 64 usage, 69 a server cannot be asked, 75 it could not tell"
+    )]
+    Login(login::Arguments),
+    /// Remove what login has left
+    #[command(after_help = "Example:\n  outport logout registry.example.com")]
+    Logout(login::LogoutArguments),
+    /// Give the kubelet credentials for a pod's images: its credential provider plugin
+    #[command(after_help = credential_provider::HELP)]
+    CredentialProvider(credential_provider::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -126,6 +141,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Tag(command) => content::tag(config, &command),
         Command::Lock(arguments) => content::lock(config, &arguments),
         Command::Unlock(arguments) => content::unlock(config, &arguments),
+        Command::Login(arguments) => login::run(&arguments),
+        Command::Logout(arguments) => login::run_logout(&arguments),
+        Command::CredentialProvider(arguments) => credential_provider::run(&arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

@@ -60,7 +60,7 @@ fn read_certificates(section: &mut Section<'_, '_, '_>, taken: &mut Owners, asks
 fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners, certificates: Vec<CertificateName>) -> Option<Principal> {
     let name: Option<String> = section.required("name");
     if let Some(name) = &name {
-        if !names::is_principal(name) {
+        if !names::is_user(name) {
             section.fault(
                 "name",
                 format!("{name:?} is not a principal's name: 1 to 128 letters, digits and . _ @ + -, and not \"anonymous\""),

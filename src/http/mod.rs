@@ -8,6 +8,7 @@ mod command;
 mod conditional;
 mod connection;
 mod error;
+mod exchange;
 mod forwarded;
 mod locations;
 mod log;

@@ -6,6 +6,7 @@ mod control;
 mod credentials;
 mod keyring;
 mod keys;
+mod oidc;
 mod standing;
 mod tokens;
 mod watch;
@@ -26,6 +27,7 @@ pub use certificate::{Authorities, ClientCertificate};
 pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
 pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
 pub use keys::{KeyError, SigningKey};
+pub use oidc::{Oidc, OidcError, SignIn};
 pub use tokens::{AccessToken, REFRESH_TTL, Sources, Tokens};
 
 pub use watch::Controls;
@@ -43,6 +45,8 @@ pub struct Identity {
     /// `None`: no token is accepted.
     tokens: Option<Tokens>,
     certified: Certified,
+    /// `None`: nobody signs in at a provider.
+    oidc: Option<Oidc>,
 }
 
 /// Who asks for a token.
@@ -98,7 +102,7 @@ impl Identity {
             })
             .collect();
         let standings = Standings::new(principals, &Control::default());
-        Identity { entries, standings, tokens: None, certified: Certified::new(principals) }
+        Identity { entries, standings, tokens: None, certified: Certified::new(principals), oidc: None }
     }
 
     /// And by tokens, of those who have not been taken away since.
@@ -110,6 +114,29 @@ impl Identity {
     /// nobody's here.
     pub fn by_certificate(&self, certificate: &ClientCertificate, address: IpAddr) -> Option<Caller> {
         Some(Caller::new(self.certified.find(certificate)?, address, "certificate"))
+    }
+
+    /// And by tokens of identity providers, which are exchanged for our own.
+    pub fn with_providers(self, oidc: Oidc) -> Identity {
+        Identity { oidc: Some(oidc), ..self }
+    }
+
+    /// Establishes whom a provider's token is about.
+    ///
+    /// # Errors
+    /// See [`OidcError`].
+    pub async fn exchange(&self, token: &str) -> Result<Subject, OidcError> {
+        let (Some(oidc), Some(tokens)) = (&self.oidc, &self.tokens) else { return Err(OidcError::Refused("no provider is configured")) };
+        let subject = oidc.verify(token).await?;
+        if !self.standings.admit(&subject, tokens.clock().now()) {
+            return Err(OidcError::Refused("its name is that of a principal of this registry"));
+        }
+        Ok(subject)
+    }
+
+    /// Where people sign in to get such a token.
+    pub fn sign_ins(&self) -> Vec<SignIn> {
+        self.oidc.as_ref().map(Oidc::sign_ins).unwrap_or_default()
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.

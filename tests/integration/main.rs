@@ -12,6 +12,7 @@ mod freshness;
 mod harness;
 mod home;
 mod house;
+mod identity;
 mod join;
 mod lists;
 mod lives;
