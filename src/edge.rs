@@ -16,7 +16,8 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{Control, Controls, Identity};
+use crate::identity::governance::Fixed;
+use crate::identity::{Control, Controls, Governance, Identity, Passwords};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -40,6 +41,8 @@ pub struct Edge {
     /// The configuration in force.
     config: Arc<Mutex<Config>>,
     controls: Controls,
+    passwords: Passwords,
+    governance: Governance,
     /// Follow the control plane, and put in force what it says.
     governing: [AbortHandle; 2],
     outside: Outside,
@@ -108,8 +111,11 @@ impl Edge {
         };
         let locations = Locations::new(&config.region, owner);
         let controls = Controls::open(config.data_dir.join("control.json"));
-        let judged_by = site(&config, &controls.now());
-        let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
+        let passwords = Passwords::new(controls.clone(), clock.clone(), metrics.clone());
+        let governance = Governance::new(region.clone(), controls.clone(), passwords.clone(), Fixed::of(&config), clock.clone());
+        let judged_by = site(&config, &controls.now(), &passwords);
+        let use_cases = (registry.clone(), governance.clone());
+        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -135,10 +141,12 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http)];
+        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http, &passwords)];
         Ok(Edge {
             config,
             controls,
+            passwords,
+            governance,
             governing,
             outside,
             metrics,
@@ -220,7 +228,8 @@ impl Edge {
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config, &self.controls.now()));
+        self.governance.set_fixed(Fixed::of(&config));
+        self.http.reload(site(&config, &self.controls.now(), &self.passwords));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -376,21 +385,21 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
-    let (mut changes, config, http) = (controls.changes(), config.clone(), http.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http, passwords: &Passwords) -> AbortHandle {
+    let (mut changes, config, http, passwords) = (controls.changes(), config.clone(), http.clone(), passwords.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control));
+            http.reload(site(&config, &control, &passwords));
         }
     })
     .abort_handle()
 }
 
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control) -> Site {
+fn site(config: &Config, control: &Control, passwords: &Passwords) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -402,7 +411,7 @@ fn site(config: &Config, control: &Control) -> Site {
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
-        identity: Identity::new(&config.principals),
+        identity: Identity::new(&config.principals).with_passwords(passwords.clone()),
         policy,
         tokens: Tokens::new(&config.peers),
         deadline: config.limits.deadline,

@@ -31,6 +31,7 @@ pub struct Families {
     /// request_timeout, flood, malformed.
     connections_refused: IntCounterVec,
     authentications: IntCounterVec,
+    password_checks: IntCounterVec,
     /// Upstream transfers of blobs under way.
     pub fills_in_flight: IntGauge,
     /// Clients that stream from a transfer under way.
@@ -176,6 +177,11 @@ impl Metrics {
             authentications: build.counters(
                 "outport_authentications_total",
                 "Requests by how their caller was authenticated.",
+                &["outcome"],
+            ),
+            password_checks: build.counters(
+                "outport_password_checks_total",
+                "Passwords of principals made at run time, and attempts that were not looked at, by what was done.",
                 &["outcome"],
             ),
             fills_in_flight: build.gauge("outport_fills_in_flight", "Blob transfers from upstreams under way."),
@@ -351,6 +357,11 @@ impl Families {
     /// `outcome` is `anonymous`, `accepted` or `refused`.
     pub fn authentication(&self, outcome: &'static str) {
         self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    /// `outcome` is `hashed`, `remembered` or `throttled`.
+    pub fn password_check(&self, outcome: &'static str) {
+        self.password_checks.with_label_values(&[outcome]).inc();
     }
 
     /// `outcome` is `complete`, `mismatch`, `broken` or `refused`.

@@ -1,16 +1,21 @@
 //! The command line: one file or folder for each command.
 
+mod admin;
 mod ask;
 mod check;
 mod columns;
 mod conflicts;
 pub mod demo;
 mod forwards;
+mod governing;
 mod logging;
 mod mirror_config;
 mod prefetch;
+mod principal;
 mod refresh;
 mod region;
+mod role;
+mod rule;
 mod serve;
 mod status;
 mod verify;
@@ -78,6 +83,24 @@ enum Command {
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
+    /// Principals for pipelines: create, list, disable, replace a secret
+    ///
+    /// Changing them takes the role Owner. The first owner comes from the configuration: a [[principal]], and a [[role]] with
+    /// role = "Owner" and its name in principals.
+    #[command(after_help = principal::EXAMPLES)]
+    Principal(principal::Arguments),
+    /// Who has which role: list, assign, revoke
+    ///
+    /// Assigning takes the role Owner. The first owner comes from the configuration: a [[principal]], and a [[role]] with
+    /// role = "Owner" and its name in principals.
+    #[command(after_help = role::EXAMPLES)]
+    Role(role::Arguments),
+    /// From where callers may come: list, add, remove network rules
+    #[command(after_help = rule::EXAMPLES)]
+    Rule(rule::Arguments),
+    /// The admin user, off until it is enabled: it may do everything to every repository, and nothing else
+    #[command(after_help = admin::EXAMPLES)]
+    Admin(admin::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -104,6 +127,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
+        Command::Principal(arguments) => principal::run(config, &arguments),
+        Command::Role(arguments) => role::run(config, &arguments),
+        Command::Rule(arguments) => rule::run(config, &arguments),
+        Command::Admin(arguments) => admin::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

@@ -27,7 +27,7 @@ use crate::access::{Assignment, NetworkRule, Pattern};
 pub use access::{Access, Principal};
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
-pub use names::path_prefix;
+pub use names::{is_principal, path_prefix};
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;

@@ -36,7 +36,7 @@ pub(super) fn is_host(text: &str) -> bool {
 }
 
 /// What can stand before the colon of Basic credentials (RFC 7617), and in a log line without quoting.
-pub(super) fn is_principal(text: &str) -> bool {
+pub fn is_principal(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
     (1..=MAX_PRINCIPAL_CHARS).contains(&text.len()) && text.bytes().all(fits) && text != "anonymous"
 }

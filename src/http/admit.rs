@@ -8,6 +8,7 @@ use http::{Version, header};
 
 use super::connection::Connection;
 use super::error::{Failure, Subject};
+use super::governance::Governing;
 use super::log::Record;
 use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
@@ -44,6 +45,7 @@ pub enum Call {
     Write(Write),
     /// Authorized when its body has told the repository.
     Command(Command),
+    Govern(Permit, Governing),
     Peer(peers::Caller, Question),
 }
 
@@ -124,6 +126,7 @@ impl Site {
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
+            Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Read { name, ns, wanted } => {
@@ -177,7 +180,6 @@ impl Site {
     }
 
     /// What belongs to no repository and needs a role on the registry.
-    #[expect(dead_code, reason = "the control plane's routes come next")]
     pub(super) fn permit(&self, caller: &Caller, operation: Operation) -> Result<Permit, Failure> {
         self.policy.permit(caller, operation).map_err(
             |denied: Denied| {

@@ -12,6 +12,7 @@ use super::body::Payload;
 use super::route::RouteError;
 use crate::access::Denied;
 use crate::cache::CacheError;
+use crate::identity::governance::GovernanceError;
 use crate::identity::{AuthError, CHALLENGE};
 use crate::inflow::InflowError;
 use crate::oci::{ChunkError, Digest, InvalidManifest, ReceivedRange};
@@ -356,7 +357,29 @@ impl From<AuthError> for Failure {
         match error {
             AuthError::Malformed => Failure::new(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "the credentials cannot be read"),
             AuthError::Refused => Failure::unauthorized(),
+            AuthError::Throttled { retry_after } => {
+                Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many attempts to sign in")
+                    .with(Extra::later(Some(retry_after)))
+            }
         }
+    }
+}
+
+impl From<GovernanceError> for Failure {
+    fn from(error: GovernanceError) -> Failure {
+        let detail = Some(error.to_string().into());
+        let failure = match error {
+            GovernanceError::Denied => return Failure::forbidden(),
+            GovernanceError::Invalid(_) => Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read"),
+            GovernanceError::Unknown(_) => Failure::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "there is no such thing"),
+            GovernanceError::Conflict(_) => Failure::new(StatusCode::CONFLICT, "UNSUPPORTED", "this cannot be as things are"),
+            GovernanceError::Unavailable { why, retry_after } => {
+                return Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "this cannot be changed now: try again later")
+                    .with(Extra::later(retry_after))
+                    .because(why);
+            }
+        };
+        Failure { detail, ..failure }
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Class {
     Wait,
     Refresh,
     Prefetch,
+    /// Principals, roles, network rules.
+    Govern,
     /// Questions of other regions.
     Peer,
     /// It went nowhere.
@@ -105,6 +107,7 @@ impl Class {
             Action::Wait(_) => Class::Wait,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
+            Action::Govern(_) => Class::Govern,
             Action::Peer(_) => Class::Peer,
         }
     }
@@ -128,6 +131,7 @@ impl Class {
             Class::Wait => "wait",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
+            Class::Govern => "govern",
             Class::Peer => "peer",
             Class::Other => "other",
         }
@@ -182,6 +186,7 @@ impl Record {
             Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
             Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
             Action::Peer(Question::Segments { origin, .. }) => Some(origin.to_string()),
+            Action::Govern(governing) => governing.about(),
             _ => None,
         };
         if let Action::Peer(Question::Resolve { repository, .. }) = action {

@@ -6,6 +6,7 @@ mod command;
 mod conditional;
 mod connection;
 mod error;
+mod governance;
 mod locations;
 mod log;
 mod ops;

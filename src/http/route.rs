@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Method;
 use percent_encoding::percent_decode;
 
+use super::governance::{self, Governing};
 use super::receipts::{self, Wait};
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
@@ -59,6 +60,8 @@ pub enum Action {
     Wait(Wait),
     /// An operator's command, whose image stands in the body.
     Command(Command),
+    /// Who there is, and who may do what.
+    Govern(Governing),
     /// An edge of another region wants to know.
     Peer(Question),
 }
@@ -201,6 +204,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             }
             if let Some(image) = path.strip_prefix(b"/outport/v1/replication/") {
                 return reading(method).and_then(|()| receipt(image, query));
+            }
+            if let Some(governing) = governance::route(method, path, query) {
+                return governing.map(Action::Govern);
             }
             Endpoint::find(path)?
         }
@@ -430,7 +436,7 @@ fn what_is_wrong(segments: &[Cow<'_, str>]) -> RouteError {
     }
 }
 
-fn decoded(segment: &[u8]) -> Result<Cow<'_, str>, RouteError> {
+pub(super) fn decoded(segment: &[u8]) -> Result<Cow<'_, str>, RouteError> {
     percent_decode(segment).decode_utf8().map_err(|_| RouteError::Path)
 }
 
@@ -455,7 +461,7 @@ fn new_reference(text: &str) -> Result<Reference, RouteError> {
     if text.contains(':') { Ok(Reference::Digest(text.parse()?)) } else { Ok(Reference::Tag(text.parse()?)) }
 }
 
-fn page(query: &str) -> Result<Page, RouteError> {
+pub(super) fn page(query: &str) -> Result<Page, RouteError> {
     let limit = match parameter(query, "n") {
         None => MAX_PAGE,
         Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {

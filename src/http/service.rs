@@ -25,6 +25,7 @@ use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
 use crate::clock::Clock;
+use crate::identity::Governance;
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
@@ -49,6 +50,7 @@ pub struct Http(Arc<Inner>);
 struct Inner {
     registry: Registry,
     locations: Locations,
+    governance: Governance,
     site: RwLock<Arc<Site>>,
     request_timeout: Duration,
     metrics: Metrics,
@@ -63,16 +65,17 @@ struct Inner {
 
 /// Whether a connection can carry another request after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reuse {
+pub(super) enum Reuse {
     Keep,
     /// Bytes of this request's body are still to come: nothing behind them may be read as a request.
     Close,
 }
 
 impl Http {
-    pub fn new(registry: Registry, locations: Locations, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new((registry, governance): (Registry, Governance), locations: Locations, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
         Http(Arc::new(Inner {
             registry,
+            governance,
             locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
@@ -87,6 +90,19 @@ impl Http {
 
     pub(super) fn registry_ref(&self) -> &Registry {
         &self.0.registry
+    }
+
+    pub(super) fn governance(&self) -> &Governance {
+        &self.0.governance
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// As long as any one request may take.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
     }
 
     pub(super) fn locations(&self) -> &Locations {
@@ -135,6 +151,7 @@ impl Http {
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
                 (reply, drain_rest(&head, inflow).await)
             }
+            Ok(Call::Govern(permit, wanted)) => self.govern((permit, &wanted), (&site, record.caller()), &head, body).await,
             Ok(call) => {
                 let reuse = drain(&head, body).await;
                 (self.call(call, &site, &head, &mut record).await, reuse)
@@ -211,7 +228,7 @@ impl Http {
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
-            Call::Write(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
+            Call::Write(_) | Call::Command(_) | Call::Govern(..) => Err(Failure::bad_command("a command is a POST")),
         }
     }
 
@@ -293,15 +310,9 @@ impl Http {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
-        if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
-            // No page of another origin can send this type without asking first.
-            return (Err(Failure::not_json()), drain(head, body).await);
-        }
-        match tokio::time::timeout(site.deadline, command_body(body)).await {
-            Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
-            Ok(Err(failure)) => (Err(failure), Reuse::Close),
-            Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
+        match json_body(site, head, body).await {
+            (Ok(bytes), reuse) => (self.obey(command, site, &bytes, record).await, reuse),
+            (Err(failure), reuse) => (Err(failure), reuse),
         }
     }
 
@@ -344,6 +355,24 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     }
 }
 
+/// The body of a command, which says that it is JSON, and whether the connection goes on after it.
+pub(super) async fn json_body<B>(site: &Site, head: &Parts, body: B) -> (Result<Bytes, Failure>, Reuse)
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
+    if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        // No page of another origin can send this type without asking first.
+        return (Err(Failure::not_json()), drain(head, body).await);
+    }
+    match tokio::time::timeout(site.deadline, command_body(body)).await {
+        Ok(Ok(bytes)) => (Ok(bytes), Reuse::Keep),
+        Ok(Err(failure)) => (Err(failure), Reuse::Close),
+        Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
+    }
+}
+
 async fn command_body<B>(body: B) -> Result<Bytes, Failure>
 where
     B: http_body::Body<Data = Bytes>,
@@ -357,7 +386,7 @@ where
 }
 
 /// Takes in a small body that nobody reads. One that is larger, slow, or only offered (`Expect: 100-continue`) is left alone.
-async fn drain<B>(head: &Parts, body: B) -> Reuse
+pub(super) async fn drain<B>(head: &Parts, body: B) -> Reuse
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -1,11 +1,16 @@
-//! Who is asking. In this form: passwords of configured principals, by Basic authentication (RFC 7617).
+//! Who is asking: passwords of principals that are configured or were made at run time, by Basic authentication (RFC 7617). And what
+//! owners change at run time.
 
 mod control;
+pub mod governance;
+mod passwords;
+mod throttle;
 mod watch;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,9 +21,15 @@ use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
 
-pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
-
+pub use control::{
+    ADMIN, Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, NUMBERS, Number, RoleRecord, RuleRecord, SecretRecord, assignee,
+    secret_name,
+};
+pub use governance::Governance;
+pub use passwords::Passwords;
 pub use watch::Controls;
+
+use passwords::Attempt;
 
 /// The challenge of every 401. It is ours and never changes: containerd keeps one for each host.
 pub const CHALLENGE: &str = r#"Basic realm="outport""#;
@@ -29,6 +40,8 @@ const MAX_CREDENTIALS_BYTES: usize = 8 * 1024;
 /// The principals that can prove who they are.
 pub struct Identity {
     entries: Vec<Entry>,
+    /// Of principals that were made at run time.
+    passwords: Option<Passwords>,
 }
 
 /// Hashes, so that comparing takes the same time whatever the lengths are. Passwords of services are long and random: a slow
@@ -48,6 +61,9 @@ pub enum AuthError {
     /// Read and not accepted: 401.
     #[error("the credentials are not accepted")]
     Refused,
+    /// Not looked at, because there was too much guessing, or too many come at a time: 429.
+    #[error("too many attempts to sign in")]
+    Throttled { retry_after: Duration },
 }
 
 impl Identity {
@@ -61,7 +77,12 @@ impl Identity {
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries }
+        Identity { entries, passwords: None }
+    }
+
+    /// Beside those of the configuration, principals that were made at run time; and a limit to guessing.
+    pub fn with_passwords(self, passwords: Passwords) -> Identity {
+        Identity { passwords: Some(passwords), ..self }
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
@@ -85,8 +106,22 @@ impl Identity {
         let decoded = STANDARD.decode(credentials.trim()).map_err(|_| AuthError::Malformed)?;
         let colon = decoded.iter().position(|byte| *byte == b':').ok_or(AuthError::Malformed)?;
         let (name, password) = decoded.split_at(colon);
-        let principal = self.find(name, password.get(1..).unwrap_or_default()).ok_or(AuthError::Refused)?;
+        let principal = self.prove(name, password.get(1..).unwrap_or_default(), address).await?;
         Ok(Caller::new(principal, address, "basic"))
+    }
+
+    async fn prove(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Principal, AuthError> {
+        let configured = self.find(name, password);
+        let Some(passwords) = &self.passwords else { return configured.ok_or(AuthError::Refused) };
+        let attempt = Attempt { name, password, address, is_configured: self.is_configured(name) };
+        match configured {
+            Some(principal) => passwords.admit(attempt).await.map(|()| principal),
+            None => passwords.verify(attempt).await.map(Principal::Named),
+        }
+    }
+
+    fn is_configured(&self, name: &[u8]) -> bool {
+        self.entries.iter().any(|entry| entry.principal.as_bytes() == name)
     }
 
     /// Compares with every password of every principal, whatever matches: a known name costs what an unknown one costs.

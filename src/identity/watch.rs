@@ -45,6 +45,12 @@ impl Controls {
         Controls { state: watch::Sender::new(Arc::new(control)), kept: None }
     }
 
+    /// Takes over what is given, as if a ledger said it.
+    #[cfg(test)]
+    pub(super) fn set(&self, control: Control) {
+        self.state.send_replace(Arc::new(control));
+    }
+
     pub fn now(&self) -> Arc<Control> {
         self.state.borrow().clone()
     }

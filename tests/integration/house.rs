@@ -18,7 +18,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store", "ledger"]),
-    ("aws_lc_rs::hmac", &["peers"]),
+    ("aws_lc_rs::hmac", &["peers", "identity"]),
+    ("argon2", &["identity"]),
     ("object_store", &["bucket"]),
 ];
 
