@@ -410,7 +410,8 @@ mod tests {
         let ci = Grants { pull: parse(&["private/*"]), push: parse(&["team/**"]) };
         let anonymous = Grants { pull: parse(&["team/open"]), push: Vec::new() };
         let stranger = Grants { pull: parse(&["team/*"]), push: Vec::new() };
-        Site { policy: Policy { anonymous, principals: [("ci".into(), ci), ("stranger".into(), stranger)].into() }, ..site(&[]) }
+        let principals = [("ci".into(), ci), ("stranger".into(), stranger)].into();
+        Site { policy: Policy { anonymous, principals, ..Policy::default() }, ..site(&[]) }
     }
 
     fn send(method: &str, target: &str, user: Option<&str>, headers: &[(&str, &str)]) -> Result<Call, Failure> {
@@ -558,7 +559,8 @@ mod tests {
                 .header("user-agent", format!("agent/{number}"));
             let head = request.body(()).unwrap().into_parts().0;
             let mut record = Record::start(&metrics, &head, &connection, String::new());
-            let status = site.admit(&head, &connection, &mut record).map_or_else(|failure| failure.status, |_| http::StatusCode::OK);
+            let admitted = site.admit(&head, &connection, &mut record).now_or_never().expect("nothing here waits");
+            let status = admitted.map_or_else(|failure| failure.status, |_| http::StatusCode::OK);
             record.answered(status);
             record.finish(0, super::super::log::Ending::Complete);
         };

@@ -107,7 +107,7 @@ mod tests {
     use crate::registry::Names;
 
     fn authorized(anonymous: Grants, body: &str) -> Result<Order, u16> {
-        let policy = Policy { anonymous, principals: Default::default() };
+        let policy = Policy { anonymous, ..Policy::default() };
         let (names, identity, tokens) = (Names::default(), Identity::new(&[]), crate::peers::Tokens::default());
         let site = Site { names, identity, policy, tokens, deadline: std::time::Duration::from_secs(10) };
         let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;

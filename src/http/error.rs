@@ -442,7 +442,7 @@ mod tests {
             (Failure::from_cache(CacheError::Absent, Subject::Repository), 404, "NAME_UNKNOWN"),
             (Failure::from_cache(CacheError::WrongAnswer("html".into()), Subject::Blob), 502, "UNKNOWN"),
             (unavailable(None), 503, "UNAVAILABLE"),
-            (Failure::denied(Denied { authenticate: true }, Subject::Blob), 401, "UNAUTHORIZED"),
+            (Failure::denied(Denied { authenticate: true, insufficient_scope: false }, Subject::Blob), 401, "UNAUTHORIZED"),
             (Failure::misdirected(), 421, "UNSUPPORTED"),
             (Failure::unsatisfiable(10), 416, "RANGE_INVALID"),
         ] {
@@ -570,7 +570,7 @@ mod tests {
     #[test]
     fn row_82_denied_and_absent_are_the_same_bytes() {
         for subject in [Subject::Manifest, Subject::Blob, Subject::Repository] {
-            let denied = sent(Failure::denied(Denied { authenticate: false }, subject));
+            let denied = sent(Failure::denied(Denied { authenticate: false, insufficient_scope: false }, subject));
             assert_eq!(denied, sent(Failure::from_cache(CacheError::Absent, subject)));
         }
     }
