@@ -96,9 +96,8 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
 fn execute(config: Option<&Path>, command: &Command, shown: &Shown) -> Result<Answer, AskError> {
     let edge = &shown.edge;
     let own = |named: &Named| path("principals", &named.name);
-    let switch = |named: &Named, enabled: bool| {
-        edge.order(config, Method::PATCH, &own(named), Some(&json!({ "enabled": enabled }))).map(secrets)
-    };
+    let switch =
+        |named: &Named, enabled: bool| edge.order(config, Method::PATCH, &own(named), Some(&json!({ "enabled": enabled }))).map(secrets);
     let remove = |path: &str| {
         let answer = edge.order(config, Method::DELETE, path, None)?;
         let remark = format!("done, at {}", word(&answer["position"]));

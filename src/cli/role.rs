@@ -28,7 +28,9 @@ enum Command {
         shown: Shown,
     },
     /// Assign a role, and print the assignment's id
-    #[command(after_help = "Examples:\n  outport role assign AcrPush ci --repository 'team/**' --username root --password-file root.password\n  outport role assign Reader group:auditors --username root --password-file root.password")]
+    #[command(
+        after_help = "Examples:\n  outport role assign AcrPush ci --repository 'team/**' --username root --password-file root.password\n  outport role assign Reader group:auditors --username root --password-file root.password"
+    )]
     Assign {
         /// AcrPull (pull), AcrPush (pull and push), AcrDelete (delete), Reader (pull, list, read settings), Contributor (all but assigning
         /// roles) or Owner (all)

@@ -29,7 +29,9 @@ enum Command {
         shown: Shown,
     },
     /// Add a rule, and print its id; all rules must let a caller in, and of the ranges of a rule that hold its address the longest decides
-    #[command(after_help = "Examples:\n  outport rule add --allow 10.0.0.0/8 --username root --password-file root.password\n  outport rule add --deny 192.0.2.0/24 --default allow --username root --password-file root.password\n  outport rule add --allow 10.1.0.0/16 --role AcrPush --username root --password-file root.password")]
+    #[command(
+        after_help = "Examples:\n  outport rule add --allow 10.0.0.0/8 --username root --password-file root.password\n  outport rule add --deny 192.0.2.0/24 --default allow --username root --password-file root.password\n  outport rule add --allow 10.1.0.0/16 --role AcrPush --username root --password-file root.password"
+    )]
     Add {
         /// A range that is let in; may be given more than once
         #[arg(long, value_name = "RANGE")]

@@ -433,6 +433,12 @@ mod tests {
             (Failure::not_yet("us does not know it yet"), 503, "UNAVAILABLE"),
             (AuthError::Malformed.into(), 400, "UNAUTHORIZED"),
             (AuthError::Refused.into(), 401, "UNAUTHORIZED"),
+            (AuthError::Throttled { retry_after: Duration::ZERO }.into(), 429, "TOOMANYREQUESTS"),
+            (GovernanceError::Denied.into(), 403, "DENIED"),
+            (GovernanceError::Invalid("no name".into()).into(), 400, "UNSUPPORTED"),
+            (GovernanceError::Unknown("principal x".into()).into(), 404, "NAME_UNKNOWN"),
+            (GovernanceError::Conflict("it is fixed".into()).into(), 409, "UNSUPPORTED"),
+            (GovernanceError::Unavailable { why: "away".into(), retry_after: None }.into(), 503, "UNAVAILABLE"),
             (UnknownNamespace.into(), 404, "NAME_UNKNOWN"),
             (ContentError::Mismatch.into(), 502, "UNKNOWN"),
             (ContentError::Broken("reset".into()).into(), 503, "UNAVAILABLE"),
@@ -554,6 +560,12 @@ mod tests {
     #[test]
     fn rows_40_to_42_every_unknown_session_is_the_same_bytes() {
         assert_eq!(sent(PushError::SessionUnknown.into()), sent(RouteError::Session(SessionError).into()));
+    }
+
+    #[test]
+    fn who_guesses_is_told_when_to_come_again() {
+        let failure = AuthError::Throttled { retry_after: Duration::from_millis(1_500) };
+        assert_eq!(sent(failure.into()).2[header::RETRY_AFTER], "2");
     }
 
     #[test]

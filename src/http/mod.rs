@@ -23,5 +23,6 @@ mod upload;
 pub use admit::Site;
 pub use body::{Body, BodyError};
 pub use connection::Connection;
+pub use governance::{Collection, Governing, Item};
 pub use locations::{Locations, Owner};
 pub use service::Http;

@@ -72,7 +72,14 @@ pub(super) enum Reuse {
 }
 
 impl Http {
-    pub fn new((registry, governance): (Registry, Governance), locations: Locations, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new(
+        (registry, governance): (Registry, Governance),
+        locations: Locations,
+        site: Site,
+        request_timeout: Duration,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Http {
         Http(Arc::new(Inner {
             registry,
             governance,

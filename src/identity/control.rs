@@ -2,6 +2,7 @@
 //! and stands beside it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -48,13 +49,20 @@ pub enum IdentityKind {
     Admin,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct SecretRecord {
     /// Argon2id, as a PHC string.
     pub hash: String,
     pub created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+}
+
+impl fmt::Debug for SecretRecord {
+    /// Without the hash, which is a secret too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretRecord").field("created", &self.created).field("expires", &self.expires).finish_non_exhaustive()
+    }
 }
 
 /// Which of the two secrets.
@@ -228,7 +236,8 @@ fn assignment_of_admin() -> Option<Assignment> {
 
 /// Principals, with those of their secrets that there are.
 fn identities(ledger: &Ledger) -> Result<HashMap<Arc<str>, IdentityRecord>, LedgerError> {
-    let (secrets, principals): (Vec<_>, Vec<_>) = ledger.control(ControlKind::Identity)?.into_iter().partition(|entry| entry.name.contains('/'));
+    let (secrets, principals): (Vec<_>, Vec<_>) =
+        ledger.control(ControlKind::Identity)?.into_iter().partition(|entry| entry.name.contains('/'));
     let principals = readable(ControlKind::Identity, principals).map(|(name, record)| (name.into(), record));
     let mut identities: HashMap<Arc<str>, IdentityRecord> = principals.collect();
     for (name, secret) in readable::<SecretRecord>(ControlKind::Identity, secrets) {
@@ -350,6 +359,7 @@ mod tests {
                 Some(SecretRecord { hash: "$argon2id$".into(), created: Timestamp::from_ms(6), expires: Some(Timestamp::from_ms(7)) }),
             ],
         };
+        assert!(!format!("{record:?}").contains("argon2"), "row 88: nothing secret prints");
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<IdentityRecord>(&text).unwrap(), record);
     }

@@ -23,8 +23,8 @@ use crate::access::canonical;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
 use crate::metrics::Metrics;
-use hashing::Hashing;
 pub use hashing::Busy;
+use hashing::Hashing;
 
 /// How long a success is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);

@@ -174,7 +174,11 @@ fn in_configuration(name: &str) -> GovernanceError {
 
 /// No more than so many: each is looked at with each request.
 fn refuse_beyond(count: usize, most: usize, what: &str) -> Result<(), GovernanceError> {
-    if count < most { Ok(()) } else { Err(GovernanceError::Conflict(format!("there are {most} {what} already, the most that there may be"))) }
+    if count < most {
+        Ok(())
+    } else {
+        Err(GovernanceError::Conflict(format!("there are {most} {what} already, the most that there may be")))
+    }
 }
 
 impl From<NotOpen> for GovernanceError {

@@ -111,8 +111,7 @@ impl Governance {
         }
         refuse_beyond(change.control.identities.len(), MAX_PRINCIPALS, "principals")?;
         let created = self.0.clock.now();
-        let record =
-            IdentityRecord { kind: IdentityKind::Service, enabled: true, created, expires: new.expires, secrets: [None, None] };
+        let record = IdentityRecord { kind: IdentityKind::Service, enabled: true, created, expires: new.expires, secrets: [None, None] };
         let (made, event) = self.make(name, Number::First, new.secret_expires).await?;
         change.append(vec![Event::Identity(written(name, &record)), event], vec![made]).await
     }

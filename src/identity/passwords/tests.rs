@@ -39,8 +39,7 @@ impl World {
     }
 
     fn with(ci: IdentityRecord) -> World {
-        let (controls, clock, metrics) =
-            (Controls::fixed(control(ci)), Clock::manual(Timestamp::from_ms(1_000_000)), Metrics::new());
+        let (controls, clock, metrics) = (Controls::fixed(control(ci)), Clock::manual(Timestamp::from_ms(1_000_000)), Metrics::new());
         let passwords = Passwords::new(controls.clone(), clock.clone(), metrics.clone());
         World { passwords, controls, clock, metrics }
     }
