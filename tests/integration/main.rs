@@ -9,6 +9,7 @@ mod governance;
 mod harness;
 mod home;
 mod house;
+mod join;
 mod lists;
 mod lives;
 mod lying_origin;
