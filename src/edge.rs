@@ -16,7 +16,8 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{self, Control, Controls, Identity, KeyError, Oidc, SigningKey, Sources};
+use crate::identity::governance::Fixed;
+use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -40,9 +41,10 @@ pub struct Edge {
     /// The configuration in force.
     config: Arc<Mutex<Config>>,
     controls: Controls,
+    governance: Governance,
     /// Follow the control plane, and put in force what it says.
     governing: [AbortHandle; 3],
-    issuers: Issuers,
+    judges: Judges,
     outside: Outside,
     metrics: Metrics,
     store: Store,
@@ -114,8 +116,12 @@ impl Edge {
         let sources = Sources { region: region.clone(), controls: controls.clone(), clock: clock.clone() };
         let tokens = identity::Tokens::new(&config.region, signing_key(&config.tokens, &config.data_dir)?, config.tokens.ttl, sources);
         let issuers = Issuers { tokens, oidc: outside.oidc(&config.oidc)? };
-        let judged_by = site(&config, &controls.now(), (&issuers, &registry));
-        let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
+        let passwords = Passwords::new(controls.clone(), clock.clone(), metrics.clone());
+        let governance = Governance::new(region.clone(), controls.clone(), passwords.clone(), Fixed::of(&config), clock.clone());
+        let judges = Judges { issuers, passwords, registry: registry.clone() };
+        let judged_by = site(&config, &controls.now(), &judges);
+        let use_cases = (registry.clone(), governance.clone());
+        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -143,13 +149,14 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let judges = (http.clone(), issuers.clone(), registry.clone());
-        let governing = [controls.follow(region.clone()), issuers.tokens.follow(), govern(&controls, &config, judges)];
+        let governing =
+            [controls.follow(region.clone()), judges.issuers.tokens.follow(), govern(&controls, &config, (http.clone(), judges.clone()))];
         Ok(Edge {
             config,
             controls,
+            governance,
             governing,
-            issuers,
+            judges,
             outside,
             metrics,
             store,
@@ -218,7 +225,7 @@ impl Edge {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
-        let providers = match self.issuers.oidc.prepare(&new.oidc) {
+        let providers = match self.judges.issuers.oidc.prepare(&new.oidc) {
             Ok(providers) => providers,
             Err(error) => return self.reject(&error),
         };
@@ -234,13 +241,14 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted, new.acknowledge);
-        self.issuers.oidc.replace(providers);
+        self.judges.issuers.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.issuers.tokens.reload(key, config.tokens.ttl);
-        self.http.reload(site(&config, &self.controls.now(), (&self.issuers, &self.registry)));
+        self.judges.issuers.tokens.reload(key, config.tokens.ttl);
+        self.governance.set_fixed(Fixed::of(&config));
+        self.http.reload(site(&config, &self.controls.now(), &self.judges));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -272,6 +280,14 @@ impl Edge {
         }
         self.store.close().await;
     }
+}
+
+/// What judges requests besides the configuration and the control plane.
+#[derive(Clone)]
+struct Judges {
+    issuers: Issuers,
+    passwords: Passwords,
+    registry: Registry,
 }
 
 /// Whose tokens count.
@@ -410,14 +426,14 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, issuers, registry): (Http, Issuers, Registry)) -> AbortHandle {
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, judges): (Http, Judges)) -> AbortHandle {
     let (mut changes, config) = (controls.changes(), config.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control, (&issuers, &registry)));
+            http.reload(site(&config, &control, &judges));
         }
     })
     .abort_handle()
@@ -432,7 +448,8 @@ fn signing_key(settings: &config::Tokens, data_dir: &Path) -> Result<SigningKey,
 }
 
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control, (issuers, registry): (&Issuers, &Registry)) -> Site {
+fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
+    let Judges { issuers, passwords, registry } = judges;
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -450,7 +467,8 @@ fn site(config: &Config, control: &Control, (issuers, registry): (&Issuers, &Reg
         names: Names::new(&config.upstreams),
         identity: Identity::new(&config.principals)
             .with_tokens(issuers.tokens.clone(), &config.principals, control)
-            .with_providers(issuers.oidc.clone()),
+            .with_providers(issuers.oidc.clone())
+            .with_passwords(passwords.clone()),
         policy,
         tokens: Tokens::new(&config.peers),
         public_url: config.listen.public_url.clone(),

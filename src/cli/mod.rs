@@ -1,5 +1,6 @@
 //! The command line: one file or folder for each command.
 
+mod admin;
 mod ask;
 mod check;
 mod columns;
@@ -9,12 +10,16 @@ mod credential_provider;
 mod credentials;
 pub mod demo;
 mod forwards;
+mod governing;
 mod logging;
 mod login;
 mod mirror_config;
 mod prefetch;
+mod principal;
 mod refresh;
 mod region;
+mod role;
+mod rule;
 mod serve;
 mod status;
 mod verify;
@@ -111,6 +116,24 @@ enum Command {
     /// Give the kubelet credentials for a pod's images: its credential provider plugin
     #[command(after_help = credential_provider::HELP)]
     CredentialProvider(credential_provider::Arguments),
+    /// Principals for pipelines: create, list, disable, replace a secret
+    ///
+    /// Changing them takes the role Owner. The first owner comes from the configuration: a [[principal]], and a [[role]] with
+    /// role = "Owner" and its name in principals.
+    #[command(after_help = principal::EXAMPLES)]
+    Principal(principal::Arguments),
+    /// Who has which role: list, assign, revoke
+    ///
+    /// Assigning takes the role Owner. The first owner comes from the configuration: a [[principal]], and a [[role]] with
+    /// role = "Owner" and its name in principals.
+    #[command(after_help = role::EXAMPLES)]
+    Role(role::Arguments),
+    /// From where callers may come: list, add, remove network rules
+    #[command(after_help = rule::EXAMPLES)]
+    Rule(rule::Arguments),
+    /// The admin user, off until it is enabled: it may do everything to every repository, and nothing else
+    #[command(after_help = admin::EXAMPLES)]
+    Admin(admin::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -144,6 +167,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Login(arguments) => login::run(&arguments),
         Command::Logout(arguments) => login::run_logout(&arguments),
         Command::CredentialProvider(arguments) => credential_provider::run(&arguments),
+        Command::Principal(arguments) => principal::run(config, &arguments),
+        Command::Role(arguments) => role::run(config, &arguments),
+        Command::Rule(arguments) => rule::run(config, &arguments),
+        Command::Admin(arguments) => admin::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

@@ -11,6 +11,7 @@ use url::Url;
 use super::acr::{self, Acr};
 use super::connection::Connection;
 use super::error::{Failure, Subject};
+use super::governance::Governing;
 use super::log::Record;
 use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
@@ -57,6 +58,7 @@ pub enum Call {
     /// The caller is known when the form in its body has told.
     Exchange,
     SignIns,
+    Govern(Permit, Governing),
     Peer(peers::Caller, Question),
     Token(TokenRequest),
     /// Its body tells who asks for what.
@@ -147,6 +149,7 @@ impl Site {
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
+            Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Acr { name, ns, wanted } => self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr),

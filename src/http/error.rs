@@ -14,6 +14,7 @@ use super::route::RouteError;
 use crate::access::Denied;
 use crate::cache::CacheError;
 use crate::identity::AuthError;
+use crate::identity::governance::GovernanceError;
 use crate::inflow::InflowError;
 use crate::oci::{ChunkError, Digest, InvalidManifest, ReceivedRange};
 use crate::registry::UnknownNamespace;
@@ -393,7 +394,29 @@ impl From<AuthError> for Failure {
             AuthError::Malformed => Failure::new(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "the credentials cannot be read"),
             AuthError::Refused => Failure::unauthorized(),
             AuthError::InvalidToken => Failure::unauthorized_because(Reason::InvalidToken),
+            AuthError::Throttled { retry_after } => {
+                Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many attempts to sign in")
+                    .with(Extra::later(Some(retry_after)))
+            }
         }
+    }
+}
+
+impl From<GovernanceError> for Failure {
+    fn from(error: GovernanceError) -> Failure {
+        let detail = Some(error.to_string().into());
+        let failure = match error {
+            GovernanceError::Denied => return Failure::forbidden(),
+            GovernanceError::Invalid(_) => Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read"),
+            GovernanceError::Unknown(_) => Failure::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "there is no such thing"),
+            GovernanceError::Conflict(_) => Failure::new(StatusCode::CONFLICT, "UNSUPPORTED", "this cannot be as things are"),
+            GovernanceError::Unavailable { why, retry_after } => {
+                return Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "this cannot be changed now: try again later")
+                    .with(Extra::later(retry_after))
+                    .because(why);
+            }
+        };
+        Failure { detail, ..failure }
     }
 }
 
@@ -448,6 +471,12 @@ mod tests {
             (AuthError::Malformed.into(), 400, "UNAUTHORIZED"),
             (AuthError::Refused.into(), 401, "UNAUTHORIZED"),
             (AuthError::InvalidToken.into(), 401, "UNAUTHORIZED"),
+            (AuthError::Throttled { retry_after: Duration::ZERO }.into(), 429, "TOOMANYREQUESTS"),
+            (GovernanceError::Denied.into(), 403, "DENIED"),
+            (GovernanceError::Invalid("no name".into()).into(), 400, "UNSUPPORTED"),
+            (GovernanceError::Unknown("principal x".into()).into(), 404, "NAME_UNKNOWN"),
+            (GovernanceError::Conflict("it is fixed".into()).into(), 409, "UNSUPPORTED"),
+            (GovernanceError::Unavailable { why: "away".into(), retry_after: None }.into(), 503, "UNAVAILABLE"),
             (UnknownNamespace.into(), 404, "NAME_UNKNOWN"),
             (ContentError::Mismatch.into(), 502, "UNKNOWN"),
             (ContentError::Broken("reset".into()).into(), 503, "UNAVAILABLE"),
@@ -570,6 +599,12 @@ mod tests {
     #[test]
     fn rows_40_to_42_every_unknown_session_is_the_same_bytes() {
         assert_eq!(sent(PushError::SessionUnknown.into()), sent(RouteError::Session(SessionError).into()));
+    }
+
+    #[test]
+    fn who_guesses_is_told_when_to_come_again() {
+        let failure = AuthError::Throttled { retry_after: Duration::from_millis(1_500) };
+        assert_eq!(sent(failure.into()).2[header::RETRY_AFTER], "2");
     }
 
     #[test]

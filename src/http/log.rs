@@ -51,6 +51,8 @@ pub enum Class {
     Prefetch,
     Exchange,
     SignIns,
+    /// Principals, roles, network rules.
+    Govern,
     /// Questions of other regions.
     Peer,
     Token,
@@ -116,6 +118,7 @@ impl Class {
             Action::Command(Command::Prefetch) => Class::Prefetch,
             Action::Exchange => Class::Exchange,
             Action::SignIns => Class::SignIns,
+            Action::Govern(_) => Class::Govern,
             Action::Peer(_) => Class::Peer,
             Action::Token(_) | Action::TokenForm => Class::Token,
         }
@@ -143,6 +146,7 @@ impl Class {
             Class::Prefetch => "prefetch",
             Class::Exchange => "exchange",
             Class::SignIns => "login",
+            Class::Govern => "govern",
             Class::Peer => "peer",
             Class::Token => "token",
             Class::Other => "other",
@@ -204,6 +208,7 @@ impl Record {
             Action::Acr { wanted, .. } => wanted.reference(),
             Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
             Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
+            Action::Govern(governing) => governing.about(),
             Action::Peer(Question::Segments { origin, .. } | Question::Snapshots(origin) | Question::SnapshotPart { origin, .. }) => {
                 Some(origin.to_string())
             }

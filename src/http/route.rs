@@ -10,6 +10,7 @@ use http::Method;
 use percent_encoding::percent_decode;
 
 use super::acr::{self, Acr};
+use super::governance::{self, Governing};
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
 use crate::bucket::{SnapshotPart, Through};
@@ -77,6 +78,8 @@ pub enum Action {
     Exchange,
     /// Where people sign in.
     SignIns,
+    /// Who there is, and who may do what.
+    Govern(Governing),
     /// An edge of another region wants to know.
     Peer(Question),
     /// A token, for whom the headers name.
@@ -233,6 +236,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             }
             if let Some(image) = path.strip_prefix(b"/outport/v1/replication/") {
                 return reading(method).and_then(|()| receipt(image, query));
+            }
+            if let Some(governing) = governance::route(method, path, query) {
+                return governing.map(Action::Govern);
             }
             Endpoint::find(path)?
         }

@@ -27,6 +27,7 @@ use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
 use crate::clock::Clock;
+use crate::identity::Governance;
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
@@ -51,6 +52,7 @@ pub struct Http(Arc<Inner>);
 struct Inner {
     registry: Registry,
     locations: Locations,
+    governance: Governance,
     site: RwLock<Arc<Site>>,
     request_timeout: Duration,
     metrics: Metrics,
@@ -72,9 +74,17 @@ pub(super) enum Reuse {
 }
 
 impl Http {
-    pub fn new(registry: Registry, locations: Locations, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new(
+        (registry, governance): (Registry, Governance),
+        locations: Locations,
+        site: Site,
+        request_timeout: Duration,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Http {
         Http(Arc::new(Inner {
             registry,
+            governance,
             locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
@@ -91,7 +101,15 @@ impl Http {
         &self.0.registry
     }
 
-    /// How long a request may take that nothing else bounds.
+    pub(super) fn governance(&self) -> &Governance {
+        &self.0.governance
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// As long as any one request may take.
     pub(super) fn request_timeout(&self) -> Duration {
         self.0.request_timeout
     }
@@ -149,6 +167,7 @@ impl Http {
                 let reply = self.acr(&call, (&site, &head), &mut inflow, &record).await;
                 (reply, drain_rest(&head, inflow).await)
             }
+            Ok(Call::Govern(permit, wanted)) => self.govern((permit, &wanted), (&site, record.caller()), &head, body).await,
             Ok(call) => {
                 let reuse = drain(&head, body).await;
                 (self.call(call, &site, &head, &mut record).await, reuse)
@@ -238,7 +257,7 @@ impl Http {
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,
             Call::SignIns => Ok(exchange::sign_ins(site)),
-            Call::Write(_) | Call::Acr(_) | Call::Command(_) | Call::TokenForm | Call::Exchange => {
+            Call::Write(_) | Call::Acr(_) | Call::Command(_) | Call::TokenForm | Call::Exchange | Call::Govern(..) => {
                 Err(Failure::bad_command("a command is a POST"))
             }
         }
@@ -322,15 +341,9 @@ impl Http {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
-        if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
-            // No page of another origin can send this type without asking first.
-            return (Err(Failure::not_json()), drain(head, body).await);
-        }
-        match tokio::time::timeout(site.deadline, command_body(body)).await {
-            Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
-            Ok(Err(failure)) => (Err(failure), Reuse::Close),
-            Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
+        match json_body(site, head, body).await {
+            (Ok(bytes), reuse) => (self.obey(command, site, &bytes, record).await, reuse),
+            (Err(failure), reuse) => (Err(failure), reuse),
         }
     }
 
@@ -370,6 +383,24 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     match tokio::time::timeout(time, work).await {
         Ok(result) => result,
         Err(_) => Err(Failure::unavailable("the deadline passed", None)),
+    }
+}
+
+/// The body of a command, which says that it is JSON, and whether the connection goes on after it.
+pub(super) async fn json_body<B>(site: &Site, head: &Parts, body: B) -> (Result<Bytes, Failure>, Reuse)
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
+    if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        // No page of another origin can send this type without asking first.
+        return (Err(Failure::not_json()), drain(head, body).await);
+    }
+    match tokio::time::timeout(site.deadline, command_body(body)).await {
+        Ok(Ok(bytes)) => (Ok(bytes), Reuse::Keep),
+        Ok(Err(failure)) => (Err(failure), Reuse::Close),
+        Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
     }
 }
 

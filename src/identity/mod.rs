@@ -1,19 +1,24 @@
-//! Who is asking: by name and password (Basic, RFC 7617), or by a token that some edge issued (Bearer, RFC 6750).
+//! Who is asking: by name and password (Basic, RFC 7617), for principals that are configured or were made at run time; by a token that
+//! some edge issued (Bearer, RFC 6750); or by a client certificate. And what owners change at run time.
 
 mod certificate;
 mod claims;
 mod control;
 mod credentials;
+pub mod governance;
 mod keyring;
 mod keys;
 mod oidc;
+mod passwords;
 mod standing;
+mod throttle;
 mod tokens;
 mod watch;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use subtle::{Choice, ConstantTimeEq};
@@ -22,17 +27,22 @@ use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
 
-use certificate::Certified;
 pub use certificate::{Authorities, ClientCertificate};
 pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
-pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
+pub use control::{
+    ADMIN, Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, NUMBERS, Number, RoleRecord, RuleRecord, SecretRecord, assignee,
+    secret_name,
+};
+pub use governance::Governance;
 pub use keys::{KeyError, SigningKey};
 pub use oidc::{Oidc, OidcError, SignIn};
+pub use passwords::Passwords;
 pub use tokens::{AccessToken, REFRESH_TTL, Sources, Tokens};
-
 pub use watch::Controls;
 
+use certificate::Certified;
 use credentials::Credentials;
+use passwords::Attempt;
 use standing::Standings;
 
 /// The user name that goes with a refresh token where clients know only names and passwords (Azure Container Registry has the same).
@@ -47,6 +57,8 @@ pub struct Identity {
     certified: Certified,
     /// `None`: nobody signs in at a provider.
     oidc: Option<Oidc>,
+    /// Of principals that were made at run time.
+    passwords: Option<Passwords>,
 }
 
 /// Who asks for a token.
@@ -87,6 +99,9 @@ pub enum AuthError {
     /// A token that is not, or not any more, good: 401, and another one may be (RFC 6750, section 3.1).
     #[error("the token is not accepted")]
     InvalidToken,
+    /// Not looked at, because there was too much guessing, or too many come at a time: 429.
+    #[error("too many attempts to sign in")]
+    Throttled { retry_after: Duration },
 }
 
 impl Identity {
@@ -102,7 +117,7 @@ impl Identity {
             })
             .collect();
         let standings = Standings::new(principals, &Control::default());
-        Identity { entries, standings, tokens: None, certified: Certified::new(principals), oidc: None }
+        Identity { entries, standings, tokens: None, certified: Certified::new(principals), oidc: None, passwords: None }
     }
 
     /// And by tokens, of those who have not been taken away since.
@@ -139,6 +154,11 @@ impl Identity {
         self.oidc.as_ref().map(Oidc::sign_ins).unwrap_or_default()
     }
 
+    /// Beside those of the configuration, principals that were made at run time; and a limit to guessing.
+    pub fn with_passwords(self, passwords: Passwords) -> Identity {
+        Identity { passwords: Some(passwords), ..self }
+    }
+
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
     ///
     /// # Errors
@@ -160,7 +180,7 @@ impl Identity {
     /// # Errors
     /// [`AuthError::Refused`].
     pub async fn sign_in(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Caller, AuthError> {
-        let principal = self.find(name, password).ok_or(AuthError::Refused)?;
+        let principal = self.prove(name, password, address).await?;
         Ok(Caller::new(principal, address, "basic"))
     }
 
@@ -222,6 +242,20 @@ impl Identity {
     /// What issues tokens; `None` where none is accepted.
     pub fn tokens(&self) -> Option<&Tokens> {
         self.tokens.as_ref()
+    }
+
+    async fn prove(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Principal, AuthError> {
+        let configured = self.find(name, password);
+        let Some(passwords) = &self.passwords else { return configured.ok_or(AuthError::Refused) };
+        let attempt = Attempt { name, password, address, is_configured: self.is_configured(name) };
+        match configured {
+            Some(principal) => passwords.admit(attempt).await.map(|()| principal),
+            None => passwords.verify(attempt).await.map(Principal::Named),
+        }
+    }
+
+    fn is_configured(&self, name: &[u8]) -> bool {
+        self.entries.iter().any(|entry| entry.principal.as_bytes() == name)
     }
 
     /// Compares with every password of every principal, whatever matches: a known name costs what an unknown one costs.

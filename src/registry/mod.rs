@@ -335,7 +335,7 @@ impl Registry {
 
 impl Page {
     /// This page of a sorted list; `last` need not be in it.
-    fn of<T: Clone>(&self, sorted: &[T], name: impl Fn(&T) -> &str) -> Listed<T> {
+    pub fn of<T: Clone>(&self, sorted: &[T], name: impl Fn(&T) -> &str) -> Listed<T> {
         let start = self.last.as_ref().map_or(0, |last| sorted.partition_point(|item| name(item) <= last.as_str()));
         let rest = &sorted[start..];
         let names = &rest[..self.limit.min(rest.len())];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use outport::http::route::{Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
+use outport::http::{Governing, Item};
 use outport::oci::{
     ByteRange, Chunk, Digest, Manifest, PushedManifest, RangeOutcome, RangeParts, ReceivedRange, Reference, RepositoryName, SessionRef, Tag,
 };
@@ -158,6 +159,11 @@ pub const ROUTES: Target = Target {
         "mount=",
         "from=",
         "_state=",
+        "/outport/v1/principals/",
+        "/outport/v1/admin/passwords/1",
+        "/outport/v1/roles/",
+        "/outport/v1/rules?n=",
+        "/secrets/2",
         "/outport/v1/ledger/",
         "/outport/v1/resolve?",
         "/outport/v1/content/",
@@ -221,12 +227,44 @@ fn routes(input: &[u8]) -> bool {
             good_push(&method, &wanted);
         }
         Action::Command(_) => assert!(method == Method::POST),
+        Action::Govern(governing) => good_governing(&method, &governing),
         Action::Peer(question) => {
             assert!(reads);
             good_question(&question);
         }
     }
     true
+}
+
+fn good_governing(method: &Method, governing: &Governing) {
+    let reads = method == Method::GET || method == Method::HEAD;
+    let good_text = |text: &str| assert!(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'), "{text:?}");
+    let good_item = |item: &Item| match item {
+        Item::Principal(text) | Item::Secret(text, _) | Item::Role(text) | Item::Rule(text) => good_text(text),
+    };
+    match governing {
+        Governing::List(_, page) => {
+            assert!(reads);
+            good_page(page);
+        }
+        Governing::Show(item) => {
+            assert!(reads);
+            good_item(item);
+        }
+        Governing::Remove(item) => {
+            assert!(method == Method::DELETE);
+            good_item(item);
+        }
+        Governing::Create(_) => assert!(method == Method::POST),
+        Governing::Switch(name) => {
+            assert!(method == Method::PATCH);
+            good_text(name);
+        }
+        Governing::Regenerate(name, _) => {
+            assert!(method == Method::POST);
+            good_text(name);
+        }
+    }
 }
 
 fn good_question(question: &Question) {

@@ -18,7 +18,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store", "ledger"]),
-    ("aws_lc_rs::hmac", &["peers", "upstream"]),
+    ("aws_lc_rs::hmac", &["peers", "upstream", "identity"]),
+    ("argon2", &["identity"]),
     ("object_store", &["bucket"]),
     ("jsonwebtoken", &["identity"]),
 ];

@@ -9,6 +9,7 @@ mod demo;
 mod disk_faults;
 mod forward;
 mod freshness;
+mod governance;
 mod harness;
 mod home;
 mod house;
