@@ -33,4 +33,5 @@ mod rows;
 mod secrets;
 mod specification;
 mod upstream_decides;
+mod tokens;
 mod upstreams;
