@@ -20,7 +20,7 @@ use crate::dial::{self, Client, DialError, Proxies, Resolver};
 use crate::metrics::Metrics;
 
 /// Between fetches, while all is well: so long a key that the provider withdrew may still be believed.
-const REFRESH_EVERY: Duration = Duration::from_secs(10 * 60);
+pub(super) const REFRESH_EVERY: Duration = Duration::from_secs(10 * 60);
 /// After a failed fetch, where nothing is known yet.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Row 68: between two fetches that tokens with unknown keys bring about, at least; also after a failed fetch where keys are known.

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::provider::REFRESH_EVERY;
 use super::testing::{AUDIENCE, Played, Signer};
 use super::{Oidc, OidcError};
 use crate::clock::{Clock, Timestamp};
@@ -236,6 +237,24 @@ async fn keys_that_are_known_are_used_while_the_provider_is_down() {
     assert_eq!(bench.judge(&json!({})).await.unwrap().name.as_ref(), "p:ann");
     bench.oidc.replace(bench.oidc.prepare(&[]).unwrap());
     assert_eq!(bench.judge(&json!({})).await, Err(OidcError::Refused("its issuer is not configured")));
+}
+
+#[tokio::test]
+async fn keys_are_fetched_again_in_the_background_and_withdrawn_ones_forgotten() {
+    let bench = Bench::new(Signer::ec("1")).await;
+    bench.judge(&json!({})).await.unwrap();
+    bench.played.publish(&[&Signer::ec("2")]);
+    // Only the wait is shortened: sockets need time that passes.
+    tokio::time::pause();
+    tokio::time::advance(REFRESH_EVERY).await;
+    tokio::time::resume();
+    let forgotten = async {
+        while bench.judge(&json!({})).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), forgotten).await.expect("the withdrawn key is forgotten");
+    assert_eq!(bench.played.fetches(), 2, "nobody asked for it");
 }
 
 #[tokio::test]
