@@ -9,7 +9,8 @@ use std::time::Duration;
 use http::Method;
 use percent_encoding::percent_decode;
 
-use super::acr::{self, Acr};
+use super::acr;
+pub use super::acr::Acr;
 use super::governance::{self, Governing};
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use outport::http::route::{Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
+use outport::http::route::{Acr, Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
 use outport::http::{Governing, Item};
 use outport::oci::{
     ByteRange, Chunk, Digest, Manifest, PushedManifest, RangeOutcome, RangeParts, ReceivedRange, Reference, RepositoryName, SessionRef, Tag,
@@ -170,6 +170,11 @@ pub const ROUTES: Target = Target {
         "/outport/v1/replication/",
         "/outport/v1/wait?image=",
         "/outport/v1/conflicts?last=",
+        "/acr/v1/",
+        "/_tags/v1",
+        "/_manifests/",
+        "/oauth2/token?scope=",
+        "/oauth2/exchange",
         "after=",
         "wait=",
         "repository=",
@@ -201,12 +206,12 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview => assert!(reads),
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Token(_) => assert!(reads),
         Action::Wait(wait) => {
             assert!(reads);
             assert!(wait.within <= Duration::from_secs(600));
         }
-        Action::Catalog(page) | Action::Conflicts(page) => {
+        Action::Catalog(page) | Action::AcrCatalog(page) | Action::Conflicts(page) => {
             assert!(reads);
             good_page(&page);
         }
@@ -226,7 +231,11 @@ fn routes(input: &[u8]) -> bool {
             good_name(&name);
             good_push(&method, &wanted);
         }
-        Action::Command(_) => assert!(method == Method::POST),
+        Action::Command(_) | Action::Exchange | Action::TokenForm => assert!(method == Method::POST),
+        Action::Acr { name, wanted, .. } => {
+            good_name(&name);
+            good_attributes(&method, &wanted);
+        }
         Action::Govern(governing) => good_governing(&method, &governing),
         Action::Peer(question) => {
             assert!(reads);
@@ -234,6 +243,35 @@ fn routes(input: &[u8]) -> bool {
         }
     }
     true
+}
+
+fn good_attributes(method: &Method, wanted: &Acr) {
+    let reads = method == Method::GET || method == Method::HEAD;
+    match wanted {
+        Acr::Repository | Acr::Tags { .. } | Acr::Manifests(_) => assert!(reads),
+        Acr::Tag(tag) => {
+            assert!(reads);
+            good_tag(tag);
+        }
+        Acr::Manifest(digest) => {
+            assert!(reads);
+            good_digest(digest);
+        }
+        Acr::ChangeRepository => assert!(method == Method::PATCH),
+        Acr::ChangeTag(tag) => {
+            assert!(method == Method::PATCH);
+            good_tag(tag);
+        }
+        Acr::ChangeManifest(digest) => {
+            assert!(method == Method::PATCH);
+            good_digest(digest);
+        }
+        Acr::DeleteRepository => assert!(method == Method::DELETE),
+        Acr::DeleteTag(tag) => {
+            assert!(method == Method::DELETE);
+            good_tag(tag);
+        }
+    }
 }
 
 fn good_governing(method: &Method, governing: &Governing) {

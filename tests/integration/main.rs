@@ -32,6 +32,6 @@ mod reload;
 mod rows;
 mod secrets;
 mod specification;
-mod upstream_decides;
 mod tokens;
+mod upstream_decides;
 mod upstreams;
