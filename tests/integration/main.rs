@@ -10,6 +10,7 @@ mod freshness;
 mod harness;
 mod home;
 mod house;
+mod join;
 mod lists;
 mod lives;
 mod lying_origin;
