@@ -425,6 +425,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     let folder = folder(&[("tls.crt", CERTIFICATE), ("tls.key", KEY), ("other.crt", CERTIFICATE), ("other.key", KEY)]);
     std::fs::write(folder.path().join("ca.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("siblings.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("clients.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("password"), "secret").unwrap();
     std::fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
     std::fs::write(folder.path().join("peer-token"), "0123456789abcdef").unwrap();
@@ -438,6 +439,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     assert_eq!(
         faults,
         [
+            r#"listen.also[0].rules[0].allow: lets nobody in: name ranges, or set default = "allow""#,
             r#"bucket.options_from_env: the environment variable "BUCKET_KEY_ID" is not set"#,
             "siblings.token_env: stands beside token_file: only one of them is possible",
             "peer[0].token_env: stands beside token_file: only one of them is possible",

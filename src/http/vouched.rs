@@ -32,6 +32,10 @@ pub(super) enum Elsewhere {
 impl Site {
     /// Whether an upstream decides about a request.
     pub(super) fn elsewhere(&self, action: &Action, host: Option<&str>) -> Option<Elsewhere> {
+        // As it is for most edges: their requests pay nothing for this.
+        if self.policy.decided_elsewhere.is_empty() {
+            return None;
+        }
         match action {
             Action::Read { name, ns, .. } | Action::Write { name, ns, .. } => {
                 // A name that leads nowhere is refused in its turn.

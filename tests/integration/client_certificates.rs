@@ -28,9 +28,9 @@ impl Authorities {
     }
 
     fn settings(&self, origin: &Origin) -> Settings {
-        let own = self.edge.issue(&["edge.test"]);
+        let (own, clients) = (self.edge.issue(&["edge.test"]), self.clients.pem());
         let settings = Settings::new();
-        let files = [("tls.crt", &own.certificate_pem), ("tls.key", &own.key_pem), ("clients.crt", &self.clients.pem())];
+        let files = [("tls.crt", &own.certificate_pem), ("tls.key", &own.key_pem), ("clients.crt", &clients)];
         let [cert, key, clients] = files.map(|(name, text)| settings.file(name, text).display().to_string());
         settings
             .access("anonymous_pull = [\"canary.test/**\"]")
