@@ -9,6 +9,7 @@ mod freshness;
 mod harness;
 mod home;
 mod house;
+mod join;
 mod lists;
 mod lives;
 mod locks;
