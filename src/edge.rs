@@ -1,7 +1,7 @@
 //! An edge: everything wired together. The only place that knows all rooms.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{Control, Controls, Identity};
+use crate::identity::governance::Fixed;
+use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry};
 use crate::replication::{self, Nodes, Replication, Superseded};
-use crate::server::{Certificates, Mode, Server, ServerError};
+use crate::server::{Certificates, Listening, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
@@ -40,8 +41,10 @@ pub struct Edge {
     /// The configuration in force.
     config: Arc<Mutex<Config>>,
     controls: Controls,
+    governance: Governance,
     /// Follow the control plane, and put in force what it says.
-    governing: [AbortHandle; 2],
+    governing: [AbortHandle; 3],
+    judges: Judges,
     outside: Outside,
     metrics: Metrics,
     store: Store,
@@ -76,6 +79,8 @@ pub enum StartError {
     Dial(#[from] DialError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("tokens cannot be signed by this key: {0}")]
+    Key(#[from] KeyError),
 }
 
 /// Where the cache lies, and how large it may become.
@@ -108,23 +113,32 @@ impl Edge {
         };
         let locations = Locations::new(&config.region, owner);
         let controls = Controls::open(config.data_dir.join("control.json"));
-        let judged_by = site(&config, &controls.now());
-        let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
+        let sources = Sources { region: region.clone(), controls: controls.clone(), clock: clock.clone() };
+        let tokens = identity::Tokens::new(&config.region, signing_key(&config.tokens, &config.data_dir)?, config.tokens.ttl, sources);
+        let issuers = Issuers { tokens, oidc: outside.oidc(&config.oidc)? };
+        let passwords = Passwords::new(controls.clone(), clock.clone(), metrics.clone());
+        let governance = Governance::new(region.clone(), controls.clone(), passwords.clone(), Fixed::of(&config), clock.clone());
+        let judges = Judges { issuers, passwords, registry: registry.clone() };
+        let judged_by = site(&config, &controls.now(), &judges);
+        let use_cases = (registry.clone(), governance.clone());
+        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
             Some(certificates) if tls => Mode::Tls(certificates.clone()),
             _ => Mode::Plain,
         };
-        let main = (config.listen.registry, config.tls.is_some());
+        let main = (config.listen.registry, config.tls.is_some(), &config.listen.proxies);
+        let also = config.listen.also.iter().map(|also| (also.address, also.tls, &also.proxies));
         let mut listeners = Vec::new();
-        for (address, tls) in std::iter::once(main).chain(config.listen.also.iter().map(|also| (also.address, also.tls))) {
+        for (number, (address, tls, proxies)) in std::iter::once(main).chain(also).enumerate() {
+            let listening = Listening { mode: mode(tls), proxies: Arc::new(proxies.clone()), number };
             let http = http.clone();
             let service = move |request, connection| {
                 let http = http.clone();
                 async move { http.registry(request, connection).await }
             };
-            listeners.push(Server::bind(address, mode(tls), config.limits.clone(), metrics.clone(), service).await?);
+            listeners.push(Server::bind(address, listening, config.limits.clone(), metrics.clone(), service).await?);
         }
         let service = {
             let http = http.clone();
@@ -135,11 +149,14 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), govern(&controls, &config, &http)];
+        let governing =
+            [controls.follow(region.clone()), judges.issuers.tokens.follow(), govern(&controls, &config, (http.clone(), judges.clone()))];
         Ok(Edge {
             config,
             controls,
+            governance,
             governing,
+            judges,
             outside,
             metrics,
             store,
@@ -208,6 +225,14 @@ impl Edge {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
+        let providers = match self.judges.issuers.oidc.prepare(&new.oidc) {
+            Ok(providers) => providers,
+            Err(error) => return self.reject(&error),
+        };
+        let key = match signing_key(&new.tokens, &config.data_dir) {
+            Ok(key) => key,
+            Err(error) => return self.reject(&StartError::from(error)),
+        };
         if let Some((certificates, tls)) = self.certificates.as_ref().zip(new.tls.as_ref())
             && let Err(error) = certificates.reload(tls)
         {
@@ -216,11 +241,14 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted, new.acknowledge);
+        self.judges.issuers.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.http.reload(site(&config, &self.controls.now()));
+        self.judges.issuers.tokens.reload(key, config.tokens.ttl);
+        self.governance.set_fixed(Fixed::of(&config));
+        self.http.reload(site(&config, &self.controls.now(), &self.judges));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -254,6 +282,23 @@ impl Edge {
     }
 }
 
+/// What judges requests besides the configuration and the control plane.
+#[derive(Clone)]
+struct Judges {
+    issuers: Issuers,
+    passwords: Passwords,
+    registry: Registry,
+}
+
+/// Whose tokens count.
+#[derive(Clone)]
+struct Issuers {
+    /// The regions' own.
+    tokens: identity::Tokens,
+    /// Those of identity providers, which are exchanged for our own.
+    oidc: Oidc,
+}
+
 /// What every upstream is built with.
 #[derive(Clone)]
 struct Outside {
@@ -272,6 +317,11 @@ impl Outside {
         let Outside { resolver, clock, metrics, .. } = self.clone();
         let edges = RemoteEdges::new(peer, answer_timeout, resolver, clock.clone(), metrics.clone())?;
         Ok(Peer::new(peer, edges, clock, metrics))
+    }
+
+    fn oidc(&self, providers: &[config::Oidc]) -> Result<Oidc, DialError> {
+        let Outside { resolver, proxies, clock, metrics } = self.clone();
+        Oidc::start(providers, resolver, proxies, clock, metrics)
     }
 
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
@@ -376,21 +426,30 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, http: &Http) -> AbortHandle {
-    let (mut changes, config, http) = (controls.changes(), config.clone(), http.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, judges): (Http, Judges)) -> AbortHandle {
+    let (mut changes, config) = (controls.changes(), config.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control));
+            http.reload(site(&config, &control, &judges));
         }
     })
     .abort_handle()
 }
 
+/// The key that signs tokens: the configured one, or one of this edge's own.
+fn signing_key(settings: &config::Tokens, data_dir: &Path) -> Result<SigningKey, KeyError> {
+    match &settings.private_key {
+        Some(text) => SigningKey::from_pem(text),
+        None => SigningKey::kept(&data_dir.join("token-key.pem")),
+    }
+}
+
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control) -> Site {
+fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
+    let Judges { issuers, passwords, registry } = judges;
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -398,13 +457,22 @@ fn site(config: &Config, control: &Control) -> Site {
         (principal.name.as_str().into(), grants)
     });
     let (assignments, rules) = (config.roles.clone(), config.rules.clone());
-    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules };
+    let also = config.listen.also.iter().enumerate().filter(|(_, also)| !also.rules.is_empty());
+    let listener_rules = also.map(|(index, also)| (index + 1, also.rules.clone())).collect();
+    let elsewhere = config.upstreams.iter().filter(|upstream| upstream.authorize == config::Authorize::Upstream);
+    let decided_elsewhere = elsewhere.map(config::Upstream::path_prefix).collect();
+    let mut policy = Policy { anonymous, principals: principals.collect(), assignments, rules, listener_rules, decided_elsewhere };
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
-        identity: Identity::new(&config.principals),
+        identity: Identity::new(&config.principals)
+            .with_tokens(issuers.tokens.clone(), &config.principals, control)
+            .with_providers(issuers.oidc.clone())
+            .with_passwords(passwords.clone()),
         policy,
         tokens: Tokens::new(&config.peers),
+        public_url: config.listen.public_url.clone(),
+        vouching: registry.vouching(),
         deadline: config.limits.deadline,
     }
 }

@@ -8,7 +8,7 @@
 //! edge.rs     everything wired together: the only place that knows all rooms
 //! 10 server/    accept loops, connection limits, TLS and its reload, drain
 //!  9 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /acr/v1, /outport/v1, ops
-//!  8 registry/  the use cases without HTTP: pull, push, discover, delete, lock identity/  who is asking
+//!  8 registry/  the use cases without HTTP: pull, push, discover, delete, lock identity/  who is asking; what owners change
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    replication/ other regions: followed, asked, copied from; how far behind they are

@@ -3,19 +3,23 @@
 //! Architecture invariant: use cases take an [`Access`], and only [`Policy::authorize`] makes one. A use case that has it in
 //! hand knows that this caller may do this to this repository; one that has not cannot be called.
 
+mod certificate;
+mod lent;
 mod network;
 mod pattern;
 mod role;
 mod scope;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-pub use network::{NetworkRule, Otherwise, canonical};
+pub use certificate::{CertificateName, CertificateNameError};
+pub use lent::{Lent, Vouched};
+pub use network::{NetworkRule, Otherwise, canonical, is_in};
 pub use pattern::{Pattern, PatternError};
 pub use role::{ACTIONS, Action, Operation, ROLES, Role, RoleError};
-pub use scope::{CATALOG, Scope, Scopes};
+pub use scope::{CATALOG, REGISTRY, Scope, Scopes};
 
 use crate::oci::RepositoryName;
 
@@ -44,6 +48,8 @@ pub struct Caller {
     pub groups: Arc<[Arc<str>]>,
     /// The client's address, as trusted proxies told it.
     pub address: IpAddr,
+    /// On which listener it came: 0 for the first one, then those beside it in their order.
+    pub listener: usize,
     /// What the token that was presented is good for; `None` for credentials that are not limited.
     pub scopes: Option<Arc<Scopes>>,
     /// How the caller proved who it is, for the record: `basic`, `token`, `certificate`, ...
@@ -53,7 +59,7 @@ pub struct Caller {
 impl Caller {
     /// Somebody without groups, with credentials that are not limited.
     pub fn new(principal: Principal, address: IpAddr, proof: &'static str) -> Caller {
-        Caller { principal, groups: Arc::new([]), address: canonical(address), scopes: None, proof }
+        Caller { principal, groups: Arc::new([]), address: canonical(address), listener: 0, scopes: None, proof }
     }
 
     pub fn anonymous(address: IpAddr) -> Caller {
@@ -69,6 +75,16 @@ impl Caller {
         self.principal == Principal::Anonymous
     }
 
+    /// The same with all that it may do.
+    fn without_scopes(&self) -> Caller {
+        Caller { scopes: None, ..self.clone() }
+    }
+
+    /// By whose rights a list of repositories is made: a token for lists names none of those that are to be listed.
+    pub fn of_lists(&self) -> Caller {
+        if self.scopes.as_ref().is_some_and(|scopes| scopes.permit(Operation::List)) { self.without_scopes() } else { self.clone() }
+    }
+
     fn is(&self, assignee: &Assignee) -> bool {
         match assignee {
             Assignee::Principal(name) => matches!(&self.principal, Principal::Named(own) if own == name),
@@ -82,6 +98,7 @@ impl Caller {
 pub struct Access {
     repository: RepositoryName,
     action: Action,
+    lent: Option<Lent>,
 }
 
 impl Access {
@@ -91,6 +108,11 @@ impl Access {
 
     pub fn action(&self) -> Action {
         self.action
+    }
+
+    /// The caller's own credentials for the repository's upstream, where that decides.
+    pub fn lent(&self) -> Option<&Lent> {
+        self.lent.as_ref()
     }
 }
 
@@ -169,6 +191,10 @@ pub struct Policy {
     pub assignments: Vec<Assignment>,
     /// From where callers may come, and where roles count.
     pub rules: Vec<NetworkRule>,
+    /// What holds instead on listeners that have rules of their own, by their number.
+    pub listener_rules: HashMap<usize, Vec<NetworkRule>>,
+    /// With what the names of repositories begin about which their upstream decides, and nothing else here.
+    pub decided_elsewhere: HashSet<String>,
 }
 
 impl Policy {
@@ -184,7 +210,7 @@ impl Policy {
         if caller.scopes.as_ref().is_some_and(|scopes| !scopes.allow(repository, action)) {
             return Err(Denied { authenticate: true, insufficient_scope: true });
         }
-        Ok(Access { repository: repository.clone(), action })
+        Ok(Access { repository: repository.clone(), action, lent: None })
     }
 
     /// Decides about the registry as a whole.
@@ -207,20 +233,31 @@ impl Policy {
 
     /// Whether callers from this address are listened to at all.
     pub fn admits(&self, caller: &Caller) -> bool {
-        network::admits(&self.rules, caller.address)
+        network::admits(self.rules_for(caller), caller.address)
+    }
+
+    fn rules_for(&self, caller: &Caller) -> &[NetworkRule] {
+        self.listener_rules.get(&caller.listener).unwrap_or(&self.rules)
     }
 
     /// Those of the scopes that the caller may have, each with the actions that it may do: what goes into a token.
     pub fn grant(&self, caller: &Caller, asked: &[Scope]) -> Scopes {
-        let unlimited = Caller { scopes: None, ..caller.clone() };
+        let unlimited = caller.without_scopes();
         let may = |scope: &Scope| match scope {
             Scope::Repository { name, actions } => {
                 let actions = actions.iter().copied().filter(|action| self.authorize(&unlimited, name, *action).is_ok());
                 Some(Scope::Repository { name: name.clone(), actions: actions.collect() })
             }
             Scope::Catalog => self.permit(&unlimited, Operation::List).ok().map(|_| Scope::Catalog),
+            // What it is good for is a question of roles, which is asked each time.
+            Scope::Registry => (!unlimited.is_anonymous()).then_some(Scope::Registry),
         };
         Scopes::new(asked.iter().filter_map(may))
+    }
+
+    /// Whether membership in a group gives anybody anything.
+    pub fn has_role_for_group(&self, group: &str) -> bool {
+        self.assignments.iter().any(|assignment| matches!(&assignment.to, Assignee::Group(own) if **own == *group))
     }
 
     fn grants(&self, caller: &Caller, repository: &RepositoryName, action: Action) -> bool {
@@ -228,6 +265,9 @@ impl Policy {
             Principal::Anonymous => None,
             Principal::Named(name) => self.principals.get(name),
         };
+        if self.is_decided_elsewhere(repository) {
+            return false;
+        }
         self.anonymous.allow(action, repository)
             || own.is_some_and(|grants| grants.allow(action, repository))
             || self
@@ -236,8 +276,36 @@ impl Policy {
                 .any(|assignment| assignment.role.allows(action) && assignment.reaches(repository) && self.counts(caller, assignment))
     }
 
+    /// Whether the repository's upstream says who may read it. Nobody has anything there by grants, roles or tokens.
+    pub fn is_decided_elsewhere(&self, repository: &RepositoryName) -> bool {
+        repository.as_str().split('/').next().is_some_and(|first| self.decided_elsewhere.contains(first))
+    }
+
+    /// Decides about a repository whose upstream has said that the holder of these credentials may read it.
+    ///
+    /// # Errors
+    /// See [`Denied`]: nothing but reading is ever allowed like this.
+    pub fn authorize_vouched(
+        &self,
+        caller: &Caller,
+        repository: &RepositoryName,
+        action: Action,
+        vouched: &Vouched,
+    ) -> Result<Access, Denied> {
+        let reads = matches!(action, Action::Pull | Action::MetadataRead);
+        if reads && self.admits(caller) && self.is_decided_elsewhere(repository) && vouched.repository == *repository {
+            return Ok(Access { repository: repository.clone(), action, lent: Some(vouched.lent.clone()) });
+        }
+        Err(Denied { authenticate: false, insufficient_scope: false })
+    }
+
     fn counts(&self, caller: &Caller, assignment: &Assignment) -> bool {
-        caller.is(&assignment.to) && network::admits_role(&self.rules, assignment.role, caller.address)
+        caller.is(&assignment.to) && network::admits_role(self.rules_for(caller), assignment.role, caller.address)
+    }
+
+    /// Whether somebody who signs in may do more than everybody.
+    pub fn has_named(&self) -> bool {
+        !(self.principals.is_empty() && self.assignments.is_empty())
     }
 
     /// Whether anonymous callers may do anything at all: without it, even the version check asks for credentials.
@@ -361,6 +429,15 @@ mod tests {
             rules: vec![rule],
             ..Policy::default()
         };
+        // A listener with rules of its own.
+        let private = NetworkRule { allow: vec!["192.0.2.0/24".parse().unwrap()], ..NetworkRule::default() };
+        let beside = Policy { listener_rules: [(1, vec![private])].into(), ..policy(only(&[])) };
+        for (listener, address, admitted) in
+            [(0, "10.0.0.1", true), (0, "192.0.2.1", false), (1, "10.0.0.1", false), (1, "192.0.2.1", true), (2, "10.0.0.1", true)]
+        {
+            let caller = Caller { listener, ..Caller::anonymous(address.parse().unwrap()) };
+            assert_eq!(beside.admits(&caller), admitted, "{listener} {address}");
+        }
         let (near, far) = ("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap());
         let ci = |address| Caller { address, ..Caller::named("ci") };
         let may = |policy: &Policy, caller: &Caller, name: &str, action| policy.authorize(caller, &name.parse().unwrap(), action).is_ok();

@@ -45,6 +45,12 @@ pub fn admits_role(rules: &[NetworkRule], role: Role, address: IpAddr) -> bool {
     rules.iter().filter(|rule| rule.roles.contains(&role)).all(|rule| rule.allows(address))
 }
 
+/// Whether one of the ranges holds an address.
+pub fn is_in(ranges: &[IpNet], address: IpAddr) -> bool {
+    let address = canonical(address);
+    ranges.iter().any(|range| holds(range, address))
+}
+
 /// The address that is meant: an IPv4-mapped IPv6 address is IPv4 (RFC 4291, section 2.5.5.2).
 pub fn canonical(address: IpAddr) -> IpAddr {
     match address {
@@ -101,6 +107,8 @@ mod tests {
                 assert_eq!(rule.allows(address.parse().unwrap()), allowed, "{ranges:?} {address}");
             }
         }
+        let ranges = ["10.0.0.0/8".parse().unwrap()];
+        assert!(is_in(&ranges, "::ffff:10.0.0.1".parse().unwrap()) && !is_in(&ranges, "::ffff:11.0.0.1".parse().unwrap()));
         // A range of all IPv6 addresses says nothing of IPv4.
         assert!(!rule(&["::/0"], &[], Otherwise::Deny).allows("10.0.0.1".parse().unwrap()));
     }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::Value;
 
+use super::columns::in_query;
 use super::{FAILED, TRY_AGAIN, UNAVAILABLE, USAGE};
 use crate::clock::Clock;
 use crate::config::{Config, process_environment};
@@ -21,6 +22,10 @@ use crate::metrics::Metrics;
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// A prefetch of a large image over a long link may take this long.
 const ANSWER_TIME: Duration = Duration::from_secs(3600);
+
+/// Entries of a list in one answer, and answers for one list.
+const PAGE: usize = 100;
+const MAX_PAGES: usize = 1_000;
 
 /// Which edge to ask, and as whom.
 #[derive(Debug, clap::Args)]
@@ -77,13 +82,25 @@ impl AskError {
 impl Edge {
     /// Sends `question` to `path` of the edge and returns its JSON answer.
     pub(super) fn ask(&self, config: Option<&Path>, path: &str, question: &Value) -> Result<Value, AskError> {
-        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
-        self.run(config, request.body(Full::new(Bytes::from(question.to_string()))).map_err(usage)?)
+        self.order(config, Method::POST, path, Some(question))
+    }
+
+    /// Sends a request with a body of JSON, or with none, to `path` of the edge and returns its JSON answer.
+    pub(super) fn order(&self, config: Option<&Path>, method: Method, path: &str, body: Option<&Value>) -> Result<Value, AskError> {
+        let request = Request::builder().method(method).uri(path);
+        let request = match body {
+            Some(body) => {
+                let request = request.header(header::CONTENT_TYPE, "application/json");
+                request.body(Full::new(Bytes::from(body.to_string())))
+            }
+            None => request.body(Full::default()),
+        };
+        self.run(config, request.map_err(usage)?)
     }
 
     /// Reads the JSON at `path` of the edge.
     pub(super) fn read(&self, config: Option<&Path>, path: &str) -> Result<Value, AskError> {
-        self.run(config, Request::get(path).body(Full::default()).map_err(usage)?)
+        self.order(config, Method::GET, path, None)
     }
 
     /// Changes what is at `path` of the edge, and returns what it is then.
@@ -101,6 +118,18 @@ impl Edge {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| AskError::Unavailable(error.to_string()))?;
         runtime.block_on(self.send(config, request))
+    }
+
+    /// Reads all of a list, whose entries stand under `name` and are in order by `key`.
+    pub(super) fn read_all(&self, config: Option<&Path>, path: &str, (name, key): (&str, &str)) -> Result<Vec<Value>, AskError> {
+        let (mut found, mut last) = (Vec::new(), String::new());
+        for _ in 0..MAX_PAGES {
+            let answer = self.read(config, &format!("{path}?n={PAGE}&last={}", in_query(&last)))?;
+            found.extend(answer[name].as_array().cloned().unwrap_or_default());
+            let Some(end) = found.last().filter(|_| answer["more"] == true) else { break };
+            last = end[key].as_str().unwrap_or_default().to_owned();
+        }
+        Ok(found)
     }
 
     /// Sends a request whose URI is a path of the edge.

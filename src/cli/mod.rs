@@ -1,21 +1,30 @@
 //! The command line: one file or folder for each command.
 
+mod admin;
 mod ask;
 mod check;
 mod columns;
 mod conflicts;
 mod content;
+mod credential_provider;
+mod credentials;
 pub mod demo;
 mod forwards;
+mod governing;
 mod logging;
+mod login;
 mod mirror_config;
 mod prefetch;
+mod principal;
 mod refresh;
 mod region;
+mod role;
+mod rule;
 mod serve;
 mod status;
 mod verify;
 mod wait;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -96,6 +105,35 @@ enum Command {
     /// Unlock it: all that a lock keeps from being done, if nothing else is named
     #[command(after_help = "Example:\n  outport unlock team/app:v1")]
     Unlock(content::Lock),
+    /// Sign in to a registry and leave a credential for docker, podman, skopeo and Helm
+    #[command(
+        after_help = "Examples:\n  outport login registry.example.com\n  az account get-access-token --query accessToken --output tsv | outport login registry.example.com --token-stdin\n\nThe credential goes to docker's config.json (in $DOCKER_CONFIG, else ~/.docker) or to the helper that it names.\n\nExit codes: 0 signed in, 1 refused, 64 usage, 69 a server cannot be asked, 75 it could not tell"
+    )]
+    Login(login::Arguments),
+    /// Remove what login has left
+    #[command(after_help = "Example:\n  outport logout registry.example.com")]
+    Logout(login::LogoutArguments),
+    /// Give the kubelet credentials for a pod's images: its credential provider plugin
+    #[command(after_help = credential_provider::HELP)]
+    CredentialProvider(credential_provider::Arguments),
+    /// Principals for pipelines: create, list, disable, replace a secret
+    ///
+    /// Changing them takes the role Owner. The first owner comes from the configuration: a [[principal]], and a [[role]] with
+    /// role = "Owner" and its name in principals.
+    #[command(after_help = principal::EXAMPLES)]
+    Principal(principal::Arguments),
+    /// Who has which role: list, assign, revoke
+    ///
+    /// Assigning takes the role Owner. The first owner comes from the configuration: a [[principal]], and a [[role]] with
+    /// role = "Owner" and its name in principals.
+    #[command(after_help = role::EXAMPLES)]
+    Role(role::Arguments),
+    /// From where callers may come: list, add, remove network rules
+    #[command(after_help = rule::EXAMPLES)]
+    Rule(rule::Arguments),
+    /// The admin user, off until it is enabled: it may do everything to every repository, and nothing else
+    #[command(after_help = admin::EXAMPLES)]
+    Admin(admin::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -126,6 +164,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Tag(command) => content::tag(config, &command),
         Command::Lock(arguments) => content::lock(config, &arguments),
         Command::Unlock(arguments) => content::unlock(config, &arguments),
+        Command::Login(arguments) => login::run(&arguments),
+        Command::Logout(arguments) => login::run_logout(&arguments),
+        Command::CredentialProvider(arguments) => credential_provider::run(&arguments),
+        Command::Principal(arguments) => principal::run(config, &arguments),
+        Command::Role(arguments) => role::run(config, &arguments),
+        Command::Rule(arguments) => rule::run(config, &arguments),
+        Command::Admin(arguments) => admin::run(config, &arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }

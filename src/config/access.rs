@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::reader::Section;
 use super::schema::{Owners, note, secret_of_file, secret_of_variable};
 use super::{Secret, names};
-use crate::access::{Assignee, Assignment, NetworkRule, Otherwise, Pattern, Role};
+use crate::access::{Assignee, Assignment, CertificateName, NetworkRule, Otherwise, Pattern, Role};
 
 /// What everybody may do, as patterns of full repository names.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,8 +17,10 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Principal {
     pub name: String,
-    /// One or two, so that one can be replaced while the other works.
+    /// One or two, so that one can be replaced while the other works; none at all for one that has certificates.
     pub passwords: Vec<Secret>,
+    /// Client certificates that prove it.
+    pub certificates: Vec<CertificateName>,
     pub pull: Vec<Pattern>,
     pub push: Vec<Pattern>,
 }
@@ -32,15 +34,33 @@ pub(super) fn read(mut section: Section<'_, '_, '_>) -> Access {
     access
 }
 
-pub(super) fn read_principals(root: &mut Section<'_, '_, '_>) -> Vec<Principal> {
-    let mut names = Owners::new();
-    root.sections("principal").into_iter().filter_map(|section| read_principal(section, &mut names)).collect()
+/// `asks_for_certificates` tells whether clients can show any.
+pub(super) fn read_principals(root: &mut Section<'_, '_, '_>, asks_for_certificates: bool) -> Vec<Principal> {
+    let (mut names, mut certificates) = (Owners::new(), Owners::new());
+    let principals = root.sections("principal").into_iter().filter_map(|mut section| {
+        let certificates = read_certificates(&mut section, &mut certificates, asks_for_certificates);
+        read_principal(section, &mut names, certificates)
+    });
+    principals.collect()
 }
 
-fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners) -> Option<Principal> {
+fn read_certificates(section: &mut Section<'_, '_, '_>, taken: &mut Owners, asks_for_certificates: bool) -> Vec<CertificateName> {
+    let certificates: Vec<CertificateName> = section.list("certificates");
+    for (index, certificate) in certificates.iter().enumerate() {
+        if let Some(earlier) = note(taken, certificate.to_string(), section.path()) {
+            section.fault_at("certificates", index, format!("\"{certificate}\" stands already in {earlier}"));
+        }
+    }
+    if !certificates.is_empty() && !asks_for_certificates {
+        section.fault("certificates", "clients are asked for none: name their authorities in tls.client_ca_file");
+    }
+    certificates
+}
+
+fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners, certificates: Vec<CertificateName>) -> Option<Principal> {
     let name: Option<String> = section.required("name");
     if let Some(name) = &name {
-        if !names::is_principal(name) {
+        if !names::is_user(name) {
             section.fault(
                 "name",
                 format!("{name:?} is not a principal's name: 1 to 128 letters, digits and . _ @ + -, and not \"anonymous\""),
@@ -49,16 +69,16 @@ fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners) -> Optio
             section.fault("name", format!("{name:?} stands already in {earlier}"));
         }
     }
-    let passwords = read_passwords(&mut section);
+    let passwords = read_passwords(&mut section, &certificates);
     let (pull, push) = (section.list("pull"), section.list("push"));
     section.finish();
-    Some(Principal { name: name?, passwords, pull, push })
+    Some(Principal { name: name?, passwords, certificates, pull, push })
 }
 
 /// The most passwords of a principal: the old one and the new one.
 const MAX_PASSWORDS: usize = 2;
 
-fn read_passwords(section: &mut Section<'_, '_, '_>) -> Vec<Secret> {
+fn read_passwords(section: &mut Section<'_, '_, '_>, certificates: &[CertificateName]) -> Vec<Secret> {
     section.refuse(
         "password",
         "a password does not stand in the configuration: name its file in password_files, or its variable in password_envs",
@@ -68,6 +88,7 @@ fn read_passwords(section: &mut Section<'_, '_, '_>) -> Vec<Secret> {
     let (named_files, files) = section.files("password_files");
     let variables: Vec<String> = section.list("password_envs");
     match named_files + variables.len() {
+        0 if !certificates.is_empty() => {}
         0 => section.fault("password_files", "is missing: name one file or two, or variables in password_envs"),
         1..=MAX_PASSWORDS => {}
         count => section.fault("password_files", format!("{count} passwords: at most {MAX_PASSWORDS}, with those of password_envs")),
@@ -111,15 +132,17 @@ fn read_role(mut section: Section<'_, '_, '_>, known: &[Principal]) -> Vec<Assig
     assignees.iter().map(|name| Assignment { role, to: to(name), repositories: repositories.clone() }).collect()
 }
 
-pub(super) fn read_rules(root: &mut Section<'_, '_, '_>) -> Vec<NetworkRule> {
-    root.sections("rule").into_iter().map(read_rule).collect()
+/// `[[rule]]`, or the rules of one listener.
+pub(super) fn read_rules(root: &mut Section<'_, '_, '_>, key: &'static str) -> Vec<NetworkRule> {
+    root.sections(key).into_iter().map(read_rule).collect()
 }
 
 fn read_rule(mut section: Section<'_, '_, '_>) -> NetworkRule {
     let (allow, deny): (Vec<IpNet>, Vec<IpNet>) = (section.list("allow"), section.list("deny"));
     let otherwise = section.or("default", Otherwise::Deny);
-    let roles = section.list("roles");
-    if allow.is_empty() && otherwise == Otherwise::Deny {
+    let roles: Vec<Role> = section.list("roles");
+    // Of some roles it says that they count nowhere, or only on listeners with rules of their own.
+    if allow.is_empty() && otherwise == Otherwise::Deny && roles.is_empty() {
         section.fault("allow", "lets nobody in: name ranges, or set default = \"allow\"");
     }
     section.finish();
@@ -159,6 +182,25 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_stands_in_place_of_passwords_and_is_one_s_alone() {
+        let names = |text: &str| {
+            let found = faults(&format!("[tls]\n{text}"));
+            found.into_iter().filter(|fault| fault.contains(": principal")).collect::<Vec<_>>()
+        };
+        // The files of [tls] are not there: what is wrong with principals is told all the same.
+        let with_ca = "cert_file = \"c\"\nkey_file = \"k\"\nclient_ca_file = \"ca\"\n";
+        let principal = |name: &str, certificate: &str| format!("[[principal]]\nname = \"{name}\"\ncertificates = [\"{certificate}\"]\n");
+        assert_eq!(names(with_ca).len(), 0);
+        let twice = names(&format!("{with_ca}{}{}", principal("a", "dns:X.example.com"), principal("b", "dns:x.example.com")));
+        assert!(
+            twice.len() == 1 && twice[0].ends_with(r#"principal[1].certificates[0]: "dns:x.example.com" stands already in principal[0]"#),
+            "{twice:?}"
+        );
+        let wrong = names(&format!("{with_ca}{}", principal("a", "ci")));
+        assert!(wrong[0].contains(r#"principal[0].certificates[0]: "ci" names no certificate: "#), "{wrong:?}");
+    }
+
+    #[test]
     fn what_is_wrong_with_roles_and_rules_is_told() {
         for (text, expected) in [
             (
@@ -168,6 +210,10 @@ mod tests {
             ("[[role]]\nrole = \"Owner\"", r#"role[0].principals: is missing: name principals, or groups as "group:NAME""#),
             ("[[role]]\nrole = \"Owner\"\nprincipals = [\"group:\"]", "role[0].principals[0]: a group has a name"),
             ("[[role]]\nrole = \"Owner\"\nprincipals = [\"a b\"]", r#"role[0].principals[0]: "a b" is not a principal's name"#),
+            (
+                "[[principal]]\nname = \"a\"\ncertificates = [\"CN=a\"]",
+                "principal[0].certificates: clients are asked for none: name their authorities in tls.client_ca_file",
+            ),
             ("[[rule]]\ndeny = [\"10.0.0.0/8\"]", r#"rule[0].allow: lets nobody in: name ranges, or set default = "allow""#),
         ] {
             let found = faults(text);

@@ -8,11 +8,14 @@ mod bucket;
 mod files;
 mod load;
 mod names;
+mod oidc;
 mod peers;
 mod problem;
+mod proxies;
 mod reader;
 mod schema;
 mod secret;
+mod tokens;
 mod units;
 mod value;
 mod watch;
@@ -27,10 +30,13 @@ use crate::access::{Assignment, NetworkRule, Pattern};
 pub use access::{Access, Principal};
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
-pub use names::path_prefix;
+pub use names::{is_principal, path_prefix};
+pub use oidc::Oidc;
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};
+pub use proxies::{ForwardingHeader, TrustedProxies};
 pub use secret::Secret;
+pub use tokens::Tokens;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
 pub use watch::Watcher;
 
@@ -60,6 +66,9 @@ pub struct Config {
     pub roles: Vec<Assignment>,
     /// From where callers may come, besides what is ruled at run time.
     pub rules: Vec<NetworkRule>,
+    /// Where people and workloads sign in.
+    pub oidc: Vec<Oidc>,
+    pub tokens: Tokens,
     pub limits: Limits,
     pub log: Log,
 }
@@ -72,6 +81,8 @@ pub struct Listen {
     pub ops: SocketAddr,
     /// How clients reach this edge, where that cannot be told from the request: scheme and authority.
     pub public_url: Option<url::Url>,
+    /// Who stands before the registry listener.
+    pub proxies: TrustedProxies,
     /// Further registry listeners, each plain or TLS.
     pub also: Vec<ListenAlso>,
 }
@@ -80,12 +91,17 @@ pub struct Listen {
 pub struct ListenAlso {
     pub address: SocketAddr,
     pub tls: bool,
+    pub proxies: TrustedProxies,
+    /// From where callers may come on it, in place of the registry's rules; none: those hold here too.
+    pub rules: Vec<NetworkRule>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     /// The default certificate first, then `[[tls.also]]`: the server name that the client asks for chooses.
     pub certificates: Vec<CertificateFiles>,
+    /// The authorities whose certificates clients may show, PEM; without it none is asked for.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +137,8 @@ pub struct Upstream {
     pub mirrors: Vec<url::Url>,
     pub username: Option<String>,
     pub password: Option<Secret>,
+    /// Who says which caller may read what.
+    pub authorize: Authorize,
     /// Further certificate authorities, PEM.
     pub ca_file: Option<PathBuf>,
     /// Networks, besides public ones, in which this upstream, its mirrors, its token realm and its redirect targets may lie. An
@@ -139,6 +157,15 @@ pub struct Upstream {
     /// How long to wait for a connection; for the head of an answer, or for the next bytes of a body.
     pub connect_timeout: Duration,
     pub read_timeout: Duration,
+}
+
+/// Who decides about an upstream's repositories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authorize {
+    /// This edge, by its own principals and roles.
+    Edge,
+    /// The upstream itself, by the credentials that each caller has there.
+    Upstream,
 }
 
 /// How the edges of one region reach one another, to pass requests of an upload to the edge that began it.
@@ -239,10 +266,12 @@ impl Config {
             principals: _,
             roles: _,
             rules: _,
+            oidc: _,
+            tokens: _,
             limits,
             log,
         } = self;
-        let Listen { registry, ops, public_url: _, also } = listen;
+        let Listen { registry, ops, public_url: _, proxies, also } = listen;
         // The http room judges each request by the deadline in force; all other limits are built into listeners.
         let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
         let fixed = [
@@ -250,6 +279,7 @@ impl Config {
             ("data_dir", *data_dir != new.data_dir),
             ("listen.registry", *registry != new.listen.registry),
             ("listen.ops", *ops != new.listen.ops),
+            ("listen.trusted_proxies", *proxies != new.listen.proxies),
             ("listen.also", *also != new.listen.also),
             // The files may change; whether the registry listener speaks TLS may not.
             ("tls", tls.is_some() != new.tls.is_some()),

@@ -10,12 +10,14 @@ use url::Url;
 
 use super::access::{self, Access};
 use super::files::Readable;
+use super::oidc;
 use super::peers::{self, Regions};
+use super::proxies;
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{
-    Acknowledge, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate, Secret, Siblings, Tls,
-    Upstream, names,
+    Acknowledge, Authorize, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate, Secret,
+    Siblings, Tls, Upstream, names, tokens,
 };
 use crate::access::Pattern;
 
@@ -29,7 +31,7 @@ pub(super) const fn mebibytes(count: u64) -> ByteSize {
 
 pub(super) const MILLISECONDS_100: Duration = Duration::from_millis(100);
 pub(super) const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
+pub(super) const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// Reads the whole document. The result holds defaults in place of what was wrong: it counts only if no fault was reported.
@@ -52,9 +54,12 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
     let hosted = read_hosted(&mut root, &HostedContext { upstreams: &upstreams, regions, acknowledge });
-    let principals = access::read_principals(&mut root);
+    let asks_for_certificates = tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+    let principals = access::read_principals(&mut root, asks_for_certificates);
     let roles = access::read_roles(&mut root, &principals);
-    let rules = access::read_rules(&mut root);
+    let rules = access::read_rules(&mut root, "rule");
+    let oidc = oidc::read(&mut root);
+    let tokens = tokens::read(root.section("tokens"));
     root.finish();
     Config {
         region,
@@ -73,6 +78,8 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         principals,
         roles,
         rules,
+        oidc,
+        tokens,
         limits,
         log,
     }
@@ -98,8 +105,9 @@ fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Acc
             section.warn(key, "is off loopback while access.anonymous_push lets anybody push");
         }
     }
+    let proxies = proxies::read(&mut section);
     section.finish();
-    Listen { registry, ops, public_url, also }
+    Listen { registry, ops, public_url, proxies, also }
 }
 
 fn read_also(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, taken: &mut Vec<(String, SocketAddr)>) -> Option<ListenAlso> {
@@ -114,8 +122,10 @@ fn read_also(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, taken: &mut Ve
             warn_of_plain_http(&section, "address", address);
         }
     }
+    let proxies = proxies::read(&mut section);
+    let rules = access::read_rules(&mut section, "rules");
     section.finish();
-    Some(ListenAlso { address: address?, tls: with_tls })
+    Some(ListenAlso { address: address?, tls: with_tls, proxies, rules })
 }
 
 /// Two listeners cannot have one address. Port 0 is never the same twice.
@@ -143,8 +153,12 @@ fn read_tls(mut section: Section<'_, '_, '_>) -> Tls {
         certificates.extend(read_certificate(&mut also));
         also.finish();
     }
+    // One that cannot be read is a fault by itself, and no reason to complain about principals that have certificates.
+    let named: Option<PathBuf> = section.optional("client_ca_file");
+    let client_ca = named.as_ref().and_then(|path| section.open("client_ca_file", path));
+    require_pem(&section, "client_ca_file", client_ca.as_ref(), "CERTIFICATE-----");
     section.finish();
-    Tls { certificates }
+    Tls { certificates, client_ca_file: client_ca.map(|file| file.path).or(named) }
 }
 
 fn read_certificate(section: &mut Section<'_, '_, '_>) -> Option<CertificateFiles> {
@@ -339,12 +353,15 @@ fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_
         warn_of_plain_secret(&section, "url", url.as_slice(), "the password");
         warn_of_plain_secret(&section, "mirrors", &mirrors, "the password");
     }
+    let authorize = section.or("authorize", Authorize::Edge);
     let ca_file = section.optional_file("ca_file");
     require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
     let private_networks = section.list("private_networks");
     let token_hosts = read_token_hosts(&mut section);
     let tag_ttl = section.bounded("tag_ttl", seconds(5 * MINUTE), seconds(0)..=seconds(30 * DAY));
-    let authorization_ttl = section.bounded("authorization_ttl", seconds(DAY), seconds(0)..=seconds(DAY));
+    // Where the upstream decides for each caller, what it withdraws from one must not stay open for a day.
+    let authorization_default = if authorize == Authorize::Edge { seconds(DAY) } else { seconds(5 * MINUTE) };
+    let authorization_ttl = section.bounded("authorization_ttl", authorization_default, seconds(0)..=seconds(DAY));
     let (allow, deny) = (section.list("allow"), section.list("deny"));
     let max_connections = section.bounded("max_connections", 64, 1..=4096);
     let connect_timeout = section.bounded("connect_timeout", seconds(5), MILLISECONDS_100..=seconds(MINUTE));
@@ -357,6 +374,7 @@ fn read_upstream(mut section: Section<'_, '_, '_>, prefixes: &mut Owners, taken_
         mirrors,
         username,
         password: password.into_secret(),
+        authorize,
         ca_file: ca_file.map(|file| file.path),
         private_networks,
         token_hosts,

@@ -429,6 +429,8 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     std::fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
     std::fs::write(folder.path().join("peer-token"), "0123456789abcdef").unwrap();
     std::fs::write(folder.path().join("peer.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("oidc.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("token-key.pem"), KEY).unwrap();
     let text = uncommented();
     let (_, findings) = load::read(&text, folder.path(), &no_environment, Files::default());
     let faults: Vec<String> = findings.faults.iter().map(ToString::to_string).collect();
@@ -495,7 +497,9 @@ fn what_needs_a_restart_is_named() {
         ..old.clone()
     };
     assert_eq!(old.fixed_changes(&fluid), Vec::<&str>::new());
-    let tls = |cert: &str| Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }] });
+    let tls = |cert: &str| {
+        Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }], client_ca_file: None })
+    };
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });
     assert_eq!((old.fixed_changes(&one), one.fixed_changes(&other)), (vec!["tls"], vec![]));
     let siblings = Siblings { advertise: "https://a".parse().unwrap(), dns: None, token: Secret::new("t".into()), ca_file: None };

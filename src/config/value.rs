@@ -9,8 +9,8 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::units::{ByteSize, parse_duration, show_duration};
-use super::{BucketPlace, LogFormat};
-use crate::access::{Otherwise, Pattern, ROLES, Role};
+use super::{Authorize, BucketPlace, ForwardingHeader, LogFormat};
+use crate::access::{CertificateName, Otherwise, Pattern, ROLES, Role};
 
 /// A value of one type.
 pub(super) trait Value: Sized {
@@ -109,6 +109,35 @@ text_value!(
         _ => Err(is(text, "neither \"deny\" nor \"allow\"")),
     },
     |otherwise| if *otherwise == Otherwise::Allow { "allow".to_owned() } else { "deny".to_owned() }
+);
+text_value!(
+    CertificateName,
+    "a certificate's name such as \"CN=ci\"",
+    |text| text.parse().map_err(|why| format!("{text:?} names no certificate: {why}")),
+    CertificateName::to_string
+);
+text_value!(
+    ForwardingHeader,
+    "\"x-forwarded-for\" or \"forwarded\"",
+    |text| match text {
+        "x-forwarded-for" => Ok(ForwardingHeader::XForwardedFor),
+        "forwarded" => Ok(ForwardingHeader::Forwarded),
+        _ => Err(is(text, "neither \"x-forwarded-for\" nor \"forwarded\"")),
+    },
+    |header| match header {
+        ForwardingHeader::XForwardedFor => "x-forwarded-for".to_owned(),
+        ForwardingHeader::Forwarded => "forwarded".to_owned(),
+    }
+);
+text_value!(
+    Authorize,
+    "\"edge\" or \"upstream\"",
+    |text| match text {
+        "edge" => Ok(Authorize::Edge),
+        "upstream" => Ok(Authorize::Upstream),
+        _ => Err(is(text, "neither \"edge\" nor \"upstream\"")),
+    },
+    |authorize| if *authorize == Authorize::Upstream { "upstream".to_owned() } else { "edge".to_owned() }
 );
 text_value!(
     LogFormat,

@@ -1,23 +1,27 @@
 //! From the head of a request to a call that its caller may make: pure. Repository first, digest second.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Version, header};
+use url::Url;
 
 use super::acr::{self, Acr};
 use super::connection::Connection;
 use super::error::{Failure, Subject};
+use super::governance::Governing;
 use super::log::Record;
+use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
-use crate::identity::Identity;
+use crate::identity::{AuthError, Identity};
 use crate::oci::RepositoryName;
 use crate::peers::{self, Tokens};
-use crate::registry::{Addressing, Names, Page};
+use crate::registry::{Addressing, Names, Page, Vouching};
 
 /// What a reload of the configuration replaces, all of it at once. A request keeps the one that it began with.
 #[derive(Debug)]
@@ -27,6 +31,10 @@ pub struct Site {
     pub policy: Policy,
     /// By which edges of other regions are known.
     pub tokens: Tokens,
+    /// How clients reach this edge, where that cannot be told from the request.
+    pub public_url: Option<Url>,
+    /// The upstreams that decide themselves who reads what.
+    pub vouching: Vouching,
     /// How long a client waits for an answer that needs an upstream.
     pub deadline: Duration,
 }
@@ -47,7 +55,14 @@ pub enum Call {
     Acr(acr::Call),
     /// Authorized when its body has told the repository.
     Command(Command),
+    /// The caller is known when the form in its body has told.
+    Exchange,
+    SignIns,
+    Govern(Permit, Governing),
     Peer(peers::Caller, Question),
+    Token(TokenRequest),
+    /// Its body tells who asks for what.
+    TokenForm,
 }
 
 #[derive(Debug, PartialEq)]
@@ -83,7 +98,7 @@ impl Push {
 
 impl Wanted {
     /// What one must be allowed to do.
-    fn action(&self) -> access::Action {
+    pub(super) fn action(&self) -> access::Action {
         match self {
             Wanted::Tags(_) => access::Action::MetadataRead,
             _ => access::Action::Pull,
@@ -113,24 +128,32 @@ impl Site {
         if let Action::Peer(question) = action {
             return self.admit_peer(question, head, record);
         }
-        let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), connection.peer.ip()).await;
+        if matches!(action, Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm) {
+            return self.admit_applicant(action, record);
+        }
+        if let Some(elsewhere) = self.elsewhere(&action, host.as_deref()) {
+            return self.admit_elsewhere(elsewhere, action, &head.headers, record).await;
+        }
+        let caller = self.caller(head, connection, record.client()).await;
         record.authenticated(caller.as_ref());
         let caller = caller?;
         if !self.policy.admits(&caller) {
             return Err(Failure::forbidden_address());
         }
         match action {
-            Action::Version => self.enter(&caller).map(|_| Call::Version),
-            Action::Catalog(page) => self.enter(&caller).map(|_| Call::Catalog(page)),
+            Action::Version => self.admit_version(&caller),
+            Action::Catalog(page) => self.permit(&caller, Operation::List).map(|_| Call::Catalog(page)),
             Action::AcrCatalog(page) => self.permit(&caller, Operation::List).map(|_| Call::AcrCatalog(page)),
             Action::Forwards => self.enter(&caller).map(|_| Call::Forwards),
             Action::Conflicts(page) => self.enter(&caller).map(|_| Call::Conflicts(page)),
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
+            Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Acr { name, ns, wanted } => self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr),
+            Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => self.admit_applicant(action, record),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());
@@ -172,6 +195,16 @@ impl Site {
         Ok(acr::Call { access, name, ns, registry: host.unwrap_or_default().to_owned(), wanted })
     }
 
+    /// Who asks: by the request's credentials, and where it has none, by the certificate of its connection.
+    async fn caller(&self, head: &Parts, connection: &Connection, address: IpAddr) -> Result<Caller, AuthError> {
+        let certificate = connection.certificate.as_ref().filter(|_| !head.headers.contains_key(header::AUTHORIZATION));
+        let caller = match certificate.and_then(|certificate| self.identity.by_certificate(certificate, address)) {
+            Some(caller) => caller,
+            None => self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), address).await?,
+        };
+        Ok(Caller { listener: connection.listener, ..caller })
+    }
+
     /// Edges of other regions have tokens. Where no region is configured there is nothing that they could ask.
     fn admit_peer(&self, question: Question, head: &Parts, record: &mut Record) -> Result<Call, Failure> {
         if self.tokens.is_empty() {
@@ -180,6 +213,26 @@ impl Site {
         let caller = self.tokens.judge(&head.headers).ok_or_else(Failure::no_peer)?;
         record.asked_by(caller.region());
         Ok(Call::Peer(caller, question))
+    }
+
+    /// Who asks for a token is authenticated where it is issued: a refresh token passes there for a password.
+    fn admit_applicant(&self, action: Action, record: &Record) -> Result<Call, Failure> {
+        match action {
+            _ if !self.policy.admits(record.caller()) => Err(Failure::forbidden_address()),
+            Action::Token(request) => Ok(Call::Token(request)),
+            Action::Exchange => Ok(Call::Exchange),
+            Action::SignIns => Ok(Call::SignIns),
+            _ => Ok(Call::TokenForm),
+        }
+    }
+
+    /// Docker, podman and skopeo sign in only if this asks for it, whatever is asked for afterwards. So it does where signing in leads
+    /// further than not; who has no name gets everybody's token.
+    fn admit_version(&self, caller: &Caller) -> Result<Call, Failure> {
+        if caller.is_anonymous() && caller.scopes.is_none() && self.policy.has_named() {
+            return Err(Failure::unauthorized());
+        }
+        self.enter(caller).map(|()| Call::Version)
     }
 
     /// Who may pull but not write is told so; to others the repository does not exist.
@@ -204,11 +257,8 @@ impl Site {
 
     /// What belongs to no repository and needs a role on the registry.
     pub(super) fn permit(&self, caller: &Caller, operation: Operation) -> Result<Permit, Failure> {
-        self.policy.permit(caller, operation).map_err(
-            |denied: Denied| {
-                if denied.authenticate { Failure::unauthorized() } else { Failure::forbidden() }
-            },
-        )
+        let refused = |denied: Denied| Failure::challenged(denied).unwrap_or_else(Failure::forbidden);
+        self.policy.permit(caller, operation).map_err(refused)
     }
 
     /// A connection that was made to one upstream's name is not used for another's (RFC 9110, section 7.4).
@@ -220,7 +270,7 @@ impl Site {
 }
 
 /// The one host that a request names; none at all only in HTTP/1.0.
-fn host(head: &Parts) -> Result<Option<String>, Failure> {
+pub(super) fn host(head: &Parts) -> Result<Option<String>, Failure> {
     let mut headers = head.headers.get_all(header::HOST).iter();
     let header = headers.next().map(|value| value.to_str()).transpose().map_err(|_| Failure::bad_host())?;
     if headers.next().is_some() {
@@ -255,6 +305,7 @@ mod tests {
             mirrors: Vec::new(),
             username: None,
             password: None,
+            authorize: config::Authorize::Edge,
             ca_file: None,
             private_networks: Vec::new(),
             token_hosts: Vec::new(),
@@ -270,7 +321,7 @@ mod tests {
 
     fn principal(name: &str) -> config::Principal {
         let passwords = vec![config::Secret::new("pass".to_owned())];
-        config::Principal { name: name.to_owned(), passwords, pull: Vec::new(), push: Vec::new() }
+        config::Principal { name: name.to_owned(), passwords, certificates: Vec::new(), pull: Vec::new(), push: Vec::new() }
     }
 
     /// Two upstreams with host names; `anonymous` may be pulled by everybody, all of ghcr.io by `ci`.
@@ -281,12 +332,14 @@ mod tests {
             identity: Identity::new(&[principal("ci"), principal("stranger")]),
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into(), ..Policy::default() },
             tokens: Tokens::default(),
+            public_url: None,
+            vouching: Vouching::default(),
             deadline: Duration::from_secs(10),
         }
     }
 
     fn connection(server_name: Option<&str>) -> Connection {
-        Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: true, server_name: server_name.map(str::to_owned), outbox: None }
+        Connection { tls: true, server_name: server_name.map(str::to_owned), ..Connection::plain("10.0.0.1:1".parse().unwrap()) }
     }
 
     fn admit_on(site: &Site, connection: &Connection, request: http::request::Builder) -> Result<Call, Failure> {
@@ -332,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_check_asks_for_credentials_where_nobody_is_anonymous() {
+    fn what_names_no_repository_asks_for_credentials_where_nobody_is_anonymous() {
         for (anonymous, user, expected) in [
             (&["docker.io/**"][..], None, 200),
             (&[], None, 401),
@@ -340,12 +393,38 @@ mod tests {
             (&[], Some("unknown"), 401),
             (&["docker.io/**"], Some("unknown"), 401),
         ] {
-            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION]
-            {
+            for target in ["/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION] {
                 assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
             }
         }
         assert_eq!(status(admit(&site(&[]), "/readyz", None)), 200);
+    }
+
+    #[test]
+    fn the_version_check_asks_for_credentials_where_they_lead_further() {
+        for (anonymous, user, expected) in [
+            (&["docker.io/**"][..], None, 401),
+            (&[], None, 401),
+            (&["docker.io/**"], Some("ci"), 200),
+            (&["docker.io/**"], Some("unknown"), 401),
+        ] {
+            assert_eq!(status(admit(&site(anonymous), "/v2/", user)), expected, "{anonymous:?} {user:?}");
+        }
+        let Site { policy, .. } = site(&["**"]);
+        let alike = Site { policy: Policy { principals: Default::default(), ..policy }, ..site(&[]) };
+        assert_eq!(status(admit(&alike, "/v2/", None)), 200, "nobody may more than everybody");
+    }
+
+    #[test]
+    fn who_asks_for_a_token_is_not_authenticated_yet() {
+        for user in [None, Some("ci"), Some("unknown")] {
+            let call = admit(&site(&[]), "/oauth2/token?service=x&scope=repository:a:pull+registry:catalog:*&offline_token=true", user);
+            let Ok(Call::Token(request)) = call else { panic!("{call:?}") };
+            assert!(request.offline && request.scopes.len() == 2, "{request:?}");
+        }
+        let far = crate::access::NetworkRule { allow: vec!["192.0.2.0/24".parse().unwrap()], ..Default::default() };
+        let closed = Site { policy: Policy { rules: vec![far], ..Policy::default() }, ..site(&[]) };
+        assert_eq!(status(admit(&closed, "/oauth2/token", None)), 403);
     }
 
     #[test]
@@ -420,7 +499,6 @@ mod tests {
             assert_eq!(status(admit(&site, &target, Some("ci"))), 200);
             let refused = admit(&site, &target, None).unwrap_err().into_response();
             assert_eq!(refused.status(), 401);
-            assert_eq!(refused.headers()["www-authenticate"], r#"Basic realm="outport""#);
             let Ok(Call::Read(read)) = admit(&site, &target, Some("ci")) else { panic!("allowed") };
             let absent = Failure::absent(read.wanted.subject());
             assert_eq!(refusal(admit(&site, &target, Some("stranger"))), refusal(Err(absent)));
@@ -523,7 +601,7 @@ mod tests {
 
     #[test]
     fn row_19_a_request_names_one_host() {
-        let get = || Request::get("/v2/");
+        let get = || Request::get("/v2/_catalog");
         for (request, expected) in [
             (get(), 400),
             (get().version(Version::HTTP_10), 200),
@@ -534,9 +612,9 @@ mod tests {
             (get().header("host", "edge/x"), 400),
             (get().header("host", ""), 400),
             (get().header("host", &b"\xff"[..]), 400),
-            (Request::get("http://edge/v2/").header("host", "EDGE"), 200),
-            (Request::get("http://edge/v2/").header("host", "other"), 400),
-            (Request::get("https://edge/v2/").version(Version::HTTP_2), 200),
+            (Request::get("http://edge/v2/_catalog").header("host", "EDGE"), 200),
+            (Request::get("http://edge/v2/_catalog").header("host", "other"), 400),
+            (Request::get("https://edge/v2/_catalog").version(Version::HTTP_2), 200),
         ] {
             let text = format!("{request:?}");
             assert_eq!(status(admit_on(&site(&["**"]), &connection(None), request)), expected, "{text}");
@@ -553,7 +631,7 @@ mod tests {
             (Some("edge.example.com"), "edge.example.com", 200),
             (None, "hub.example.com", 200),
         ] {
-            let request = Request::get("/v2/").header("host", host);
+            let request = Request::get("/v2/_catalog").header("host", host);
             assert_eq!(status(admit_on(&site(&["**"]), &connection(server_name), request)), expected, "{server_name:?} {host}");
         }
     }

@@ -109,9 +109,10 @@ mod tests {
     fn authorized(anonymous: Grants, body: &str) -> Result<Order, u16> {
         let policy = Policy { anonymous, ..Policy::default() };
         let (names, identity, tokens) = (Names::default(), Identity::new(&[]), crate::peers::Tokens::default());
-        let site = Site { names, identity, policy, tokens, deadline: std::time::Duration::from_secs(10) };
+        let (vouching, deadline) = (crate::registry::Vouching::default(), std::time::Duration::from_secs(10));
+        let site = Site { names, identity, policy, tokens, vouching, public_url: None, deadline };
         let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;
-        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None };
+        let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
         let mut record = Record::start(&Metrics::new(), &head, &connection, String::new());
         authorize(&site, &Bytes::copy_from_slice(body.as_bytes()), &mut record).map_err(|failure| failure.status.as_u16())
     }

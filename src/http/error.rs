@@ -9,10 +9,12 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Payload;
+use super::challenge::Reason;
 use super::route::RouteError;
 use crate::access::Denied;
 use crate::cache::CacheError;
-use crate::identity::{AuthError, CHALLENGE};
+use crate::identity::AuthError;
+use crate::identity::governance::GovernanceError;
 use crate::inflow::InflowError;
 use crate::oci::{ChunkError, Digest, InvalidManifest, ReceivedRange};
 use crate::registry::UnknownNamespace;
@@ -24,6 +26,9 @@ const MAX_LISTED_DIGESTS: usize = 32;
 
 /// What an edge of another region has to bear.
 const PEER_CHALLENGE: &str = r#"Bearer realm="outport peers""#;
+
+/// What a caller is asked for that an upstream decides about: a name and a password that it has there.
+const UPSTREAM_CHALLENGE: &str = r#"Basic realm="outport""#;
 
 /// When to come back, where nobody said.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -44,9 +49,12 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extra {
     None,
-    Challenge,
+    /// Which depends on the request.
+    Challenge(Reason),
     /// For edges of other regions, which have tokens.
     PeerChallenge,
+    /// Where an upstream decides.
+    UpstreamChallenge,
     Allow(&'static str),
     RetryAfter {
         seconds: u64,
@@ -67,9 +75,9 @@ impl Extra {
 
     fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Extra::None => None,
-            Extra::Challenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE))),
+            Extra::None | Extra::Challenge(_) => None,
             Extra::PeerChallenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(PEER_CHALLENGE))),
+            Extra::UpstreamChallenge => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(UPSTREAM_CHALLENGE))),
             Extra::Allow(methods) => Some((header::ALLOW, HeaderValue::from_static(methods))),
             Extra::RetryAfter { seconds } => Some((header::RETRY_AFTER, seconds.into())),
             Extra::Size { bytes } => {
@@ -104,11 +112,39 @@ impl Failure {
     }
 
     pub fn denied(denied: Denied, subject: Subject) -> Failure {
-        if denied.authenticate { Failure::unauthorized() } else { Failure::absent(subject) }
+        Failure::challenged(denied).unwrap_or_else(|| Failure::absent(subject))
+    }
+
+    /// `None` if no credentials or other ones would change anything.
+    pub fn challenged(denied: Denied) -> Option<Failure> {
+        let reason = if denied.insufficient_scope { Reason::InsufficientScope } else { Reason::Unknown };
+        denied.authenticate.then(|| Failure::unauthorized_because(reason))
     }
 
     pub fn unauthorized() -> Failure {
-        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge)
+        Failure::unauthorized_because(Reason::Unknown)
+    }
+
+    fn unauthorized_because(reason: Reason) -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::Challenge(reason))
+    }
+
+    /// Why the caller is to be told how to come in, if it is. What it is told depends on the request and is no part of this.
+    pub fn challenge(&self) -> Option<Reason> {
+        match self.extra {
+            Extra::Challenge(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// An upstream says who may read this, and it is not known who asks.
+    pub fn credentials_wanted() -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required").with(Extra::UpstreamChallenge)
+    }
+
+    /// A provider's token establishes nobody. Why stays in the log.
+    pub fn token_refused(why: impl Into<Box<str>>) -> Failure {
+        Failure::unauthorized().because(why)
     }
 
     /// Who asks is no edge of a configured peer.
@@ -357,7 +393,30 @@ impl From<AuthError> for Failure {
         match error {
             AuthError::Malformed => Failure::new(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "the credentials cannot be read"),
             AuthError::Refused => Failure::unauthorized(),
+            AuthError::InvalidToken => Failure::unauthorized_because(Reason::InvalidToken),
+            AuthError::Throttled { retry_after } => {
+                Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many attempts to sign in")
+                    .with(Extra::later(Some(retry_after)))
+            }
         }
+    }
+}
+
+impl From<GovernanceError> for Failure {
+    fn from(error: GovernanceError) -> Failure {
+        let detail = Some(error.to_string().into());
+        let failure = match error {
+            GovernanceError::Denied => return Failure::forbidden(),
+            GovernanceError::Invalid(_) => Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read"),
+            GovernanceError::Unknown(_) => Failure::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "there is no such thing"),
+            GovernanceError::Conflict(_) => Failure::new(StatusCode::CONFLICT, "UNSUPPORTED", "this cannot be as things are"),
+            GovernanceError::Unavailable { why, retry_after } => {
+                return Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "this cannot be changed now: try again later")
+                    .with(Extra::later(retry_after))
+                    .because(why);
+            }
+        };
+        Failure { detail, ..failure }
     }
 }
 
@@ -411,6 +470,13 @@ mod tests {
             (Failure::not_yet("us does not know it yet"), 503, "UNAVAILABLE"),
             (AuthError::Malformed.into(), 400, "UNAUTHORIZED"),
             (AuthError::Refused.into(), 401, "UNAUTHORIZED"),
+            (AuthError::InvalidToken.into(), 401, "UNAUTHORIZED"),
+            (AuthError::Throttled { retry_after: Duration::ZERO }.into(), 429, "TOOMANYREQUESTS"),
+            (GovernanceError::Denied.into(), 403, "DENIED"),
+            (GovernanceError::Invalid("no name".into()).into(), 400, "UNSUPPORTED"),
+            (GovernanceError::Unknown("principal x".into()).into(), 404, "NAME_UNKNOWN"),
+            (GovernanceError::Conflict("it is fixed".into()).into(), 409, "UNSUPPORTED"),
+            (GovernanceError::Unavailable { why: "away".into(), retry_after: None }.into(), 503, "UNAVAILABLE"),
             (UnknownNamespace.into(), 404, "NAME_UNKNOWN"),
             (ContentError::Mismatch.into(), 502, "UNKNOWN"),
             (ContentError::Broken("reset".into()).into(), 503, "UNAVAILABLE"),
@@ -536,8 +602,15 @@ mod tests {
     }
 
     #[test]
+    fn who_guesses_is_told_when_to_come_again() {
+        let failure = AuthError::Throttled { retry_after: Duration::from_millis(1_500) };
+        assert_eq!(sent(failure.into()).2[header::RETRY_AFTER], "2");
+    }
+
+    #[test]
     fn failures_carry_their_headers() {
-        assert_eq!(sent(Failure::unauthorized()).2[header::WWW_AUTHENTICATE], r#"Basic realm="outport""#);
+        assert_eq!(Failure::unauthorized().challenge(), Some(Reason::Unknown));
+        assert_eq!(Failure::from(AuthError::InvalidToken).challenge(), Some(Reason::InvalidToken));
         assert_eq!(sent(RouteError::Method { allow: "POST" }.into()).2[header::ALLOW], "POST");
         assert_eq!(sent(RouteError::Method { allow: "" }.into()).2[header::ALLOW], "");
         assert_eq!(sent(Failure::unsatisfiable(10)).2[header::CONTENT_RANGE], "bytes */10");

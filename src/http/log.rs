@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::acr::Acr;
 use super::connection::Connection;
+use super::forwarded;
 use super::route::{Action, Begin, Command, Push, Question, Wanted};
 use crate::access::{Caller, Principal};
 use crate::cache::{Answer, Freshness, Source};
@@ -48,8 +49,13 @@ pub enum Class {
     Wait,
     Refresh,
     Prefetch,
+    Exchange,
+    SignIns,
+    /// Principals, roles, network rules.
+    Govern,
     /// Questions of other regions.
     Peer,
+    Token,
     /// It went nowhere.
     Other,
 }
@@ -110,7 +116,11 @@ impl Class {
             Action::Wait(_) => Class::Wait,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
+            Action::Exchange => Class::Exchange,
+            Action::SignIns => Class::SignIns,
+            Action::Govern(_) => Class::Govern,
             Action::Peer(_) => Class::Peer,
+            Action::Token(_) | Action::TokenForm => Class::Token,
         }
     }
 
@@ -134,7 +144,11 @@ impl Class {
             Class::Wait => "wait",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
+            Class::Exchange => "exchange",
+            Class::SignIns => "login",
+            Class::Govern => "govern",
             Class::Peer => "peer",
+            Class::Token => "token",
             Class::Other => "other",
         }
     }
@@ -143,6 +157,7 @@ impl Class {
 impl Record {
     /// Begins when a request's head is here.
     pub fn start(metrics: &Metrics, head: &Parts, connection: &Connection, request_id: String) -> Record {
+        let client = forwarded::client(connection, &head.headers);
         Record {
             metrics: metrics.clone(),
             started: Instant::now(),
@@ -150,12 +165,12 @@ impl Record {
             status: client_left(),
             written: false,
             request_id,
-            client: connection.peer.ip().to_canonical(),
+            client,
             method: method_text(&head.method),
             agent: agent(&head.headers),
             path: Some(clean(head.uri.path())),
             class: Class::Other,
-            caller: Caller::anonymous(connection.peer.ip()),
+            caller: Caller { listener: connection.listener, ..Caller::anonymous(client) },
             upstream: None,
             repository: None,
             reference: None,
@@ -163,6 +178,11 @@ impl Record {
             freshness: None,
             cause: None,
         }
+    }
+
+    /// Where the request comes from, as far as those who may say so do.
+    pub fn client(&self) -> IpAddr {
+        self.client
     }
 
     pub fn request_id(&self) -> &str {
@@ -188,6 +208,7 @@ impl Record {
             Action::Acr { wanted, .. } => wanted.reference(),
             Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
             Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
+            Action::Govern(governing) => governing.about(),
             Action::Peer(Question::Segments { origin, .. } | Question::Snapshots(origin) | Question::SnapshotPart { origin, .. }) => {
                 Some(origin.to_string())
             }
@@ -370,7 +391,7 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let head = request.body(()).unwrap().into_parts().0;
-            let connection = Connection { peer: peer.parse().unwrap(), tls: false, server_name: None, outbox: None };
+            let connection = Connection::plain(peer.parse().unwrap());
             let finish = || {
                 let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
                 record.answered(StatusCode::NOT_FOUND);
@@ -416,7 +437,7 @@ mod tests {
     fn a_client_that_leaves_before_the_answer_is_counted() {
         let metrics = Metrics::new();
         let head = http::Request::get("/v2/").body(()).unwrap().into_parts().0;
-        let connection = Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None };
+        let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
         drop(Record::start(&metrics, &head, &connection, String::new()));
         let mut answered = Record::start(&metrics, &head, &connection, String::new());
         answered.answered(StatusCode::OK);

@@ -9,7 +9,10 @@ use std::time::Duration;
 use http::Method;
 use percent_encoding::percent_decode;
 
-use super::acr::{self, Acr};
+use super::acr;
+pub use super::acr::Acr;
+use super::governance::{self, Governing};
+use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
 use crate::bucket::{SnapshotPart, Through};
 use crate::ledger::Origin;
@@ -31,6 +34,9 @@ pub const MAX_TAGS: usize = 100;
 
 /// The query parameter of a session's location that holds its signed state.
 pub const STATE_PARAMETER: &str = "_state";
+
+/// Where tokens are had.
+pub const TOKEN_PATH: &str = "/oauth2/token";
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +75,18 @@ pub enum Action {
     Wait(Wait),
     /// An operator's command, whose image stands in the body.
     Command(Command),
+    /// A provider's token for a refresh token.
+    Exchange,
+    /// Where people sign in.
+    SignIns,
+    /// Who there is, and who may do what.
+    Govern(Governing),
     /// An edge of another region wants to know.
     Peer(Question),
+    /// A token, for whom the headers name.
+    Token(TokenRequest),
+    /// A token, for whom the body names.
+    TokenForm,
 }
 
 /// What edges of other regions ask.
@@ -204,6 +220,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/wait" => return reading(method).and_then(|()| receipts::wait(query).map(Action::Wait)),
         b"/outport/v1/refresh" => return posting(method).map(|()| Action::Command(Command::Refresh)),
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
+        b"/oauth2/exchange" => return posting(method).map(|()| Action::Exchange),
+        b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
+        path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
         _ => {
@@ -218,6 +237,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             }
             if let Some(image) = path.strip_prefix(b"/outport/v1/replication/") {
                 return reading(method).and_then(|()| receipt(image, query));
+            }
+            if let Some(governing) = governance::route(method, path, query) {
+                return governing.map(Action::Govern);
             }
             Endpoint::find(path)?
         }
@@ -304,6 +326,14 @@ pub(super) fn reading(method: &Method) -> Result<(), RouteError> {
 
 fn posting(method: &Method) -> Result<(), RouteError> {
     if method == Method::POST { Ok(()) } else { Err(RouteError::Method { allow: "POST" }) }
+}
+
+fn token(method: &Method, query: &str) -> Result<Action, RouteError> {
+    match *method {
+        Method::GET | Method::HEAD => oauth2::token_request(query).map(Action::Token),
+        Method::POST => Ok(Action::TokenForm),
+        _ => Err(RouteError::Method { allow: "GET, HEAD, POST" }),
+    }
 }
 
 /// What is wanted, before its repository is known.
@@ -571,6 +601,7 @@ mod tests {
             ("/readyz", Action::Ready),
             ("/v2/_catalog?n=3", Action::Catalog(all(3))),
             ("/outport/v1/forwards", Action::Forwards),
+            ("/outport/v1/login", Action::SignIns),
         ] {
             assert_eq!(get(target), Ok(action), "{target}");
         }
@@ -585,6 +616,7 @@ mod tests {
         for command in [("/outport/v1/refresh", Command::Refresh), ("/outport/v1/prefetch", Command::Prefetch)] {
             assert_eq!(route(&Method::POST, command.0.as_bytes(), ""), Ok(Action::Command(command.1)));
         }
+        assert_eq!(send("POST", "/oauth2/exchange"), Ok(Action::Exchange));
         for target in ["/", "", "/favicon.ico", "/v1/_ping", "/v2/library/alpine", "/v2x", "*"] {
             assert_eq!(get(target), Err(RouteError::Unknown), "{target}");
         }

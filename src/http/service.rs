@@ -12,10 +12,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
+use super::challenge::challenge;
 use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
 use super::connection::Connection;
 use super::error::{Failure, Subject};
+use super::exchange;
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
@@ -25,6 +27,7 @@ use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
 use crate::clock::Clock;
+use crate::identity::Governance;
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference};
@@ -49,6 +52,7 @@ pub struct Http(Arc<Inner>);
 struct Inner {
     registry: Registry,
     locations: Locations,
+    governance: Governance,
     site: RwLock<Arc<Site>>,
     request_timeout: Duration,
     metrics: Metrics,
@@ -63,16 +67,24 @@ struct Inner {
 
 /// Whether a connection can carry another request after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reuse {
+pub(super) enum Reuse {
     Keep,
     /// Bytes of this request's body are still to come: nothing behind them may be read as a request.
     Close,
 }
 
 impl Http {
-    pub fn new(registry: Registry, locations: Locations, site: Site, request_timeout: Duration, metrics: Metrics, clock: Clock) -> Http {
+    pub fn new(
+        (registry, governance): (Registry, Governance),
+        locations: Locations,
+        site: Site,
+        request_timeout: Duration,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Http {
         Http(Arc::new(Inner {
             registry,
+            governance,
             locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
@@ -89,7 +101,15 @@ impl Http {
         &self.0.registry
     }
 
-    /// How long a request may take that nothing else bounds.
+    pub(super) fn governance(&self) -> &Governance {
+        &self.0.governance
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// As long as any one request may take.
     pub(super) fn request_timeout(&self) -> Duration {
         self.0.request_timeout
     }
@@ -135,6 +155,8 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
+            Ok(Call::Exchange) => self.exchange((&site, &head, &connection), body, &mut record).await,
+            Ok(Call::TokenForm) => self.token_form((&site, &head, &connection), body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
@@ -145,6 +167,7 @@ impl Http {
                 let reply = self.acr(&call, (&site, &head), &mut inflow, &record).await;
                 (reply, drain_rest(&head, inflow).await)
             }
+            Ok(Call::Govern(permit, wanted)) => self.govern((permit, &wanted), (&site, record.caller()), &head, body).await,
             Ok(call) => {
                 let reuse = drain(&head, body).await;
                 (self.call(call, &site, &head, &mut record).await, reuse)
@@ -153,7 +176,10 @@ impl Http {
         };
         let reply = reply.unwrap_or_else(|mut failure| {
             record.cause = failure.cause.take();
-            failure.into_response()
+            let challenge = failure.challenge().and_then(|reason| challenge(reason, &site, (&head, &connection)));
+            let mut response = failure.into_response();
+            response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
+            response
         });
         let mut answer = finish(reply, &head, reuse, &connection, record);
         self.0.locations.vouch(&head.headers, answer.headers_mut());
@@ -204,7 +230,8 @@ impl Http {
             Call::Version => Ok(respond::version()),
             Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
@@ -214,11 +241,13 @@ impl Http {
                 Ok(respond::acr_catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::Forwards => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 Ok(respond::forwards(&self.0.registry.forwards(readable)))
             }
             Call::Conflicts(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::Pull).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
                 let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
                 Ok(respond::conflicts(&listed, &page))
             }
@@ -226,7 +255,11 @@ impl Http {
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
-            Call::Write(_) | Call::Acr(_) | Call::Command(_) => Err(Failure::bad_command("a command is a POST")),
+            Call::Token(request) => self.token(&request, (site, head), record).await,
+            Call::SignIns => Ok(exchange::sign_ins(site)),
+            Call::Write(_) | Call::Acr(_) | Call::Command(_) | Call::TokenForm | Call::Exchange | Call::Govern(..) => {
+                Err(Failure::bad_command("a command is a POST"))
+            }
         }
     }
 
@@ -308,15 +341,9 @@ impl Http {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
-        if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
-            // No page of another origin can send this type without asking first.
-            return (Err(Failure::not_json()), drain(head, body).await);
-        }
-        match tokio::time::timeout(site.deadline, command_body(body)).await {
-            Ok(Ok(bytes)) => (self.obey(command, site, &bytes, record).await, Reuse::Keep),
-            Ok(Err(failure)) => (Err(failure), Reuse::Close),
-            Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
+        match json_body(site, head, body).await {
+            (Ok(bytes), reuse) => (self.obey(command, site, &bytes, record).await, reuse),
+            (Err(failure), reuse) => (Err(failure), reuse),
         }
     }
 
@@ -359,12 +386,39 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     }
 }
 
+/// The body of a command, which says that it is JSON, and whether the connection goes on after it.
+pub(super) async fn json_body<B>(site: &Site, head: &Parts, body: B) -> (Result<Bytes, Failure>, Reuse)
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
+    if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        // No page of another origin can send this type without asking first.
+        return (Err(Failure::not_json()), drain(head, body).await);
+    }
+    match tokio::time::timeout(site.deadline, command_body(body)).await {
+        Ok(Ok(bytes)) => (Ok(bytes), Reuse::Keep),
+        Ok(Err(failure)) => (Err(failure), Reuse::Close),
+        Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
+    }
+}
+
 async fn command_body<B>(body: B) -> Result<Bytes, Failure>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, MAX_COMMAND_BYTES).collect().await {
+    bounded_body(body, MAX_COMMAND_BYTES).await
+}
+
+/// A whole body that is small.
+pub(super) async fn bounded_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Failure>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, most_bytes).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Failure::body_too_large()),
         Err(_) => Err(Failure::bad_command("the body did not come whole")),
@@ -372,7 +426,7 @@ where
 }
 
 /// Takes in a small body that nobody reads. One that is larger, slow, or only offered (`Expect: 100-continue`) is left alone.
-async fn drain<B>(head: &Parts, body: B) -> Reuse
+pub(super) async fn drain<B>(head: &Parts, body: B) -> Reuse
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -561,8 +615,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_is_tied_to_its_record() {
-        let (metrics, connection) =
-            (Metrics::new(), Connection { peer: "10.0.0.1:1".parse().unwrap(), tls: false, server_name: None, outbox: None });
+        let (metrics, connection) = (Metrics::new(), Connection::plain("10.0.0.1:1".parse().unwrap()));
         let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
         let record = Record::start(&metrics, &head, &connection, "id".to_owned());
         let response = finish(respond::version(), &head, Reuse::Keep, &connection, record);

@@ -1,14 +1,25 @@
-//! Who is asking. In this form: passwords of configured principals, by Basic authentication (RFC 7617).
+//! Who is asking: by name and password (Basic, RFC 7617), for principals that are configured or were made at run time; by a token that
+//! some edge issued (Bearer, RFC 6750); or by a client certificate. And what owners change at run time.
 
+mod certificate;
+mod claims;
 mod control;
+mod credentials;
+pub mod governance;
+mod keyring;
+mod keys;
+mod oidc;
+mod passwords;
+mod standing;
+mod throttle;
+mod tokens;
 mod watch;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use subtle::{Choice, ConstantTimeEq};
 
@@ -16,19 +27,56 @@ use crate::access::{Caller, Principal};
 use crate::config;
 use crate::oci::Digest;
 
-pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
-
+pub use certificate::{Authorities, ClientCertificate};
+pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
+pub use control::{
+    ADMIN, Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, NUMBERS, Number, RoleRecord, RuleRecord, SecretRecord, assignee,
+    secret_name,
+};
+pub use governance::Governance;
+pub use keys::{KeyError, SigningKey};
+pub use oidc::{Oidc, OidcError, SignIn};
+pub use passwords::Passwords;
+pub use tokens::{AccessToken, REFRESH_TTL, Sources, Tokens};
 pub use watch::Controls;
 
-/// The challenge of every 401. It is ours and never changes: containerd keeps one for each host.
-pub const CHALLENGE: &str = r#"Basic realm="outport""#;
+use certificate::Certified;
+use credentials::Credentials;
+use passwords::Attempt;
+use standing::Standings;
 
-/// The longest credentials that are looked at, in bytes.
-const MAX_CREDENTIALS_BYTES: usize = 8 * 1024;
+/// The user name that goes with a refresh token where clients know only names and passwords (Azure Container Registry has the same).
+pub const REFRESH_USER: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The principals that can prove who they are.
 pub struct Identity {
     entries: Vec<Entry>,
+    standings: Standings,
+    /// `None`: no token is accepted.
+    tokens: Option<Tokens>,
+    certified: Certified,
+    /// `None`: nobody signs in at a provider.
+    oidc: Option<Oidc>,
+    /// Of principals that were made at run time.
+    passwords: Option<Passwords>,
+}
+
+/// Who asks for a token.
+#[derive(Debug)]
+pub struct Applicant {
+    pub caller: Caller,
+    /// `None`: everybody.
+    pub subject: Option<Subject>,
+    pub means: Means,
+}
+
+/// By what somebody asks for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By nothing, or by what is good until it is taken away.
+    Credentials,
+    /// By a refresh token, which earns no other: it could be made to last forever.
+    RefreshToken,
 }
 
 /// Hashes, so that comparing takes the same time whatever the lengths are. Passwords of services are long and random: a slow
@@ -48,20 +96,67 @@ pub enum AuthError {
     /// Read and not accepted: 401.
     #[error("the credentials are not accepted")]
     Refused,
+    /// A token that is not, or not any more, good: 401, and another one may be (RFC 6750, section 3.1).
+    #[error("the token is not accepted")]
+    InvalidToken,
+    /// Not looked at, because there was too much guessing, or too many come at a time: 429.
+    #[error("too many attempts to sign in")]
+    Throttled { retry_after: Duration },
 }
 
 impl Identity {
+    /// By the passwords of these principals.
     pub fn new(principals: &[config::Principal]) -> Identity {
         let hash = |text: &str| Digest::sha256(text.as_bytes());
-        let entries = principals
-            .iter()
+        let with_passwords = principals.iter().filter(|principal| !principal.passwords.is_empty());
+        let entries = with_passwords
             .map(|principal| Entry {
                 principal: principal.name.as_str().into(),
                 name: hash(&principal.name),
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries }
+        let standings = Standings::new(principals, &Control::default());
+        Identity { entries, standings, tokens: None, certified: Certified::new(principals), oidc: None, passwords: None }
+    }
+
+    /// And by tokens, of those who have not been taken away since.
+    pub fn with_tokens(self, tokens: Tokens, principals: &[config::Principal], control: &Control) -> Identity {
+        Identity { standings: Standings::new(principals, control), tokens: Some(tokens), ..self }
+    }
+
+    /// Establishes the caller of a request without an `Authorization` header by the certificate of its connection; `None` if that is
+    /// nobody's here.
+    pub fn by_certificate(&self, certificate: &ClientCertificate, address: IpAddr) -> Option<Caller> {
+        Some(Caller::new(self.certified.find(certificate)?, address, "certificate"))
+    }
+
+    /// And by tokens of identity providers, which are exchanged for our own.
+    pub fn with_providers(self, oidc: Oidc) -> Identity {
+        Identity { oidc: Some(oidc), ..self }
+    }
+
+    /// Establishes whom a provider's token is about.
+    ///
+    /// # Errors
+    /// See [`OidcError`].
+    pub async fn exchange(&self, token: &str) -> Result<Subject, OidcError> {
+        let (Some(oidc), Some(tokens)) = (&self.oidc, &self.tokens) else { return Err(OidcError::Refused("no provider is configured")) };
+        let subject = oidc.verify(token).await?;
+        if !self.standings.admit(&subject, tokens.clock().now()) {
+            return Err(OidcError::Refused("its name is that of a principal of this registry"));
+        }
+        Ok(subject)
+    }
+
+    /// Where people sign in to get such a token.
+    pub fn sign_ins(&self) -> Vec<SignIn> {
+        self.oidc.as_ref().map(Oidc::sign_ins).unwrap_or_default()
+    }
+
+    /// Beside those of the configuration, principals that were made at run time; and a limit to guessing.
+    pub fn with_passwords(self, passwords: Passwords) -> Identity {
+        Identity { passwords: Some(passwords), ..self }
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.
@@ -73,20 +168,94 @@ impl Identity {
         authorization: impl IntoIterator<Item = &'a HeaderValue>,
         address: IpAddr,
     ) -> Result<Caller, AuthError> {
-        let mut headers = authorization.into_iter();
-        let Some(header) = headers.next() else { return Ok(Caller::anonymous(address)) };
-        if headers.next().is_some() || header.len() > MAX_CREDENTIALS_BYTES {
-            return Err(AuthError::Malformed);
+        match Credentials::read(authorization)? {
+            None => Ok(Caller::anonymous(address)),
+            Some(Credentials::Basic { name, password }) => self.sign_in(&name, &password, address).await,
+            Some(Credentials::Bearer(token)) => self.bear(token, address).await,
         }
-        let (scheme, credentials) = header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
-        if !scheme.eq_ignore_ascii_case("basic") {
+    }
+
+    /// Establishes who has this password.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`].
+    pub async fn sign_in(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Caller, AuthError> {
+        let principal = self.prove(name, password, address).await?;
+        Ok(Caller::new(principal, address, "basic"))
+    }
+
+    /// Who bears an access token. One that was seen before allocates nothing.
+    async fn bear(&self, token: &str, address: IpAddr) -> Result<Caller, AuthError> {
+        let tokens = self.tokens.as_ref().ok_or(AuthError::InvalidToken)?;
+        let verdict = tokens.verify(token).await.ok_or(AuthError::InvalidToken)?;
+        let is_gone = |subject| !self.standings.admit(subject, tokens.clock().now());
+        if verdict.subject.as_ref().is_some_and(is_gone) {
+            return Err(AuthError::InvalidToken);
+        }
+        Ok(verdict.caller(address))
+    }
+
+    /// Establishes who asks for a token, from all `Authorization` headers: as [`Identity::authenticate`], but a refresh token stands for
+    /// a password, and an access token for nothing.
+    ///
+    /// # Errors
+    /// See [`AuthError`].
+    pub async fn apply<'a>(
+        &self,
+        authorization: impl IntoIterator<Item = &'a HeaderValue>,
+        address: IpAddr,
+    ) -> Result<Applicant, AuthError> {
+        match Credentials::read(authorization)? {
+            None => Ok(Applicant::new(Caller::anonymous(address))),
+            Some(Credentials::Basic { name, password }) => self.apply_with(&name, &password, address).await,
+            Some(Credentials::Bearer(_)) => Err(AuthError::Refused),
+        }
+    }
+
+    /// Establishes who asks for a token by a name and a password.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`].
+    pub async fn apply_with(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Applicant, AuthError> {
+        if name != REFRESH_USER.as_bytes() {
+            return self.sign_in(name, password, address).await.map(Applicant::new);
+        }
+        let token = std::str::from_utf8(password).map_err(|_| AuthError::Refused)?;
+        self.redeem(token, address).await
+    }
+
+    /// Establishes whose refresh token this is.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`].
+    pub async fn redeem(&self, token: &str, address: IpAddr) -> Result<Applicant, AuthError> {
+        let tokens = self.tokens.as_ref().ok_or(AuthError::Refused)?;
+        let subject = tokens.redeem(token).await.ok_or(AuthError::Refused)?;
+        if !self.standings.admit(&subject, tokens.clock().now()) {
             return Err(AuthError::Refused);
         }
-        let decoded = STANDARD.decode(credentials.trim()).map_err(|_| AuthError::Malformed)?;
-        let colon = decoded.iter().position(|byte| *byte == b':').ok_or(AuthError::Malformed)?;
-        let (name, password) = decoded.split_at(colon);
-        let principal = self.find(name, password.get(1..).unwrap_or_default()).ok_or(AuthError::Refused)?;
-        Ok(Caller::new(principal, address, "basic"))
+        let mut caller = Caller::new(Principal::Named(subject.name.clone()), address, Proof::of_token(Some(subject.proof)));
+        caller.groups = subject.groups.clone();
+        Ok(Applicant { caller, subject: Some(subject), means: Means::RefreshToken })
+    }
+
+    /// What issues tokens; `None` where none is accepted.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
+    }
+
+    async fn prove(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Principal, AuthError> {
+        let configured = self.find(name, password);
+        let Some(passwords) = &self.passwords else { return configured.ok_or(AuthError::Refused) };
+        let attempt = Attempt { name, password, address, is_configured: self.is_configured(name) };
+        match configured {
+            Some(principal) => passwords.admit(attempt).await.map(|()| principal),
+            None => passwords.verify(attempt).await.map(Principal::Named),
+        }
+    }
+
+    fn is_configured(&self, name: &[u8]) -> bool {
+        self.entries.iter().any(|entry| entry.principal.as_bytes() == name)
     }
 
     /// Compares with every password of every principal, whatever matches: a known name costs what an unknown one costs.
@@ -103,6 +272,27 @@ impl Identity {
     }
 }
 
+impl Applicant {
+    fn new(caller: Caller) -> Applicant {
+        let subject = match (&caller.principal, Proof::of_word(caller.proof)) {
+            (Principal::Named(name), Some(proof)) => Some(Subject { name: name.clone(), groups: caller.groups.clone(), proof }),
+            _ => None,
+        };
+        Applicant { caller, subject, means: Means::Credentials }
+    }
+
+    /// On which listener the request came: it may have network rules of its own.
+    pub fn on(mut self, listener: usize) -> Applicant {
+        self.caller.listener = listener;
+        self
+    }
+
+    /// If it is somebody.
+    pub fn named(self) -> Option<Applicant> {
+        Some(self).filter(|applicant| applicant.subject.is_some())
+    }
+}
+
 impl fmt::Debug for Identity {
     /// The names only: a hash of a password is a secret too.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,12 +303,15 @@ impl fmt::Debug for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use futures_util::FutureExt;
 
     fn identity() -> Identity {
         let principal = |name: &str, passwords: &[&str]| config::Principal {
             name: name.to_owned(),
             passwords: passwords.iter().map(|text| config::Secret::new((*text).to_owned())).collect(),
+            certificates: Vec::new(),
             pull: Vec::new(),
             push: Vec::new(),
         };
@@ -151,7 +344,8 @@ mod tests {
         {
             assert_eq!(authenticate(&identity(), [&basic(user, password)]), Err(AuthError::Refused), "{user}:{password}");
         }
-        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Bearer abc")]), Err(AuthError::Refused));
+        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Negotiate abc")]), Err(AuthError::Refused));
+        assert_eq!(authenticate(&identity(), [&HeaderValue::from_static("Bearer abc")]), Err(AuthError::InvalidToken));
     }
 
     #[test]
@@ -171,6 +365,7 @@ mod tests {
         let principal = config::Principal {
             name: "ci".to_owned(),
             passwords: vec![config::Secret::new(format!("{long}a"))],
+            certificates: Vec::new(),
             pull: Vec::new(),
             push: Vec::new(),
         };

@@ -1,7 +1,7 @@
 //! Follows the control plane: what an owner changes in some region is in force here as soon as it is folded.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ const OPEN_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub struct Controls {
     state: watch::Sender<Arc<Control>>,
+    /// Held from the reading to the telling: what was read earlier does not come later.
+    reading: Arc<Mutex<()>>,
     /// Where it is kept for a start while the bucket is away; `None`: nowhere.
     kept: Option<Arc<Path>>,
 }
@@ -37,12 +39,18 @@ impl Controls {
                 None
             }
         });
-        Controls { state: watch::Sender::new(Arc::new(control.unwrap_or_default())), kept: Some(kept.into()) }
+        Controls { kept: Some(kept.into()), ..Controls::fixed(control.unwrap_or_default()) }
     }
 
     /// Without a ledger: what is given.
     pub fn fixed(control: Control) -> Controls {
-        Controls { state: watch::Sender::new(Arc::new(control)), kept: None }
+        Controls { state: watch::Sender::new(Arc::new(control)), reading: Arc::default(), kept: None }
+    }
+
+    /// Takes over what is given, as if a ledger said it.
+    #[cfg(test)]
+    pub(super) fn set(&self, control: Control) {
+        self.state.send_replace(Arc::new(control));
     }
 
     pub fn now(&self) -> Arc<Control> {
@@ -89,6 +97,7 @@ impl Controls {
     /// # Errors
     /// The index cannot be read.
     pub fn refresh(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let _turn = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let control = Control::read(ledger)?;
         let is_new = self.state.send_if_modified(|known| {
             let is_new = **known != control;
@@ -113,7 +122,7 @@ impl Controls {
 }
 
 /// Replaces a file that only this user may read.
-fn write_privately(path: &Path, text: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_privately(path: &Path, text: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let new = path.with_extension("new");

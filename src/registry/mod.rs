@@ -14,6 +14,7 @@ pub mod push;
 mod receipts;
 mod regions;
 mod removal;
+mod vouching;
 mod witness;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub use properties::{Details, ManifestProperties, Platform, RepositoryProperties
 pub use receipts::{Awaited, Breadth, Hold, Receipt, WaitError};
 pub use regions::{Next, Told};
 pub use removal::Removed;
+pub use vouching::Vouching;
 
 use witness::Witnesses;
 
@@ -45,6 +47,7 @@ use crate::region::{NotOpen, Open, Peer, Region};
 use crate::replication::{self, PeerLag, Replication, Superseded};
 use crate::store::{Content, Store};
 use crate::uploads::Uploads;
+pub use crate::upstream::Glimpse;
 use crate::upstream::Upstream;
 
 /// How many names the catalogue reads at a time while it looks for those that a caller may see.
@@ -190,7 +193,13 @@ impl Registry {
         let upstreams = self.upstreams();
         let Some(upstream) = upstreams.get(prefix) else { return Ok(Home::Hosted(repository)) };
         let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
-        Ok(Home::Proxied(Origin { upstream: upstream.clone(), repository: repository.clone(), remote }))
+        let upstream = match access.lent() {
+            Some(lent) => upstream.as_seen_by(lent),
+            // Nothing of an upstream that decides itself is read with other credentials than the caller's.
+            None if upstream.decides() => return Err(CacheError::Absent),
+            None => upstream.clone(),
+        };
+        Ok(Home::Proxied(Origin { upstream, repository: repository.clone(), remote }))
     }
 
     /// For what makes sense with an upstream only.
@@ -327,7 +336,7 @@ impl Registry {
 
 impl Page {
     /// This page of a sorted list; `last` need not be in it.
-    fn of<T: Clone>(&self, sorted: &[T], name: impl Fn(&T) -> &str) -> Listed<T> {
+    pub fn of<T: Clone>(&self, sorted: &[T], name: impl Fn(&T) -> &str) -> Listed<T> {
         let start = self.last.as_ref().map_or(0, |last| sorted.partition_point(|item| name(item) <= last.as_str()));
         let rest = &sorted[start..];
         let names = &rest[..self.limit.min(rest.len())];

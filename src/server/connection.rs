@@ -1,6 +1,6 @@
 //! One client's connection, from its handshake to its end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +23,8 @@ use super::guard::{Guard, HTTP2_STREAM_WINDOW_BYTES};
 use super::head::MAX_HEAD_BYTES;
 use super::socket::Socket;
 use super::vitals::{Protocol, Reason, Verdict, Vitals};
-use super::{Mode, Phase};
+use super::{Listening, Mode, Phase, proxy_protocol};
+use crate::access::{canonical, is_in};
 use crate::config::Limits;
 use crate::http::Connection;
 use crate::http::outbox::{Outbox, StandIn};
@@ -43,7 +44,7 @@ const HTTP2_HEADER_LIST_BYTES: u32 = 32 * 1024;
 
 /// What all connections of a listener share.
 pub struct Site<S> {
-    pub mode: Mode,
+    pub listening: Listening,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
     pub service: Arc<S>,
@@ -59,22 +60,25 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Serves a connection until it ends.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    pub async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
         let _open = Open::new(&self.metrics);
         // Small answers must not wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
+        let Listening { mode, proxies, number } = &self.listening;
+        let Some(client) = self.client(&mut stream, peer.ip()).await else { return };
         // Under TLS all bytes have to be sealed here first.
-        let outbox = matches!(self.mode, Mode::Plain).then(|| Outbox::new(&self.stand_in));
+        let outbox = matches!(mode, Mode::Plain).then(|| Outbox::new(&self.stand_in));
         let (socket, vitals_slot) = Socket::new(stream, outbox.clone());
-        let mut connection = Connection { peer, tls: false, server_name: None, outbox };
-        match &self.mode {
+        let mut connection = Connection { client, proxies: Arc::clone(proxies), listener: *number, outbox, ..Connection::plain(peer) };
+        match mode {
             Mode::Plain => {
                 let vitals = self.vitals(Protocol::Http1);
                 let _ = vitals_slot.set(Arc::clone(&vitals));
                 self.http1(socket, connection, vitals).await;
             }
             Mode::Tls(certificates) => {
-                let handshake = TlsAcceptor::from(certificates.config())
+                let terms = certificates.terms();
+                let handshake = TlsAcceptor::from(Arc::clone(&terms.config))
                     .accept_with(socket, |session| session.set_buffer_limit(Some(TLS_BUFFER_BYTES)));
                 let Ok(shaken) = tokio::time::timeout(self.limits.header_timeout, handshake).await else {
                     return self.metrics.connection_refused("header_timeout");
@@ -83,6 +87,9 @@ where
                 let (_, session) = stream.get_ref();
                 connection.tls = true;
                 connection.server_name = session.server_name().map(str::to_ascii_lowercase);
+                connection.certificate = terms.client_certificate(session);
+                // Held for the whole connection they would keep old authorities in force.
+                drop(terms);
                 let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
                 let vitals = self.vitals(protocol);
                 let _ = vitals_slot.set(Arc::clone(&vitals));
@@ -92,6 +99,25 @@ where
                 }
             }
         }
+    }
+
+    /// Who is at the other end: the peer, or whom a trusted one names by the PROXY protocol. `None` if one that has to name somebody
+    /// does not, and the connection ends.
+    async fn client(&self, stream: &mut TcpStream, peer: IpAddr) -> Option<IpAddr> {
+        let proxies = &self.listening.proxies;
+        if !(proxies.proxy_protocol && is_in(&proxies.ranges, peer)) {
+            return Some(canonical(peer));
+        }
+        let refusal = match tokio::time::timeout(self.limits.header_timeout, proxy_protocol::read(stream)).await {
+            Ok(Ok(named)) => return Some(named.unwrap_or_else(|| canonical(peer))),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "a trusted proxy does not speak the PROXY protocol");
+                "malformed"
+            }
+            Err(_) => "header_timeout",
+        };
+        self.metrics.connection_refused(refusal);
+        None
     }
 
     fn vitals(&self, protocol: Protocol) -> Arc<Vitals> {

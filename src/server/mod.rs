@@ -1,11 +1,12 @@
 //! The listeners: accept loops, connection limits, TLS and its reload, drain. It knows nothing of registries.
 //!
-//! A connection's bytes pass [`socket`] -> (TLS) -> [`guard`] -> hyper -> [`doorway`] -> the service.
+//! A connection's bytes pass ([`proxy_protocol`]) -> [`socket`] -> (TLS) -> [`guard`] -> hyper -> [`doorway`] -> the service.
 //!
 //! # Where each timer lives
 //! | what | from | limit | where |
 //! |---|---|---|---|
-//! | TLS handshake | accept | `header_timeout` | `connection`, around the handshake |
+//! | a load balancer's header | accept | `header_timeout` | `connection` |
+//! | TLS handshake | accept, or that header | `header_timeout` | `connection`, around the handshake |
 //! | first head, no byte of it needed | the handshake's end | `header_timeout` | `vitals` |
 //! | any head, complete | its first byte | `header_timeout` | `vitals`, told by `guard` |
 //! | nothing asked | the last answer's end | `idle_timeout` | `vitals`, told by `doorway` and `socket` |
@@ -35,6 +36,7 @@ mod frames;
 mod guard;
 mod head;
 mod pace;
+pub mod proxy_protocol;
 mod refusal;
 mod screen;
 mod socket;
@@ -59,7 +61,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::config::Limits;
+use crate::config::{Limits, TrustedProxies};
 use crate::http::Connection;
 use crate::http::outbox::StandIn;
 use crate::metrics::Metrics;
@@ -76,6 +78,23 @@ pub enum Mode {
     Plain,
     /// HTTP/2 or HTTP/1.1 under TLS, as the client chooses.
     Tls(Certificates),
+}
+
+/// How a listener meets its clients.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    pub mode: Mode,
+    /// Who stands before it.
+    pub proxies: Arc<TrustedProxies>,
+    /// By which its connections are told apart from other listeners'.
+    pub number: usize,
+}
+
+impl From<Mode> for Listening {
+    /// The first one, with nobody before it.
+    fn from(mode: Mode) -> Listening {
+        Listening { mode, proxies: Arc::default(), number: 0 }
+    }
 }
 
 /// Why a listener or its certificates cannot be used.
@@ -111,7 +130,13 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError::Bind`].
-    pub async fn bind<S, F, B>(address: SocketAddr, mode: Mode, limits: Limits, metrics: Metrics, service: S) -> Result<Server, ServerError>
+    pub async fn bind<S, F, B>(
+        address: SocketAddr,
+        listening: impl Into<Listening>,
+        limits: Limits,
+        metrics: Metrics,
+        service: S,
+    ) -> Result<Server, ServerError>
     where
         S: Fn(Request<Incoming>, Arc<Connection>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
@@ -122,7 +147,7 @@ impl Server {
         let (local_address, listener) = bound.map_err(|source| ServerError::Bind { address, source })?;
         let (phase, seen) = watch::channel(Phase::Open);
         let site = Arc::new(Site {
-            mode,
+            listening: listening.into(),
             limits,
             metrics: Arc::new(metrics),
             service: Arc::new(service),

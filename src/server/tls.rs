@@ -1,18 +1,20 @@
-//! Certificates: several by server name, replaced while connections go on.
+//! Certificates: several by server name, replaced while connections go on; and those that clients may show.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::ServerError;
+use crate::clock::Clock;
 use crate::config::{CertificateFiles, Tls};
+use crate::identity::{Authorities, ClientCertificate};
 use crate::metrics::Metrics;
 
 /// What a TLS client may speak, in the order of preference (RFC 7301).
@@ -24,8 +26,44 @@ pub struct Certificates(Arc<Served>);
 
 struct Served {
     chooser: Arc<Chooser>,
-    config: Arc<ServerConfig>,
+    terms: RwLock<Arc<Terms>>,
     metrics: Metrics,
+}
+
+/// On what terms handshakes are made. Others come with other client authorities, and with them other keys of tickets: no session is
+/// resumed in which the old ones vouched for the client.
+pub(super) struct Terms {
+    pub(super) config: Arc<ServerConfig>,
+    client_authorities: Vec<CertificateDer<'static>>,
+    in_force: Arc<Authorities>,
+}
+
+impl Terms {
+    fn new(client_authorities: Vec<CertificateDer<'static>>, chooser: &Arc<Chooser>) -> Result<Terms, rustls::Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let builder = if client_authorities.is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            let mut roots = RootCertStore::empty();
+            for authority in &client_authorities {
+                roots.add(authority.clone())?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(chooser) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        Ok(Terms { config: Arc::new(config), client_authorities, in_force: Arc::default() })
+    }
+
+    /// What the client of a session has shown.
+    pub(super) fn client_certificate(&self, session: &rustls::ServerConnection) -> Option<Arc<ClientCertificate>> {
+        let shown = session.peer_certificates()?.first()?;
+        ClientCertificate::read(shown, &self.in_force, Clock::system()).map(Arc::new)
+    }
 }
 
 impl fmt::Debug for Certificates {
@@ -42,42 +80,68 @@ impl Certificates {
     /// # Errors
     /// [`ServerError::Certificate`] names the file that cannot be read or does not fit; [`ServerError::Tls`] for anything else.
     pub fn load(tls: &Tls, metrics: Metrics) -> Result<Certificates, ServerError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let chooser = Arc::new(Chooser(RwLock::new(read_all(tls, &provider, &metrics)?)));
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(ServerError::Tls)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&chooser) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(ServerError::Tls)?;
-        Ok(Certificates(Arc::new(Served { chooser, config: Arc::new(config), metrics })))
+        let chooser = Arc::new(Chooser(RwLock::new(read_all(tls, &aws_lc_rs::default_provider(), &metrics)?)));
+        let terms = Terms::new(read_client_authorities(tls)?, &chooser).map_err(ServerError::Tls)?;
+        Ok(Certificates(Arc::new(Served { chooser, terms: RwLock::new(Arc::new(terms)), metrics })))
     }
 
-    /// Reads all certificates again. They serve new handshakes; connections that are open do not notice.
+    /// Reads all certificates again. They serve new handshakes; connections that are open do not notice. With other authorities for
+    /// clients' certificates those of the old ones do not count any more, whatever the connection.
     ///
     /// # Errors
     /// As [`load`](Self::load); then the old certificates stay.
     pub fn reload(&self, tls: &Tls) -> Result<(), ServerError> {
-        let Served { chooser, config, metrics } = &*self.0;
-        match read_all(tls, config.crypto_provider(), metrics) {
+        let Served { chooser, metrics, .. } = &*self.0;
+        match self.read_again(tls) {
             Err(error) => {
                 metrics.reload("certificate", "rejected");
                 Err(error)
             }
-            Ok(fresh) => {
+            Ok((fresh, terms)) => {
                 let mut served = chooser.0.write().unwrap_or_else(PoisonError::into_inner);
-                let outcome = if *served == fresh { "unchanged" } else { "applied" };
+                let outcome = if *served == fresh && terms.is_none() { "unchanged" } else { "applied" };
                 *served = fresh;
+                if let Some(terms) = terms {
+                    *self.0.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
+                }
                 metrics.reload("certificate", outcome);
                 Ok(())
             }
         }
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0.config)
+    /// The certificates, and new terms if those in force do not do any more.
+    fn read_again(&self, tls: &Tls) -> Result<(Vec<Entry>, Option<Terms>), ServerError> {
+        let Served { chooser, metrics, .. } = &*self.0;
+        let terms = self.terms();
+        let fresh = read_all(tls, terms.config.crypto_provider(), metrics)?;
+        let client_authorities = read_client_authorities(tls)?;
+        if client_authorities == terms.client_authorities {
+            return Ok((fresh, None));
+        }
+        let terms = Terms::new(client_authorities, chooser).map_err(ServerError::Tls)?;
+        Ok((fresh, Some(terms)))
     }
+
+    pub(super) fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.0.terms.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The authorities that clients' certificates may come from; none at all where clients are not asked for any.
+fn read_client_authorities(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, ServerError> {
+    let Some(file) = &tls.client_ca_file else { return Ok(Vec::new()) };
+    let refused = |reason: String| ServerError::Certificate { file: file.clone(), reason };
+    let authorities = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let authorities = authorities.map_err(|error| refused(error.to_string()))?;
+    if authorities.is_empty() {
+        return Err(refused("it holds no certificate".to_owned()));
+    }
+    let mut roots = RootCertStore::empty();
+    for authority in &authorities {
+        roots.add(authority.clone()).map_err(|error| refused(error.to_string()))?;
+    }
+    Ok(authorities)
 }
 
 /// One certificate with its key and the names it is for, in lower case.

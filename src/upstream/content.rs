@@ -196,6 +196,22 @@ pub(super) async fn blob_head(endpoint: &Endpoint, repository: &RepositoryName, 
     headers::content_length(&answer.headers).ok_or_else(|| UpstreamError::wrong("a blob's head without a length"))
 }
 
+/// Whether a blob is shown at all: by HEAD, and where that leads to a storage that knows only GET, by the head of the answer to that.
+pub(super) async fn blob_glimpse(endpoint: &Endpoint, repository: &RepositoryName, digest: &Digest) -> Result<(), UpstreamError> {
+    let path = format!("{repository}/blobs/{digest}");
+    let answer = match endpoint.ask(&blob_ask(Method::HEAD, repository, &path, 0)).await {
+        Err(UpstreamError::WrongAnswer(_)) => endpoint.ask(&blob_ask(Method::GET, repository, &path, 0)).await?,
+        told => told?,
+    };
+    no_page(&answer)
+}
+
+/// A page for people, such as a request to sign in, is no yes, whatever its status.
+pub(super) fn no_page(answer: &Answer) -> Result<(), UpstreamError> {
+    let is_page = headers::content_type(&answer.headers).trim_start().to_ascii_lowercase().starts_with("text/html");
+    if is_page { Err(UpstreamError::wrong("a page for people")) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,6 +63,8 @@ pub(super) enum Scope<'a> {
     /// No credentials are sent.
     Nothing,
     Pull(&'a RepositoryName),
+    /// To be known at all.
+    Registry,
     Push {
         into: &'a RepositoryName,
         /// What a mount takes its blob from.
@@ -75,6 +77,7 @@ impl Scope<'_> {
     fn text(self) -> Option<String> {
         match self {
             Scope::Nothing => None,
+            Scope::Registry => Some(String::new()),
             Scope::Pull(repository) => Some(format!("repository:{repository}:pull")),
             Scope::Push { into, from: None } => Some(format!("repository:{into}:pull,push")),
             Scope::Push { into, from: Some(from) } => Some(format!("repository:{into}:pull,push repository:{from}:pull")),
@@ -159,6 +162,19 @@ impl Endpoint {
             breaker: Breaker::new(),
             paused_until: Mutex::new(None),
         }
+    }
+
+    /// The same address, asked with other credentials. The circuit is the same: it is about the address. A wait that is asked for, and the
+    /// tokens, are each caller's own.
+    pub(super) fn with_credentials(&self, credentials: Option<Arc<Credentials>>) -> Endpoint {
+        let mut other = Endpoint::new(self.role, self.base.clone(), self.wire.clone(), self.token_hosts.clone(), credentials);
+        other.breaker = self.breaker.clone();
+        other
+    }
+
+    /// Scheme, host and port.
+    pub(super) fn origin(&self) -> url::Origin {
+        self.base.origin()
     }
 
     /// The URL of `path` below `/v2/`, with the configured prefix before it.

@@ -43,6 +43,23 @@ pub(super) async fn tags(endpoint: &Endpoint, repository: &RepositoryName) -> Re
     Ok(tags)
 }
 
+/// Whether tags are shown at all.
+pub(super) async fn tags_glimpse(endpoint: &Endpoint, repository: &RepositoryName) -> Result<(), UpstreamError> {
+    let path = format!("{repository}/tags/list");
+    let ask = Ask {
+        method: Method::GET,
+        path: &path,
+        query: Some("n=1"),
+        accept: "application/json",
+        from: 0,
+        scope: Scope::Pull(repository),
+        load: None,
+    };
+    let answer = endpoint.ask(&ask).await?;
+    complete_and_plain(&answer)?;
+    tags_of(&answer.body.whole(MAX_PAGE_BYTES).await?).map(drop)
+}
+
 fn tags_of(page: &Bytes) -> Result<impl Iterator<Item = Tag> + use<>, UpstreamError> {
     #[derive(serde::Deserialize)]
     struct Page {

@@ -6,10 +6,11 @@
 //! `content` and `lists`.
 //!
 //! Architecture invariants. Credentials go to the origin of `url` and to realms that `origin::realm` lets pass, nowhere else.
-//! Nothing here remembers content: every call is at least one request, unless the upstream is known not to answer.
+//! A caller's own credentials (`callers`) go where the configured ones would. Nothing here remembers content: every call is at least one request, unless the upstream is known not to answer.
 
 mod breaker;
 mod budget;
+mod callers;
 pub mod challenge;
 mod content;
 mod endpoint;
@@ -36,6 +37,8 @@ use url::Url;
 
 pub use breaker::Circuit;
 use budget::Budget;
+use callers::Callers;
+pub use callers::Glimpse;
 pub use content::{BlobTransfer, FetchedManifest, ManifestHead};
 use endpoint::{Ask, Endpoint, Role, Scope};
 pub use error::UpstreamError;
@@ -67,6 +70,8 @@ pub struct Upstream {
     tag_ttl: Duration,
     authorization_ttl: Duration,
     max_connections: usize,
+    /// Where the upstream itself says which of them may read what.
+    callers: Option<Callers>,
 }
 
 /// How an upstream is, as far as its answers told.
@@ -146,6 +151,7 @@ impl Upstream {
             tag_ttl: config.tag_ttl.min(config.authorization_ttl),
             max_connections: config.max_connections,
             authorization_ttl: config.authorization_ttl,
+            callers: (config.authorize == config::Authorize::Upstream).then(Callers::new),
         })
     }
 

@@ -251,6 +251,7 @@ pub fn config(url: Url) -> crate::config::Upstream {
         mirrors: Vec::new(),
         username: None,
         password: None,
+        authorize: crate::config::Authorize::Edge,
         ca_file: None,
         private_networks: Vec::new(),
         token_hosts: Vec::new(),

@@ -30,7 +30,7 @@ pub(super) fn upstream(config: &config::Upstream) -> Upstream {
     upstream_at(config, Clock::system(), Metrics::new())
 }
 
-fn upstream_at(config: &config::Upstream, clock: Clock, metrics: Metrics) -> Upstream {
+pub(super) fn upstream_at(config: &config::Upstream, clock: Clock, metrics: Metrics) -> Upstream {
     // Port 9 answers nobody: these tests need no name server.
     let resolver = dial::Resolver::with_config("127.0.0.1:9".parse().unwrap(), "", clock.clone(), metrics.clone()).unwrap();
     Upstream::new(config, resolver, dial::Proxies::none(), clock, metrics).unwrap()

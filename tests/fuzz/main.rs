@@ -1,4 +1,4 @@
-//! Fuzzing of everything that reads what strangers wrote: names and routes, ranges, challenges, manifests.
+//! Fuzzing of everything that reads what strangers wrote: names and routes, ranges, challenges, manifests, a load balancer's header.
 //!
 //! Mutations of a seeded generator on the toolchain that builds the product, without coverage feedback: the parsers are small, and
 //! their dictionaries hold every word that they look for. A short run is part of `cargo test`; `tests/fuzz/run` makes it ten million.
@@ -74,4 +74,9 @@ fn challenges() {
 #[test]
 fn manifests() {
     fuzz(&targets::MANIFESTS);
+}
+
+#[test]
+fn proxy_headers() {
+    fuzz(&targets::PROXY_HEADERS);
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use http::Method;
-use outport::http::route::{Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
+use outport::http::route::{Acr, Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
+use outport::http::{Governing, Item};
 use outport::oci::{
     ByteRange, Chunk, Digest, Manifest, PushedManifest, RangeOutcome, RangeParts, ReceivedRange, Reference, RepositoryName, SessionRef, Tag,
 };
 use outport::registry::{Page, Told};
+use outport::server::proxy_protocol::{self, Found};
 use outport::upstream::challenge::{self, Challenge};
 
 use crate::Target;
@@ -157,12 +159,22 @@ pub const ROUTES: Target = Target {
         "mount=",
         "from=",
         "_state=",
+        "/outport/v1/principals/",
+        "/outport/v1/admin/passwords/1",
+        "/outport/v1/roles/",
+        "/outport/v1/rules?n=",
+        "/secrets/2",
         "/outport/v1/ledger/",
         "/outport/v1/resolve?",
         "/outport/v1/content/",
         "/outport/v1/replication/",
         "/outport/v1/wait?image=",
         "/outport/v1/conflicts?last=",
+        "/acr/v1/",
+        "/_tags/v1",
+        "/_manifests/",
+        "/oauth2/token?scope=",
+        "/oauth2/exchange",
         "after=",
         "wait=",
         "repository=",
@@ -194,12 +206,12 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview => assert!(reads),
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Token(_) => assert!(reads),
         Action::Wait(wait) => {
             assert!(reads);
             assert!(wait.within <= Duration::from_secs(600));
         }
-        Action::Catalog(page) | Action::Conflicts(page) => {
+        Action::Catalog(page) | Action::AcrCatalog(page) | Action::Conflicts(page) => {
             assert!(reads);
             good_page(&page);
         }
@@ -219,13 +231,78 @@ fn routes(input: &[u8]) -> bool {
             good_name(&name);
             good_push(&method, &wanted);
         }
-        Action::Command(_) => assert!(method == Method::POST),
+        Action::Command(_) | Action::Exchange | Action::TokenForm => assert!(method == Method::POST),
+        Action::Acr { name, wanted, .. } => {
+            good_name(&name);
+            good_attributes(&method, &wanted);
+        }
+        Action::Govern(governing) => good_governing(&method, &governing),
         Action::Peer(question) => {
             assert!(reads);
             good_question(&question);
         }
     }
     true
+}
+
+fn good_attributes(method: &Method, wanted: &Acr) {
+    let reads = method == Method::GET || method == Method::HEAD;
+    match wanted {
+        Acr::Repository | Acr::Tags { .. } | Acr::Manifests(_) => assert!(reads),
+        Acr::Tag(tag) => {
+            assert!(reads);
+            good_tag(tag);
+        }
+        Acr::Manifest(digest) => {
+            assert!(reads);
+            good_digest(digest);
+        }
+        Acr::ChangeRepository => assert!(method == Method::PATCH),
+        Acr::ChangeTag(tag) => {
+            assert!(method == Method::PATCH);
+            good_tag(tag);
+        }
+        Acr::ChangeManifest(digest) => {
+            assert!(method == Method::PATCH);
+            good_digest(digest);
+        }
+        Acr::DeleteRepository => assert!(method == Method::DELETE),
+        Acr::DeleteTag(tag) => {
+            assert!(method == Method::DELETE);
+            good_tag(tag);
+        }
+    }
+}
+
+fn good_governing(method: &Method, governing: &Governing) {
+    let reads = method == Method::GET || method == Method::HEAD;
+    let good_text = |text: &str| assert!(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'), "{text:?}");
+    let good_item = |item: &Item| match item {
+        Item::Principal(text) | Item::Secret(text, _) | Item::Role(text) | Item::Rule(text) => good_text(text),
+    };
+    match governing {
+        Governing::List(_, page) => {
+            assert!(reads);
+            good_page(page);
+        }
+        Governing::Show(item) => {
+            assert!(reads);
+            good_item(item);
+        }
+        Governing::Remove(item) => {
+            assert!(method == Method::DELETE);
+            good_item(item);
+        }
+        Governing::Create(_) => assert!(method == Method::POST),
+        Governing::Switch(name) => {
+            assert!(method == Method::PATCH);
+            good_text(name);
+        }
+        Governing::Regenerate(name, _) => {
+            assert!(method == Method::POST);
+            good_text(name);
+        }
+    }
 }
 
 fn good_question(question: &Question) {
@@ -414,6 +491,73 @@ fn challenges(input: &[u8]) -> bool {
     }
     assert_eq!(challenge::parse(header), found);
     !found.is_empty()
+}
+
+pub const PROXY_HEADERS: Target = Target {
+    name: "proxy headers",
+    seeds: &[
+        "PROXY TCP4 203.0.113.9 10.0.0.1 56324 443\r\n",
+        "PROXY TCP6 2001:db8::9 ::ffff:10.0.0.1 1 65535\r\nGET",
+        "PROXY UNKNOWN\r\n",
+        "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0cabcdefghijkl",
+        "\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x26abcdefghijklmnopabcdefghijklmnopabcdef",
+        "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    ],
+    dictionary: &[
+        "PROXY ",
+        "TCP4",
+        "TCP6",
+        "UNKNOWN",
+        " ",
+        "  ",
+        "\r\n",
+        "\r",
+        "\n",
+        "\0",
+        "::",
+        ":",
+        ".",
+        "0",
+        "65536",
+        "255.255.255.255",
+        "\r\n\r\n\0\r\nQUIT\n",
+        "\x20",
+        "\x21",
+        "\x22",
+        "\x11",
+        "\x12",
+        "\x7f\x7f",
+        "::ffff:1.2.3.4",
+        "%eth0",
+    ],
+    check: proxy_headers,
+};
+
+/// As the server reads: never more than was asked for.
+fn proxy_headers(input: &[u8]) -> bool {
+    const MOST_BYTES: usize = 16 + 4096;
+    let mut here = 0;
+    loop {
+        match proxy_protocol::judge(&input[..here]) {
+            Found::Partial(missing) => {
+                assert!(missing > 0 && here + missing <= MOST_BYTES);
+                here += missing;
+                if here > input.len() {
+                    return false;
+                }
+            }
+            Found::Malformed => return false,
+            Found::Header(None) => return true,
+            Found::Header(Some(client)) => {
+                assert_eq!(client, client.to_canonical());
+                let text = String::from_utf8_lossy(&input[..here]);
+                let is_line = text.starts_with("PROXY ");
+                assert!(!is_line || (text.ends_with("\r\n") && text.matches('\n').count() == 1 && here <= 107));
+                assert!(is_line || text.starts_with("\r\n\r\n\0\r\nQUIT\n"));
+                return true;
+            }
+        }
+    }
 }
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -18,8 +18,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store", "ledger"]),
-    ("aws_lc_rs::hmac", &["peers"]),
+    ("aws_lc_rs::hmac", &["peers", "upstream", "identity"]),
+    ("argon2", &["identity"]),
     ("object_store", &["bucket"]),
+    ("jsonwebtoken", &["identity"]),
 ];
 
 /// Words that may stand in one file only.

@@ -1,14 +1,19 @@
 //! The integration tests: the edge as a whole against origins that challenge, limit, stall, cut and lie.
 
+mod access_table;
 mod attributes;
+mod callers;
 mod claims;
+mod client_certificates;
 mod demo;
 mod disk_faults;
 mod forward;
 mod freshness;
+mod governance;
 mod harness;
 mod home;
 mod house;
+mod identity;
 mod join;
 mod lists;
 mod lives;
@@ -27,4 +32,6 @@ mod reload;
 mod rows;
 mod secrets;
 mod specification;
+mod tokens;
+mod upstream_decides;
 mod upstreams;

@@ -10,7 +10,7 @@ async fn trusts(edge: &Edge, identity: &Identity, name: &str) -> bool {
 #[tokio::test]
 async fn the_server_name_chooses() {
     let (first, exact, wildcard) = (Identity::new(&["edge.test"]), Identity::new(&["a.hub.test"]), Identity::new(&["*.Hub.test"]));
-    let tls = Tls { certificates: vec![first.files(), wildcard.files(), exact.files()] };
+    let tls = Tls { certificates: vec![first.files(), wildcard.files(), exact.files()], client_ca_file: None };
     let metrics = Metrics::new();
     let certificates = Certificates::load(&tls, metrics.clone()).unwrap();
     let edge = Edge::start(Mode::Tls(certificates), patient(), metrics).await;
@@ -30,7 +30,7 @@ async fn the_service_learns_who_came_and_for_which_name() {
     let local = stream.get_ref().0.local_addr().unwrap();
     stream.write_all(b"GET /connection HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut stream).await;
-    let expected = Connection { peer: local, tls: true, server_name: Some("edge.test".to_owned()), outbox: None };
+    let expected = Connection { tls: true, server_name: Some("edge.test".to_owned()), ..Connection::plain(local) };
     assert!(answer.ends_with(&format!("{expected:?}")), "{answer}");
 }
 
@@ -60,7 +60,7 @@ async fn a_bad_certificate_is_told_by_its_file() {
         (no_key, one.files().cert_file),
         (empty, one.files().key_file),
     ] {
-        match Certificates::load(&Tls { certificates: vec![files] }, Metrics::new()) {
+        match Certificates::load(&Tls { certificates: vec![files], client_ca_file: None }, Metrics::new()) {
             Err(super::super::ServerError::Certificate { file, .. }) => assert_eq!(file, told),
             other => panic!("{told:?}: {other:?}"),
         }

@@ -1,6 +1,7 @@
 //! Real sockets, a real service, clients that misbehave.
 
 mod certificates;
+mod clients;
 mod framing;
 mod http2;
 mod lifecycle;
@@ -27,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Certificates, Mode, Server};
+use super::{Certificates, Listening, Mode, Server};
 use crate::config::{ByteSize, CertificateFiles, Limits, Tls};
 use crate::http::Connection;
 use crate::metrics::Metrics;
@@ -81,13 +82,13 @@ impl Edge {
         (Edge::start(Mode::Tls(certificates), limits, metrics).await, identity)
     }
 
-    async fn start(mode: Mode, limits: Limits, metrics: Metrics) -> Edge {
+    async fn start(listening: impl Into<Listening>, limits: Limits, metrics: Metrics) -> Edge {
         let seen = Seen::default();
         let service = {
             let seen = seen.clone();
             move |request, connection| answer(seen.clone(), request, connection)
         };
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), mode, limits, metrics.clone(), service).await.unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), listening, limits, metrics.clone(), service).await.unwrap();
         Edge { server, seen, metrics }
     }
 
@@ -148,6 +149,21 @@ async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String
     }
 }
 
+/// Who is at the other end, and whom its certificate proves.
+fn client(connection: &Connection) -> String {
+    let principal = crate::config::Principal {
+        name: "ci".to_owned(),
+        passwords: Vec::new(),
+        certificates: vec!["CN=ci".parse().unwrap()],
+        pull: Vec::new(),
+        push: Vec::new(),
+    };
+    let identity = crate::identity::Identity::new(&[principal]);
+    let certificate = connection.certificate.as_ref();
+    let proved = certificate.and_then(|certificate| identity.by_certificate(certificate, connection.client));
+    format!("{} {}", connection.client, proved.map_or("nobody".to_owned(), |caller| caller.principal.as_str().to_owned()))
+}
+
 type TestBody = UnsyncBoxBody<Bytes, Infallible>;
 
 async fn answer(seen: Seen, request: Request<Incoming>, connection: Arc<Connection>) -> Response<TestBody> {
@@ -173,6 +189,7 @@ async fn answer(seen: Seen, request: Request<Incoming>, connection: Arc<Connecti
         (_, "/endless") => Response::new(Endless::new(seen.handed_out_bytes).boxed_unsync()),
         (_, "/large") => text("x".repeat(LARGE_BYTES)),
         (_, "/connection") => text(format!("{connection:?}")),
+        (_, "/client") => text(client(&connection)),
         _ => text(line),
     }
 }
@@ -254,7 +271,7 @@ impl Identity {
     }
 
     fn tls(&self) -> Tls {
-        Tls { certificates: vec![self.files()] }
+        Tls { certificates: vec![self.files()], client_ca_file: None }
     }
 }
 

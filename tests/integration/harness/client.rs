@@ -1,7 +1,7 @@
 //! A client that believes nothing: its own sockets, and a body that is cut is an error.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::wire::{Framing, Head, Stream, read_head};
@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Client {
     address: SocketAddr,
     tls: Option<(Arc<ClientConfig>, String)>,
+    /// Where its connections come from, if not from where the system chooses.
+    source: Option<IpAddr>,
     /// Sent with each request.
     headers: Vec<(String, String)>,
 }
@@ -71,12 +73,18 @@ pub struct Exchange {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Client {
-        Client { address, tls: None, headers: Vec::new() }
+        Client { address, tls: None, source: None, headers: Vec::new() }
     }
 
     /// Over TLS, asking for this server name.
     pub fn with_tls(mut self, config: Arc<ClientConfig>, server_name: &str) -> Client {
         self.tls = Some((config, server_name.to_owned()));
+        self
+    }
+
+    /// From this address of this machine.
+    pub fn from(mut self, source: &str) -> Client {
+        self.source = Some(source.parse().expect("an address"));
         self
     }
 
@@ -92,6 +100,15 @@ impl Client {
         self.with("Authorization", &format!("Basic {credentials}"))
     }
 
+    pub fn with_bearer(self, token: &str) -> Client {
+        self.with("Authorization", &format!("Bearer {token}"))
+    }
+
+    /// A POST of a form.
+    pub async fn post_form(&self, target: &str, form: &str) -> Response {
+        self.send_with("POST", target, &[("Content-Type", "application/x-www-form-urlencoded")], form.as_bytes()).await
+    }
+
     /// Without any header of its own: as anybody.
     pub fn without_headers(&self) -> Client {
         Client { headers: Vec::new(), ..self.clone() }
@@ -102,7 +119,14 @@ impl Client {
     }
 
     pub async fn connect(&self) -> io::Result<Wire> {
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = match self.source {
+            None => TcpStream::connect(self.address).await?,
+            Some(source) => {
+                let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                socket.bind(SocketAddr::new(source, 0))?;
+                socket.connect(self.address).await?
+            }
+        };
         stream.set_nodelay(true)?;
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),

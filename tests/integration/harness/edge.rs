@@ -37,6 +37,7 @@ pub struct Settings {
     /// Where its listeners are, if not at any free port.
     addresses: Option<[SocketAddr; 2]>,
     data_dir: Option<PathBuf>,
+    listen: String,
     access: String,
     cache: String,
     limits: String,
@@ -60,6 +61,7 @@ impl Settings {
             region: "test".into(),
             addresses: None,
             data_dir: None,
+            listen: String::new(),
             access: "anonymous_pull = [\"**\"]".into(),
             cache: "prefetch = 0\n".into(),
             limits: String::new(),
@@ -129,6 +131,12 @@ impl Settings {
         path
     }
 
+    /// A line of `[listen]`.
+    pub fn listen(mut self, line: &str) -> Settings {
+        set(&mut self.listen, line);
+        self
+    }
+
     /// A line of `[cache]`; the line of the same key that stands there is replaced.
     pub fn cache(mut self, line: &str) -> Settings {
         set(&mut self.cache, line);
@@ -168,10 +176,10 @@ impl Settings {
     }
 
     fn text(&self, registry: SocketAddr, ops: SocketAddr) -> String {
-        let Settings { region, access, cache, limits, log, tables, .. } = self;
+        let Settings { region, listen, access, cache, limits, log, tables, .. } = self;
         let tables = tables.replace("{registry}", &registry.to_string());
         format!(
-            "region = \"{region}\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n[access]\n{access}\n\
+            "region = \"{region}\"\ndata_dir = \"{}\"\n[listen]\nregistry = \"{registry}\"\nops = \"{ops}\"\n{listen}[access]\n{access}\n\
              [cache]\n{cache}[limits]\n{limits}[log]\n{log}{tables}",
             self.data_path().display()
         )

@@ -30,6 +30,8 @@ pub struct Guard {
     pub password: String,
     /// Repositories that a token without credentials covers.
     pub public: Vec<String>,
+    /// Others who are known, and the repositories that each may read. Their passwords are `NAME-password`.
+    pub readers: Vec<(String, Vec<String>)>,
     /// Where tokens are had, if not here.
     pub realm: Option<String>,
     pub token_lifetime: Duration,
@@ -47,6 +49,7 @@ impl Guard {
             username: "origin-user".into(),
             password: "origin-password".into(),
             public: Vec::new(),
+            readers: Vec::new(),
             realm: None,
             token_lifetime: Duration::from_secs(300),
         }
@@ -57,10 +60,25 @@ impl Guard {
         self
     }
 
+    pub fn with_reader(mut self, name: &str, repositories: &[&str]) -> Guard {
+        self.readers.push((name.into(), repositories.iter().map(|name| (*name).to_owned()).collect()));
+        self
+    }
+
     /// The value of an Authorization header that this guard accepts as Basic.
     pub fn basic(&self) -> String {
-        format!("Basic {}", BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password)))
+        basic(&self.username, &self.password)
     }
+
+    /// What a reader with these credentials may read.
+    fn reader(&self, authorization: &str) -> Option<&Vec<String>> {
+        let found = self.readers.iter().find(|(name, _)| basic(name, &format!("{name}-password")) == authorization);
+        found.map(|(_, repositories)| repositories)
+    }
+}
+
+fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}")))
 }
 
 /// The tokens that were issued.
@@ -88,7 +106,12 @@ impl Tokens {
         match guard.scheme {
             Scheme::Nothing => Verdict::Pass,
             Scheme::Basic if authorization == Some(guard.basic().as_str()) => Verdict::Pass,
-            Scheme::Basic => Verdict::Challenge(r#"Basic realm="origin""#.into()),
+            Scheme::Basic => {
+                let reader = authorization.and_then(|value| guard.reader(value));
+                let may =
+                    reader.is_some_and(|own| wanted.is_none_or(|(name, action)| action == "pull" && own.iter().any(|each| each == name)));
+                if may { Verdict::Pass } else { Verdict::Challenge(r#"Basic realm="origin""#.into()) }
+            }
             Scheme::Bearer(_) => {
                 let tokens = self.0.lock().expect("no panic while tokens are held");
                 let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).and_then(|token| tokens.get(token));
@@ -115,8 +138,10 @@ impl Tokens {
             _ => return Err(404),
         }
         let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let reader = authorization.and_then(|value| guard.reader(value)).cloned().unwrap_or_default();
         let known = match (method, authorization, field("username")) {
             (_, Some(value), _) if value == guard.basic() => true,
+            (_, Some(value), _) if guard.reader(value).is_some() => false,
             (_, Some(_), _) => return Err(401),
             ("POST", None, Some(user)) if user == guard.username && field("password") == Some(&guard.password) => true,
             ("POST", None, Some(_)) => return Err(401),
@@ -126,7 +151,7 @@ impl Tokens {
         let leave = asked
             .filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'))
             .flat_map(|(name, actions)| actions.split(',').map(move |action| (name.to_owned(), action.to_owned())))
-            .filter(|(name, action)| known || (action == "pull" && guard.public.contains(name)))
+            .filter(|(name, action)| known || (action == "pull" && (guard.public.contains(name) || reader.contains(name))))
             .collect();
         let mut tokens = self.0.lock().expect("no panic while tokens are held");
         let token = format!("origin-token-{}", tokens.len());
