@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import os
 
 import pytest
 from azure.containerregistry import ContainerRegistryClient
@@ -11,14 +10,11 @@ from azure.core.credentials import AccessToken
 from azure.core.pipeline.policies import HeadersPolicy
 
 from edge import Edge
+from provider import CLIENT, Provider
 from sdk import Story, public_methods
 
 AUDIENCE = "https://containerregistry.azure.net"
 CLIENTS = {"sync": ContainerRegistryClient, "async": AsyncContainerRegistryClient}
-
-ENDPOINT, ACCESS_TOKEN = "OUTPORT_AZURE_ENDPOINT", "OUTPORT_AZURE_TOKEN"
-"""An edge at which somebody may do everything to `team/**`, and an access token with which that somebody signs in."""
-
 
 @pytest.fixture
 def edge(tmp_path, certificate, logs):
@@ -31,6 +27,14 @@ def edge(tmp_path, certificate, logs):
         f'[[principal]]\nname = "owner"\npassword_files = ["{password}"]\n[[role]]\nrole = "Owner"\nprincipals = ["owner"]\n'
     )
     started = Edge(tmp_path / "edge", tables, certificate)
+    logs.append(started.process.log)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def provider(tmp_path, logs):
+    started = Provider(tmp_path)
     logs.append(started.process.log)
     yield started
     started.stop()
@@ -62,18 +66,22 @@ def test_every_method_of_azures_client_anonymously(kind, edge, authority):
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-@pytest.mark.skipif(not {ENDPOINT, ACCESS_TOKEN} <= os.environ.keys(), reason=f"{ENDPOINT} and {ACCESS_TOKEN} are not set")
-def test_every_method_of_azures_client_signed_in(kind):
-    """With the exchange of tokens that the library does on a challenge."""
+def test_every_method_of_azures_client_signed_in(kind, start_edge, provider, authority):
+    """With the exchange of tokens that the library does on a challenge, where nobody may do anything without one."""
+    edge = start_edge(
+        f'[[oidc]]\nissuer = "{provider.issuer}"\naudience = "{CLIENT}"\n'
+        '[[role]]\nrole = "Contributor"\nprincipals = ["robot"]\nrepositories = ["team/**"]\n'
+    )
 
     class Credential:
         def get_token(self, *scopes: str, **_) -> AccessToken:
-            return AccessToken(os.environ[ACCESS_TOKEN], 2**33)
+            return AccessToken(provider.robot_token(), 2**33)
 
-    class AsyncCredential(Credential):
+    class AsyncCredential:
         async def get_token(self, *scopes: str, **_) -> AccessToken:
-            return AccessToken(os.environ[ACCESS_TOKEN], 2**33)
+            return AccessToken(provider.robot_token(), 2**33)
 
-    options = {"credential": AsyncCredential() if kind == "async" else Credential()}
-    table = asyncio.run(drive(kind, os.environ[ENDPOINT], options, options))
+    credential = AsyncCredential() if kind == "async" else Credential()
+    options = {"credential": credential, "connection_verify": str(authority.ca_file)}
+    table = asyncio.run(drive(kind, f"https://{edge.tls}", options, options))
     print(f"\nazure-containerregistry, {kind}, signed in\n{table}")
