@@ -64,12 +64,12 @@ class Story:
         raise AssertionError(f"{method} was not refused")
 
     async def tell(self) -> None:
-        await self._push()
+        await self.push()
         await self._look()
         await self._lock()
         await self._delete()
 
-    async def _push(self) -> None:
+    async def push(self) -> None:
         name = self.repository
         self.config = b'{"architecture":"arm64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
         self.layer = bytes(range(256)) * (LAYER_BYTES // 256)

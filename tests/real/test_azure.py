@@ -16,6 +16,7 @@ from sdk import Story, public_methods
 AUDIENCE = "https://containerregistry.azure.net"
 CLIENTS = {"sync": ContainerRegistryClient, "async": AsyncContainerRegistryClient}
 
+
 @pytest.fixture
 def edge(tmp_path, certificate, logs):
     """Open to everybody; attributes are changed by an owner."""
@@ -49,7 +50,7 @@ async def drive(kind: str, endpoint: str, options: dict, changer_options: dict) 
     client_type = CLIENTS[kind]
     client, changer = client_type(endpoint, audience=AUDIENCE, **options), client_type(endpoint, audience=AUDIENCE, **changer_options)
     neighbour = Story(client, changer, "team/neighbour")
-    await neighbour._push()
+    await neighbour.push()
     story = Story(client, changer, f"team/azure-{kind}")
     await story.tell()
     await story.call("close", by=changer)
