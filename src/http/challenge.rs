@@ -61,11 +61,12 @@ fn service(site: &Site, asked: Option<&str>) -> Option<String> {
 fn scope(site: &Site, head: &Parts, (asked, service): (Option<&str>, &str)) -> Option<String> {
     let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default()).ok()?;
     let (name, ns, actions) = match &action {
-        Action::Catalog(_) => return Some(CATALOG.to_owned()),
+        Action::Catalog(_) | Action::AcrCatalog(_) => return Some(CATALOG.to_owned()),
         Action::Forwards | Action::Conflicts(_) | Action::Overview => return Some(REGISTRY.to_owned()),
         Action::Read { name, ns, .. } => (name, ns.as_deref(), "pull"),
         Action::Write { name, ns, wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_) } => (name, ns.as_deref(), "delete"),
         Action::Write { name, ns, .. } => (name, ns.as_deref(), "pull,push"),
+        Action::Acr { name, ns, wanted } => (name, ns.as_deref(), wanted.action().as_str()),
         _ => return None,
     };
     let resolve = |name, ns, host| site.names.resolve(Addressing { name, ns, host }).ok().map(|target| target.repository);
@@ -132,6 +133,10 @@ mod tests {
             ("PUT", "/v2/team/app/manifests/v1", "edge", "repository:team/app:pull,push"),
             ("DELETE", "/v2/team/app/manifests/v1", "edge", "repository:team/app:delete"),
             ("GET", "/v2/_catalog", "edge", "registry:catalog:*"),
+            ("GET", "/acr/v1/_catalog", "edge", "registry:catalog:*"),
+            ("GET", "/acr/v1/team%2Fapp/_tags", "edge", "repository:team/app:metadata_read"),
+            ("PATCH", "/acr/v1/team/app/_tags/v1", "edge", "repository:team/app:metadata_write"),
+            ("DELETE", "/acr/v1/team/app", "edge", "repository:team/app:delete"),
             ("GET", "/outport/v1/forwards", "edge", "registry:outport:*"),
             // The same repository by its three ways in: each time by the name that it has where the token is asked for.
             ("GET", "/v2/docker.io/library/a/manifests/1", "edge", "repository:docker.io/library/a:pull"),

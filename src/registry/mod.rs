@@ -4,6 +4,7 @@
 
 mod abroad;
 mod hosted;
+mod known;
 mod listing;
 mod locks;
 mod names;

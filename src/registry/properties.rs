@@ -11,23 +11,18 @@ use tokio::time::Instant;
 use super::listing::{Order, Part, Selection};
 use super::{Asking, Home, Listed, Registry};
 use crate::access::Access;
-use crate::cache::{CacheError, Freshness, KnownManifest, KnownTag, Origin};
+use crate::cache::{CacheError, Freshness};
 use crate::clock::Timestamp;
 use crate::ledger::{Attributes, Ledger, ManifestEntry, TagEntry};
 use crate::oci::{Descriptor, Digest, Manifest, RepositoryName, Tag};
 
 /// Items that are read at a time.
-const BATCH: usize = 1_000;
-/// Items of an upstream's repository that are looked at, at most.
-const MAX_KNOWN: usize = 100_000;
+pub(super) const BATCH: usize = 1_000;
 /// Manifests of one page that are looked into at one time, and for how long at most: what is not told by then is left out.
-const MANIFESTS_AT_ONCE: usize = 8;
+pub(super) const MANIFESTS_AT_ONCE: usize = 8;
 const DETAIL_TIME: Duration = Duration::from_secs(2);
 /// The largest image configuration that is looked into.
-const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
-
-/// An upstream's repository is what its upstream says: nothing is changed or deleted here.
-const PROXIED: Attributes = Attributes { read: true, write: false, delete: false, list: true };
+pub(super) const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct RepositoryProperties {
@@ -85,14 +80,6 @@ impl From<TagEntry> for TagProperties {
     }
 }
 
-/// The upstream does not tell when a tag was set: it is as old as this edge's last look.
-impl From<KnownTag> for TagProperties {
-    fn from(known: KnownTag) -> TagProperties {
-        let KnownTag { tag, digest, checked_at: at } = known;
-        TagProperties { tag, digest, created_at: at, updated_at: at, attributes: PROXIED }
-    }
-}
-
 impl Registry {
     /// # Errors
     /// `Absent` after a look at the ledger; `Unavailable` where that fails and nothing is known.
@@ -107,25 +94,6 @@ impl Registry {
             }
             Home::Proxied(origin) => self.known_repository(&origin).await,
         }
-    }
-
-    async fn known_repository(&self, origin: &Origin) -> Result<RepositoryProperties, CacheError> {
-        if !self.inner.cache.knows(&origin.repository).await {
-            return Err(CacheError::Absent);
-        }
-        let (mut times, mut tags, mut manifests) = (Times::default(), 0, 0);
-        self.each_known_tag(origin, |known| {
-            times.see(known.checked_at);
-            tags += 1;
-        })
-        .await;
-        self.each_known_manifest(origin, |known| {
-            times.see(known.confirmed_at);
-            manifests += 1;
-        })
-        .await;
-        let Times { first: created_at, last: updated_at } = times;
-        Ok(RepositoryProperties { created_at, updated_at, tags, manifests, attributes: PROXIED })
     }
 
     /// # Errors
@@ -169,54 +137,10 @@ impl Registry {
     /// # Errors
     /// As for a repository.
     pub async fn tag_list(&self, access: &Access, part: &Part, of: Option<&Digest>) -> Result<Listed<TagProperties>, CacheError> {
-        let mut selection: Selection<TagProperties>;
         match self.home(access)? {
-            Home::Hosted(repository) => {
-                let ledger = self.ledger_for_list(repository).await?;
-                let at_of = |name: &str| Some(ledger.tag(repository, &name.parse().ok()?).ok()??.updated_at);
-                selection = Selection::new(part, at_of);
-                let offer = |selection: &mut Selection<TagProperties>, entry: TagEntry| {
-                    selection.offer(&entry.tag.to_string(), entry.updated_at, entry.into());
-                };
-                if let Some(digest) = of {
-                    for tag in ledger.tags_of(repository, digest)? {
-                        let listed = ledger.tag(repository, &tag)?.filter(|entry| entry.attributes.list);
-                        listed.into_iter().for_each(|entry| offer(&mut selection, entry));
-                    }
-                } else {
-                    let mut last = part.after.as_ref().filter(|_| part.order == Order::ByName).map(|after| after.name.clone());
-                    loop {
-                        let wanted = if part.order == Order::ByName { BATCH.min(part.limit + 1) } else { BATCH };
-                        let batch = ledger.listed_tags(repository, last.as_deref(), wanted)?;
-                        let Some(end) = batch.last().map(|entry| entry.tag.to_string()) else { break };
-                        let is_end = batch.len() < wanted;
-                        batch.into_iter().for_each(|entry| offer(&mut selection, entry));
-                        if is_end || selection.is_full() {
-                            break;
-                        }
-                        last = Some(end);
-                        tokio::task::yield_now().await;
-                    }
-                }
-            }
-            Home::Proxied(origin) => {
-                if !self.inner.cache.knows(&origin.repository).await {
-                    return Err(CacheError::Absent);
-                }
-                let at = match &part.after {
-                    Some(after) => self.known_tag_time(&origin, &after.name).await,
-                    None => None,
-                };
-                selection = Selection::new(part, |_| at);
-                self.each_known_tag(&origin, |known| {
-                    if of.is_none_or(|digest| *digest == known.digest) {
-                        selection.offer(&known.tag.to_string(), known.checked_at, known.clone().into());
-                    }
-                })
-                .await;
-            }
+            Home::Hosted(repository) => self.hosted_tag_list(repository, part, of).await,
+            Home::Proxied(origin) => self.known_tag_list(&origin, part, of).await,
         }
-        Ok(selection.finish())
     }
 
     /// Manifests that no lock keeps out of lists. In the order of times the whole repository is walked for each page.
@@ -227,6 +151,37 @@ impl Registry {
         match self.home(access)? {
             Home::Hosted(repository) => self.hosted_manifest_list(repository, part).await,
             Home::Proxied(origin) => self.known_manifest_list(&origin, part).await,
+        }
+    }
+
+    async fn hosted_tag_list(
+        &self,
+        repository: &RepositoryName,
+        part: &Part,
+        of: Option<&Digest>,
+    ) -> Result<Listed<TagProperties>, CacheError> {
+        let ledger = self.ledger_for_list(repository).await?;
+        let at_of = |name: &str| Some(ledger.tag(repository, &name.parse().ok()?).ok()??.updated_at);
+        let mut selection: Selection<TagProperties> = Selection::new(part, at_of);
+        if let Some(digest) = of {
+            for tag in ledger.tags_of(repository, digest)? {
+                let listed = ledger.tag(repository, &tag)?.filter(|entry| entry.attributes.list);
+                listed.into_iter().for_each(|entry| offer(&mut selection, entry));
+            }
+            return Ok(selection.finish());
+        }
+        let by_name = part.order == Order::ByName;
+        let mut last = part.after.as_ref().filter(|_| by_name).map(|after| after.name.clone());
+        loop {
+            let wanted = if by_name { BATCH.min(part.limit + 1) } else { BATCH };
+            let batch = ledger.listed_tags(repository, last.as_deref(), wanted)?;
+            let is_end = batch.len() < wanted;
+            last = batch.last().map(|entry| entry.tag.to_string()).or(last);
+            batch.into_iter().for_each(|entry| offer(&mut selection, entry));
+            if is_end || selection.is_full() {
+                return Ok(selection.finish());
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -254,28 +209,6 @@ impl Registry {
         let told = stream::iter(entries).map(|entry| self.hosted_properties(repository, entry, until)).buffered(MANIFESTS_AT_ONCE);
         let names = told.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(Listed { names, more })
-    }
-
-    async fn known_manifest_list(&self, origin: &Origin, part: &Part) -> Result<Listed<ManifestProperties>, CacheError> {
-        if !self.inner.cache.knows(&origin.repository).await {
-            return Err(CacheError::Absent);
-        }
-        let at = match part.after.as_ref().map(|after| after.name.parse()) {
-            Some(Ok(digest)) => self.inner.cache.known_manifest(&origin.repository, &digest).await.map(|known| known.confirmed_at),
-            _ => None,
-        };
-        let mut selection: Selection<KnownManifest> = Selection::new(part, |_| at);
-        self.each_known_manifest(origin, |known| selection.offer(&known.digest.to_string(), known.confirmed_at, known.clone())).await;
-        let Listed { names: known, more } = selection.finish();
-        let mut tags: Vec<Vec<Tag>> = vec![Vec::new(); known.len()];
-        self.each_known_tag(origin, |tag| {
-            if let Some(at) = known.iter().position(|manifest| manifest.digest == tag.digest) {
-                tags[at].push(tag.tag);
-            }
-        })
-        .await;
-        let told = stream::iter(known.into_iter().zip(tags)).map(|(known, tags)| self.known_properties(origin, known, tags));
-        Ok(Listed { names: told.buffered(MANIFESTS_AT_ONCE).collect().await, more })
     }
 
     /// The ledger, if the repository is there, after a fresh look.
@@ -325,65 +258,14 @@ impl Registry {
         let (bytes, _) = self.bytes_of(&config.digest, &entry).await.ok()?;
         platform(&bytes)
     }
-
-    async fn known_properties(&self, origin: &Origin, known: KnownManifest, tags: Vec<Tag>) -> ManifestProperties {
-        let KnownManifest { digest, media_type, confirmed_at: at, .. } = known;
-        let looking = async {
-            let bytes = self.inner.cache.known_manifest_bytes(&origin.repository, &digest).await?;
-            let (details, config) = look_into(&bytes, media_type.as_deref()?)?;
-            let config = match config {
-                Some(config) => self.inner.cache.known_blob_bytes(origin, &config.digest, MAX_CONFIG_BYTES).await,
-                None => None,
-            };
-            Some(Details { platform: config.as_ref().and_then(platform), ..details })
-        };
-        let details = looking.await.unwrap_or_default();
-        let media_type = media_type.as_deref().map(str::to_owned);
-        ManifestProperties { digest, media_type, created_at: at, updated_at: at, tags, attributes: PROXIED, details }
-    }
-
-    async fn known_tag_time(&self, origin: &Origin, name: &str) -> Option<Timestamp> {
-        self.inner.cache.known_tag(&origin.repository, &name.parse().ok()?).await.map(|known| known.checked_at)
-    }
-
-    async fn each_known_tag(&self, origin: &Origin, mut each: impl FnMut(KnownTag)) {
-        let (mut seen, mut last) = (0, None);
-        while seen < MAX_KNOWN {
-            let (batch, next) = self.inner.cache.known_tags(&origin.repository, last.as_deref(), BATCH).await;
-            batch.into_iter().for_each(&mut each);
-            let Some(next) = next else { break };
-            (seen, last) = (seen + BATCH, Some(next));
-        }
-    }
-
-    async fn each_known_manifest(&self, origin: &Origin, mut each: impl FnMut(KnownManifest)) {
-        let (mut seen, mut last) = (0, None);
-        while seen < MAX_KNOWN {
-            let (batch, next) = self.inner.cache.known_manifests(&origin.repository, last.as_deref(), BATCH).await;
-            batch.into_iter().for_each(&mut each);
-            let Some(next) = next else { break };
-            (seen, last) = (seen + BATCH, Some(next));
-        }
-    }
 }
 
-/// The first and the last of what was seen.
-#[derive(Default)]
-struct Times {
-    first: Timestamp,
-    last: Timestamp,
-}
-
-impl Times {
-    fn see(&mut self, at: Timestamp) {
-        let is_first = self.first == Timestamp::default();
-        self.first = if is_first { at } else { self.first.min(at) };
-        self.last = self.last.max(at);
-    }
+fn offer(selection: &mut Selection<TagProperties>, entry: TagEntry) {
+    selection.offer(entry.tag.clone().as_str(), entry.updated_at, entry.into());
 }
 
 /// What a manifest tells by itself, and where it has its configuration.
-fn look_into(bytes: &Bytes, media_type: &str) -> Option<(Details, Option<Descriptor>)> {
+pub(super) fn look_into(bytes: &Bytes, media_type: &str) -> Option<(Details, Option<Descriptor>)> {
     Some(match Manifest::parse(bytes, media_type).ok()? {
         Manifest::Image(image) => {
             let parts = image.config.iter().chain(&image.layers);
@@ -402,7 +284,7 @@ fn look_into(bytes: &Bytes, media_type: &str) -> Option<(Details, Option<Descrip
 }
 
 /// What a configuration says (image-spec 1.1, config.md); charts and the like say nothing.
-fn platform(config: &Bytes) -> Option<Platform> {
+pub(super) fn platform(config: &Bytes) -> Option<Platform> {
     serde_json::from_slice::<Platform>(config).ok().filter(|platform| !(platform.architecture.is_empty() && platform.os.is_empty()))
 }
 

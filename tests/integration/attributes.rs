@@ -170,7 +170,7 @@ async fn of_an_upstreams_repository_is_told_what_is_held_here_and_nothing_is_cha
 #[tokio::test]
 async fn attributes_are_for_those_who_may() {
     let edge = Settings::new()
-        .access("anonymous_push = [\"open/**\"]")
+        .access("anonymous_pull = [\"canary.test/**\"]")
         .pusher("ci", "[\"team/*\"]", "[]")
         .pusher("stranger", "[\"else/*\"]", "[]")
         .pusher("owner", "[]", "[]")

@@ -7,7 +7,7 @@ use crate::harness::client::{Client, Response};
 use crate::harness::edge::Settings;
 use crate::harness::image::{Blob, Image};
 use crate::harness::push::{push, push_blob, push_manifest};
-use crate::harness::regions::{Reach, World, until};
+use crate::harness::regions::{World, until};
 
 const TWO: [&str; 2] = ["eu", "us"];
 const NAME: &str = "team/app";
@@ -27,6 +27,16 @@ fn owner(client: &Client) -> Client {
 async fn patch(client: &Client, path: &str, changes: Value) -> Response {
     let typed = [("Content-Type", "application/json")];
     owner(client).send_with("PATCH", &format!("/acr/v1/{path}"), &typed, changes.to_string().as_bytes()).await
+}
+
+/// Regions that see each other, with these tables besides their own.
+async fn regions(tables: &str) -> World {
+    let world = World::start(&TWO, tables).await;
+    for region in TWO {
+        let denied = || async { world.client(region).get("/v2/none/tags/list").await.status == 404 };
+        until(&format!("{region} sees the other"), denied).await;
+    }
+    world
 }
 
 /// It is locked, and says so.
@@ -77,7 +87,7 @@ async fn refuses_every_route(client: &Client, tag: &str, image: &Image, other: &
 #[tokio::test]
 async fn row_62_a_locked_tag_is_changed_by_no_route_at_home_and_in_every_region() {
     let folder = TempDir::new().expect("a folder");
-    let world = World::start(&TWO, &owner_table(&folder)).await;
+    let world = regions(&owner_table(&folder)).await;
     let (image, other) = (Image::new(1, &[2_000]), Image::new(2, &[2_000]));
     let [eu, us] = TWO.map(|region| world.client(region));
     push(eu, NAME, Some("release"), &image).await;
@@ -116,7 +126,7 @@ async fn row_62_a_locked_tag_is_changed_by_no_route_at_home_and_in_every_region(
 #[tokio::test]
 async fn row_62_a_lock_beats_what_another_region_did_before_it_knew() {
     let folder = TempDir::new().expect("a folder");
-    let world = World::start(&TWO, &owner_table(&folder)).await;
+    let world = regions(&owner_table(&folder)).await;
     let (image, other) = (Image::new(3, &[2_000]), Image::new(4, &[2_000]));
     let [eu, us] = TWO.map(|region| world.client(region));
     for tag in ["moved", "deleted", "gone"] {
@@ -149,7 +159,7 @@ async fn row_62_a_lock_beats_what_another_region_did_before_it_knew() {
 async fn row_62_where_a_repository_has_a_home_its_locks_are_set_there() {
     let folder = TempDir::new().expect("a folder");
     let tables = format!("{}\n[[hosted]]\npattern = \"team/**\"\nhome = \"eu\"", owner_table(&folder));
-    let world = World::start_each(&TWO, |_| tables.clone(), Reach::Edges).await;
+    let world = regions(&tables).await;
     let (image, other) = (Image::new(5, &[2_000]), Image::new(6, &[2_000]));
     let [eu, us] = TWO.map(|region| world.client(region));
     push(us, NAME, Some("release"), &image).await;
