@@ -475,7 +475,7 @@ async fn row_69_a_thousand_wrong_passwords_are_429_and_others_notice_little() {
         .expect("hashes are counted");
     assert!(limited > 900, "{refused} were refused and {limited} limited in {took:?}");
     assert!(f64::from(refused) <= hashed && hashed < 110.0, "{refused} were refused and {hashed} hashed in {took:?}");
-    assert!(during < before * 20 + Duration::from_millis(250), "{before:?} before, {during:?} during");
+    assert!(during < before * 20 + Duration::from_millis(500), "{before:?} before, {during:?} during");
     edge.finish().await;
 }
 
