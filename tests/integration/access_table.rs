@@ -131,6 +131,9 @@ fn operations(repository: &str, image: &Image, mark: &str) -> Vec<Operation> {
 /// repository have tests of their own.
 fn operations_of(action: &Action) -> &'static str {
     match action {
+        Action::Audit(_) => "registry",
+        Action::AcrCatalog(_) | Action::Token(_) | Action::TokenForm | Action::Exchange | Action::SignIns | Action::Govern(_) => "registry",
+        Action::Acr { .. } => "attributes",
         Action::Version | Action::Ready | Action::Catalog(_) | Action::Forwards | Action::Conflicts(_) | Action::Overview => "registry",
         Action::Wait(_) => "wait",
         Action::Command(_) => "command",
