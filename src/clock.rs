@@ -25,6 +25,28 @@ impl Timestamp {
     pub fn plus(self, time: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
+
+    pub fn minus(self, time: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// Reads what [`rfc3339`](Self::rfc3339) writes, with as many decimals as there are; `None` for another text.
+    pub fn of_rfc3339(text: &str) -> Option<Timestamp> {
+        let since = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Timestamp::default().plus(since))
+    }
+
+    /// The day in UTC, as `2026-11-29`.
+    pub fn day(self) -> String {
+        let mut text = self.rfc3339();
+        text.truncate("2026-11-29".len());
+        text
+    }
+
+    /// Whole hours since 1970.
+    pub fn hour(self) -> u64 {
+        self.0 / 3_600_000
+    }
 }
 
 impl Timestamp {
@@ -78,11 +100,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_rfc_3339_has_it() {
-        for (ms, text) in [(0, "1970-01-01T00:00:00.000Z"), (1_709_210_096_007, "2024-02-29T12:34:56.007Z")] {
+    fn times_are_written_and_read_as_rfc_3339_has_them() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_795_949_111_120, "2026-11-29T10:45:11.120Z"),
+            (1_709_210_096_007, "2024-02-29T12:34:56.007Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ] {
             assert_eq!(Timestamp::from_ms(ms).rfc3339(), text);
+            assert_eq!(Timestamp::of_rfc3339(text), Some(Timestamp::from_ms(ms)));
         }
         assert_eq!(Timestamp::from_ms(u64::MAX).rfc3339(), "9999-12-31T23:59:59.999Z");
+        assert_eq!((Timestamp::from_ms(1_795_949_111_120).day().as_str(), Timestamp::from_ms(7_200_001).hour()), ("2026-11-29", 2));
+        for text in ["", "2026-11-29", "2026-11-29 10:00", "1969-12-31T23:59:59Z", "2026-13-01T00:00:00Z"] {
+            assert_eq!(Timestamp::of_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

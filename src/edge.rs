@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 use ulid::Ulid;
 
 use crate::access::{Grants, Policy};
+use crate::audit::Audit;
 use crate::bucket::{Bucket, OpenError};
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -53,6 +54,7 @@ pub struct Edge {
     forwarder: Forwarder,
     replication: Replication,
     registry: Registry,
+    audit: Audit,
     http: Http,
     certificates: Option<Certificates>,
     listeners: Vec<Server>,
@@ -120,7 +122,8 @@ impl Edge {
         let governance = Governance::new(region.clone(), controls.clone(), passwords.clone(), Fixed::of(&config), clock.clone());
         let judges = Judges { issuers, passwords, registry: registry.clone() };
         let judged_by = site(&config, &controls.now(), &judges);
-        let use_cases = (registry.clone(), governance.clone());
+        let audit = audit(&config, region.clone(), clock.clone(), metrics.clone()).await;
+        let use_cases = (registry.clone(), governance.clone(), audit.clone());
         let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -165,6 +168,7 @@ impl Edge {
             forwarder,
             replication,
             registry,
+            audit,
             http,
             certificates,
             listeners,
@@ -244,8 +248,8 @@ impl Edge {
         self.judges.issuers.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
-        let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
-        *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
+        let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, limits, ..new };
         self.judges.issuers.tokens.reload(key, config.tokens.ttl);
         self.governance.set_fixed(Fixed::of(&config));
         self.http.reload(site(&config, &self.controls.now(), &self.judges));
@@ -269,6 +273,7 @@ impl Edge {
         }
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
+        self.audit.close().await;
         self.governing.iter().for_each(AbortHandle::abort);
         self.forwarder.stop();
         self.replication.stop();
@@ -328,6 +333,10 @@ impl Outside {
         let Outside { resolver, proxies, clock, metrics } = self.clone();
         Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
     }
+}
+
+async fn audit(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Audit {
+    Audit::start(&config.data_dir.join("audit"), config.audit.clone(), &config.region, region, clock, metrics).await
 }
 
 /// Begins to follow the other regions.

@@ -12,6 +12,7 @@
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    replication/ other regions: followed, asked, copied from; how far behind they are
+//!    audit/     the record of who did what: written here, kept in the bucket, searched across regions
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
 //!  6 region/    the own region: its bucket and ledger once they are open; the others; how content is read from any of them
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
@@ -46,6 +47,7 @@
 #![deny(unsafe_code)]
 
 pub mod access;
+pub mod audit;
 pub mod bucket;
 pub mod cache;
 pub mod cli;

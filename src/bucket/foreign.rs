@@ -46,6 +46,10 @@ impl ForeignBucket {
         ForeignBucket { root: Bucket::new(wire, region, incarnation) }
     }
 
+    pub(super) fn root(&self) -> &Bucket {
+        &self.root
+    }
+
     #[cfg(test)]
     pub(super) fn metrics(&self) -> &Metrics {
         &self.root.wire().metrics

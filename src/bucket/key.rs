@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::clock::Timestamp;
 use crate::oci::Digest;
 
 /// An object of a region's root.
@@ -29,6 +30,16 @@ pub enum Key {
     Status,
     /// Content of an upstream, which may be lost.
     Proxied(Digest),
+    /// A part of the audit record.
+    Audit(AuditFile),
+}
+
+/// A part of the audit record: what one node wrote within one hour. The file's name has the time of its first entry, which is the day and
+/// the hour under which it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuditFile {
+    pub file: Ulid,
+    pub node: Ulid,
 }
 
 /// What a snapshot is the fold of: the segments of both kinds up to these numbers.
@@ -59,6 +70,8 @@ const NUMBER_DIGITS: usize = 20;
 const SHARD_DIGITS: usize = 6;
 pub(super) const SNAPSHOTS: &str = "snapshots";
 const MANIFEST: &str = "manifest";
+pub(super) const AUDIT: &str = "audit";
+const AUDIT_SUFFIX: &str = ".jsonl.gz";
 
 impl Key {
     /// The folder of one shard of the content.
@@ -78,6 +91,10 @@ impl fmt::Display for Key {
             Key::Snapshot(through, part) => write!(f, "{SNAPSHOTS}/{through}/{part}"),
             Key::Status => f.write_str("status.json"),
             Key::Proxied(digest) => write!(f, "proxied/{:02x}/{digest}", digest.as_bytes().first().copied().unwrap_or_default()),
+            Key::Audit(AuditFile { file, node }) => {
+                let began = Timestamp::from_ms(file.timestamp_ms());
+                write!(f, "{AUDIT}/{}/{:02}/{file}-{node}{AUDIT_SUFFIX}", began.day(), began.hour() % 24)
+            }
         }
     }
 }
@@ -131,6 +148,10 @@ impl FromStr for Key {
             Some("packs") => Key::Pack(ulid(name)?),
             Some(SNAPSHOTS) => Key::Snapshot(folder.split('/').nth(1).ok_or(KeyError)?.parse()?, name.parse()?),
             Some("proxied") => Key::Proxied(name.parse().map_err(|_| KeyError)?),
+            Some(AUDIT) => {
+                let (file, node) = name.strip_suffix(AUDIT_SUFFIX).and_then(|name| name.split_once('-')).ok_or(KeyError)?;
+                Key::Audit(AuditFile { file: ulid(file)?, node: ulid(node)? })
+            }
             _ => return Err(KeyError),
         };
         // One text for one key: other spellings of the number, the letters or the folder are not ours.
@@ -171,6 +192,7 @@ mod tests {
             }),
             any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::sha256(&bytes))),
             any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::of(crate::oci::Algorithm::Sha512, &bytes))),
+            (ulid(), ulid()).prop_map(|(file, node)| Key::Audit(AuditFile { file, node })),
         ]
     }
 
@@ -194,7 +216,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied|snapshots)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
+        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied|snapshots|audit)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
             if let Ok(key) = text.parse::<Key>() {
                 prop_assert_eq!(key.to_string(), text);
             }
@@ -209,6 +231,10 @@ mod tests {
             (Key::Status, "status.json".to_owned()),
             (Key::Ledger(7), "ledger/00000000000000000007".to_owned()),
             (Key::Import(u64::MAX), "imports/18446744073709551615".to_owned()),
+            (
+                Key::Audit(AuditFile { file: Ulid::from_parts(1_795_949_111_120, 1), node: ulid }),
+                "audit/2026-11-29/10/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl.gz".to_owned(),
+            ),
             (Key::Blob(ulid), "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
             (Key::Pack(ulid), "packs/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
             (
@@ -240,6 +266,8 @@ mod tests {
             "blobs/ef/014d2pf2dbsqqg28t5cy4tqkff",
             "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF#1",
             "packs/x",
+            "audit/2026-11-29/11/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl.gz",
+            "audit/2026-11-29/10/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl",
             "snapshots/manifest",
             "snapshots/7-3/manifest",
             "snapshots/00000000000000000007/manifest",

@@ -17,6 +17,7 @@
 mod abroad;
 #[cfg(test)]
 mod answers;
+mod audit;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connect;
@@ -48,7 +49,7 @@ use ulid::Ulid;
 pub use connect::check;
 pub use error::{BucketError, OpenError};
 pub use foreign::ForeignBucket;
-pub use key::{BLOB_SHARDS, Key, KeyError, SnapshotPart, Through};
+pub use key::{AuditFile, BLOB_SHARDS, Key, KeyError, SnapshotPart, Through};
 pub use object::ObjectReader;
 pub use sweep::{ListedBlob, ListedPart, MAX_LISTED};
 pub use upload::ObjectUpload;

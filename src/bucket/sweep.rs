@@ -87,7 +87,7 @@ impl Bucket {
     }
 
     /// The key that a path of the store stands for.
-    fn key(&self, path: &Path) -> Option<Key> {
+    pub(super) fn key(&self, path: &Path) -> Option<Key> {
         let root = self.root_path("");
         path.as_ref().strip_prefix(root.as_ref())?.strip_prefix('/')?.parse().ok()
     }

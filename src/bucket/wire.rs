@@ -166,6 +166,14 @@ impl Wire {
         outcome.map_err(Failure::into_error)
     }
 
+    /// The names of the folders in a folder, in no order.
+    pub(super) async fn folders(&self, folder: &Path) -> Result<Vec<String>, BucketError> {
+        let request = || self.store.list_with_delimiter(Some(folder));
+        let listed = optional(self.call(Verb::List, self.request_timeout, request).await)?;
+        let names = listed.into_iter().flat_map(|listed| listed.common_prefixes);
+        Ok(names.filter_map(|path| path.filename().map(str::to_owned)).collect())
+    }
+
     async fn read_listing(&self, folder: &Path, after: Option<&Path>, found: &mut impl FnMut(ObjectMeta)) -> Result<(), Failure> {
         let mut listing = match after {
             Some(after) => self.store.list_with_offset(Some(folder), after),

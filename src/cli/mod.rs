@@ -2,6 +2,7 @@
 
 mod admin;
 mod ask;
+mod audit;
 mod check;
 mod columns;
 mod conflicts;
@@ -85,6 +86,11 @@ enum Command {
     /// Show an edge, the other regions as it sees them, and what waits
     #[command(after_help = "Example:\n  outport --config outport.toml status")]
     Status(ask::Shown),
+    /// Search the record of who did what, in all regions
+    #[command(
+        after_help = "Examples:\n  outport --config outport.toml audit --since 2h --outcome denied\n  outport audit --repository 'team/**' --action push --json\n  outport audit --follow"
+    )]
+    Audit(audit::Arguments),
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
@@ -159,6 +165,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Region(arguments) => region::run(config, &arguments),
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
+        Command::Audit(arguments) => audit::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
         Command::Repo(command) => content::repo(config, &command),
         Command::Tag(command) => content::tag(config, &command),

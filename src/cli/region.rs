@@ -10,8 +10,12 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use ulid::Ulid;
 
 use super::{FAILED, TRY_AGAIN, UNAVAILABLE, USAGE};
+use crate::access::Principal;
+use crate::audit::{self, Outcome, record_in};
+use crate::clock::Clock;
 use crate::config::{Config, process_environment};
 use crate::edge::Edge;
 use crate::ledger::{Event, Ledger, Look, Origin, Recovered, Standing, VersionVector};
@@ -145,13 +149,51 @@ async fn execute(config: &Config, arguments: &Arguments) -> Result<Answer, Regio
     let region = Edge::reach_region(config, Metrics::new()).await.map_err(unavailable)?;
     let open = region.get().map_err(unavailable)?;
     open.ledger.confirm(Look::Now).await.map_err(unavailable)?;
-    match &arguments.command {
+    let began = Instant::now();
+    let done = match &arguments.command {
         Command::List => list(&region, open).await,
         Command::Join(patience) => join(&region, open, patience.timeout).await,
         Command::Leave { sure, patience } => leave(open, sure, patience.timeout).await,
         Command::Lost { region: name, sure, without } => lost(&region, open, (name, without), sure).await,
         Command::Renew(sure) => renew(config, &region, open, sure).await,
+    };
+    if let Some(event) = event(&arguments.command, done.as_ref().err(), began.elapsed())
+        && config.audit.enabled
+        && let Err(error) = record_in(&open.bucket, &Clock::system(), event).await
+    {
+        eprintln!("outport region: the audit record has no entry of this: {error}");
     }
+    done
+}
+
+/// What a command that changes something leaves in the audit record: who may use the bucket needs no other right.
+fn event(command: &Command, error: Option<&RegionError>, took: Duration) -> Option<audit::Event> {
+    let (word, of) = match command {
+        Command::List | Command::Join(_) => return None,
+        Command::Leave { sure, .. } if sure.yes => ("leave", None),
+        Command::Lost { region, sure, .. } if sure.yes => ("lost", Some(region.clone())),
+        Command::Renew(sure) if sure.yes => ("renew", None),
+        Command::Leave { .. } | Command::Lost { .. } | Command::Renew(_) => return None,
+    };
+    Some(audit::Event {
+        request: Ulid::generate().to_string(),
+        principal: Principal::Named("operator".into()),
+        proof: "bucket".into(),
+        address: None,
+        agent: None,
+        action: "region".into(),
+        route: word.into(),
+        method: "command".into(),
+        upstream: None,
+        repository: None,
+        reference: of,
+        digest: None,
+        bytes: 0,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        status: 0,
+        outcome: if error.is_some() { Outcome::Failed } else { Outcome::Allowed },
+        why: error.map(|error| error.to_string().into()),
+    })
 }
 
 async fn list(region: &Region, open: &Open) -> Result<Answer, RegionError> {

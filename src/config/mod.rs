@@ -4,6 +4,7 @@
 //! its key path and line ([`ConfigErrors`]). Relative paths are taken from the configuration file's folder.
 
 mod access;
+mod audit;
 mod bucket;
 mod files;
 mod load;
@@ -28,6 +29,7 @@ use ipnet::IpNet;
 
 use crate::access::{Assignment, NetworkRule, Pattern};
 pub use access::{Access, Principal};
+pub use audit::Audit;
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
 pub use names::{is_principal, path_prefix};
@@ -71,6 +73,7 @@ pub struct Config {
     pub tokens: Tokens,
     pub limits: Limits,
     pub log: Log,
+    pub audit: Audit,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -270,6 +273,7 @@ impl Config {
             tokens: _,
             limits,
             log,
+            audit,
         } = self;
         let Listen { registry, ops, public_url: _, proxies, also } = listen;
         // The http room judges each request by the deadline in force; all other limits are built into listeners.
@@ -290,6 +294,7 @@ impl Config {
             ("replication", *replication != new.replication),
             ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
+            ("audit", *audit != new.audit),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
     }

@@ -32,7 +32,7 @@ pub(super) const fn mebibytes(count: u64) -> ByteSize {
 pub(super) const MILLISECONDS_100: Duration = Duration::from_millis(100);
 pub(super) const MINUTE: u64 = 60;
 pub(super) const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
+pub(super) const DAY: u64 = 24 * HOUR;
 
 /// Reads the whole document. The result holds defaults in place of what was wrong: it counts only if no fault was reported.
 pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
@@ -51,6 +51,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let (bucket, acknowledge) = super::bucket::read(root.section("bucket"), &data_dir, regions);
     let replication = peers::read_replication(root.section("replication"));
     let log = read_log(root.section("log"));
+    let audit = super::audit::read(root.section("audit"));
     let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
     let hosted = read_hosted(&mut root, &HostedContext { upstreams: &upstreams, regions, acknowledge });
@@ -82,6 +83,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         tokens,
         limits,
         log,
+        audit,
     }
 }
 

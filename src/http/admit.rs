@@ -18,6 +18,7 @@ use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
+use crate::audit;
 use crate::identity::{AuthError, Identity};
 use crate::oci::RepositoryName;
 use crate::peers::{self, Tokens};
@@ -50,6 +51,7 @@ pub enum Call {
     Conflicts(Page),
     Overview,
     Wait(Waiting),
+    Audit(Permit, audit::Query),
     Read(Read),
     Write(Write),
     Acr(acr::Call),
@@ -87,6 +89,10 @@ pub struct Write {
 }
 
 impl Push {
+    pub(super) fn is_manifest(&self) -> bool {
+        matches!(self, Push::Manifest { .. })
+    }
+
     /// What one must be allowed to do.
     fn action(&self) -> access::Action {
         match self {
@@ -147,6 +153,7 @@ impl Site {
             Action::Forwards => self.enter(&caller).map(|_| Call::Forwards),
             Action::Conflicts(page) => self.enter(&caller).map(|_| Call::Conflicts(page)),
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
+            Action::Audit(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Audit(permit, query)),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
@@ -458,6 +465,24 @@ mod tests {
         }
         let asked = Request::get("/v2/").header("host", "edge:5000").header("authorization", "Bearer 0123456789abcdef");
         assert_eq!(status(admit_on(&with_peers, &connection(None), asked)), 401, "a peer's token opens nothing else");
+    }
+
+    #[test]
+    fn the_audit_record_is_for_those_who_have_the_role() {
+        let assigned = |role, repositories| access::Assignment { role, to: access::Assignee::Principal("ci".into()), repositories };
+        let all = || Some(vec!["**".parse().unwrap()]);
+        for (assignment, expected) in [
+            (None, 403),
+            (Some(assigned(access::Role::Reader, None)), 403),
+            (Some(assigned(access::Role::Owner, all())), 403),
+            (Some(assigned(access::Role::Contributor, None)), 200),
+            (Some(assigned(access::Role::Owner, None)), 200),
+        ] {
+            let mut site = site(&["**"]);
+            site.policy.assignments.extend(assignment);
+            assert_eq!(status(admit(&site, "/outport/v1/audit", Some("ci"))), expected);
+            assert_eq!(status(admit(&site, "/outport/v1/audit", None)), 401);
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Failure {
     extra: Extra,
     /// For the log only: it may speak of upstreams.
     pub cause: Option<Box<str>>,
+    /// Whether it is for who asks, whatever it looks like: the audit record tells what an absence hides.
+    denies: bool,
 }
 
 /// The header that a refusal has besides its body.
@@ -98,7 +100,21 @@ pub enum Subject {
 
 impl Failure {
     const fn new(status: StatusCode, code: &'static str, message: &'static str) -> Failure {
-        Failure { status, code, message, detail: None, extra: Extra::None, cause: None }
+        Failure { status, code, message, detail: None, extra: Extra::None, cause: None, denies: false }
+    }
+
+    /// Whether it is for who asks, and not for what was asked.
+    pub fn is_denial(&self) -> bool {
+        self.denies || matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
+    /// Why, for the audit record.
+    pub fn why(&self) -> Box<str> {
+        match (&self.cause, &self.detail) {
+            (Some(cause), _) => cause.clone(),
+            (None, Some(detail)) => format!("{}: {detail}", self.message).into(),
+            (None, None) => self.message.into(),
+        }
     }
 
     /// Confirmed absence. Denial to an authenticated caller is this very same answer.
@@ -112,7 +128,8 @@ impl Failure {
     }
 
     pub fn denied(denied: Denied, subject: Subject) -> Failure {
-        Failure::challenged(denied).unwrap_or_else(|| Failure::absent(subject))
+        let hidden = || Failure { denies: true, ..Failure::absent(subject) }.because("the caller may not know of it");
+        Failure::challenged(denied).unwrap_or_else(hidden)
     }
 
     /// `None` if no credentials or other ones would change anything.
@@ -391,9 +408,11 @@ impl From<ChunkError> for Failure {
 impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Failure {
         match error {
-            AuthError::Malformed => Failure::new(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "the credentials cannot be read"),
-            AuthError::Refused => Failure::unauthorized(),
-            AuthError::InvalidToken => Failure::unauthorized_because(Reason::InvalidToken),
+            AuthError::Malformed => {
+                Failure { denies: true, ..Failure::new(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "the credentials cannot be read") }
+            }
+            AuthError::Refused => Failure::unauthorized().because(error.to_string()),
+            AuthError::InvalidToken => Failure::unauthorized_because(Reason::InvalidToken).because(error.to_string()),
             AuthError::Throttled { retry_after } => {
                 Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many attempts to sign in")
                     .with(Extra::later(Some(retry_after)))
@@ -624,6 +643,26 @@ mod tests {
         for subject in [Subject::Manifest, Subject::Blob, Subject::Repository] {
             let denied = sent(Failure::denied(Denied { authenticate: false, insufficient_scope: false }, subject));
             assert_eq!(denied, sent(Failure::from_cache(CacheError::Absent, subject)));
+        }
+    }
+
+    #[test]
+    fn the_audit_record_knows_what_absence_hides() {
+        for (failure, is_denial, why) in [
+            (
+                Failure::denied(Denied { authenticate: false, insufficient_scope: false }, Subject::Blob),
+                true,
+                "the caller may not know of it",
+            ),
+            (Failure::absent(Subject::Blob), false, "blob unknown to registry"),
+            (Failure::unauthorized(), true, "authentication required"),
+            (AuthError::Refused.into(), true, "the credentials are not accepted"),
+            (AuthError::Malformed.into(), true, "the credentials cannot be read"),
+            (Failure::forbidden_address(), true, "requests from this address are not allowed"),
+            (PushError::Denied("the tag is locked".into()).into(), true, "requested access to the resource is denied: the tag is locked"),
+            (unavailable(None), false, "dial 10.0.0.1: secret"),
+        ] {
+            assert_eq!((failure.is_denial(), &*failure.why()), (is_denial, why));
         }
     }
 

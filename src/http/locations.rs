@@ -60,6 +60,11 @@ impl Locations {
         (region != self.region).then_some(region)
     }
 
+    /// Whether another edge of this region passed a request on.
+    pub(super) fn is_passed_on(&self, headers: &HeaderMap) -> bool {
+        self.siblings().is_some_and(|siblings| siblings.knows(headers))
+    }
+
     /// Marks an answer as this edge's for a sibling that passed the request on.
     pub(super) fn vouch(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
         if let Some(siblings) = self.siblings() {

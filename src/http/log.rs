@@ -1,4 +1,4 @@
-//! The access log: one record for each request, written when its answer has ended.
+//! The access log: one record for each request, written when its answer has ended. What it gathers goes into the audit record, too.
 //!
 //! What a client chose (agent, path of a request that went nowhere) is cleaned first: printable ASCII only, the rest escaped,
 //! and cut to a length. Headers other than User-Agent and X-Request-Id, and query parameters, are never written.
@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
 use super::acr::Acr;
+use super::audit::Notes;
 use super::connection::Connection;
 use super::forwarded;
 use super::route::{Action, Begin, Command, Push, Question, Wanted};
@@ -47,6 +48,7 @@ pub enum Class {
     Overview,
     Receipt,
     Wait,
+    Audit,
     Refresh,
     Prefetch,
     Exchange,
@@ -76,22 +78,23 @@ pub struct Record {
     metrics: Metrics,
     started: Instant,
     first_byte: Duration,
-    status: StatusCode,
+    pub(super) status: StatusCode,
     written: bool,
-    request_id: String,
+    pub(super) request_id: String,
     client: IpAddr,
-    method: String,
-    agent: Option<String>,
+    pub(super) method: String,
+    pub(super) agent: Option<String>,
     /// Only for a request that went nowhere.
     path: Option<String>,
-    class: Class,
-    caller: Caller,
+    pub(super) class: Class,
+    pub(super) caller: Caller,
     pub upstream: Option<Arc<str>>,
     pub repository: Option<RepositoryName>,
     pub reference: Option<String>,
     source: Option<Source>,
     freshness: Option<Freshness>,
     pub cause: Option<Box<str>>,
+    pub(super) notes: Notes,
 }
 
 impl Class {
@@ -114,6 +117,7 @@ impl Class {
             Action::Conflicts(_) => Class::Conflicts,
             Action::Overview => Class::Overview,
             Action::Wait(_) => Class::Wait,
+            Action::Audit(_) => Class::Audit,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
             Action::Exchange => Class::Exchange,
@@ -142,6 +146,7 @@ impl Class {
             Class::Overview => "status",
             Class::Receipt => "receipt",
             Class::Wait => "wait",
+            Class::Audit => "audit",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
             Class::Exchange => "exchange",
@@ -177,6 +182,7 @@ impl Record {
             source: None,
             freshness: None,
             cause: None,
+            notes: Notes::default(),
         }
     }
 
@@ -192,6 +198,7 @@ impl Record {
     /// The request has been understood.
     pub fn routed(&mut self, action: &Action) {
         self.class = Class::of(action);
+        self.notes.routed(action);
         self.path = None;
         self.reference = match action {
             Action::Read { wanted, .. } => match wanted {
@@ -233,8 +240,9 @@ impl Record {
             Ok(false) => "accepted",
             Err(_) => "refused",
         });
-        if let Ok(caller) = caller {
-            self.caller = caller.clone();
+        match caller {
+            Ok(caller) => self.caller = caller.clone(),
+            Err(_) => self.notes.unproved(),
         }
     }
 
@@ -285,6 +293,7 @@ impl Record {
             cause = self.cause.as_deref().map(clean),
             agent = self.agent,
         );
+        self.leave(sent_bytes, u64::try_from(whole.as_millis()).unwrap_or(u64::MAX), ending);
     }
 
     fn source_label(&self) -> &'static str {
@@ -348,7 +357,7 @@ fn agent(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Printable ASCII as it is, everything else escaped: no terminal or log reader sees a control character or a look-alike.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len().min(MAX_TEXT_CHARS));
     for character in text.chars().take(MAX_TEXT_CHARS) {
         if matches!(character, ' '..='~') {

@@ -2,6 +2,7 @@
 
 mod acr;
 mod admit;
+mod audit;
 mod body;
 mod challenge;
 mod command;

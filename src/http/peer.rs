@@ -43,6 +43,7 @@ impl Http {
                 Ok(respond::json(serde_json::json!(found).to_string().into()))
             }
             Question::Content(digest) => within(site.deadline, self.tell_content(caller, digest, head, record)).await,
+            Question::Audit(query) => within(site.deadline, self.tell_audit(caller, query, site.deadline)).await,
             Question::Status => {
                 let telling = async { Ok(self.registry_ref().tell_status(caller).await) };
                 let status = within(site.deadline, telling).await?.map_err(unavailable)?;

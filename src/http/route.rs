@@ -11,9 +11,11 @@ use percent_encoding::percent_decode;
 
 use super::acr;
 pub use super::acr::Acr;
+use super::audit::search;
 use super::governance::{self, Governing};
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
+use crate::audit;
 use crate::bucket::{SnapshotPart, Through};
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
@@ -75,6 +77,8 @@ pub enum Action {
     Wait(Wait),
     /// An operator's command, whose image stands in the body.
     Command(Command),
+    /// Who did what.
+    Audit(audit::Query),
     /// A provider's token for a refresh token.
     Exchange,
     /// Where people sign in.
@@ -109,6 +113,8 @@ pub enum Question {
     Resolve { repository: RepositoryName, wanted: Told },
     /// The bytes that this region has.
     Content(Digest),
+    /// Who did what here? The asking region has found out who may know.
+    Audit(audit::Query),
 }
 
 /// What is wanted of a repository.
@@ -223,6 +229,8 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/oauth2/exchange" => return posting(method).map(|()| Action::Exchange),
         b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
+        b"/outport/v1/audit" => return reading(method).and_then(|()| search(query).map(Action::Audit)),
+        b"/outport/v1/peer/audit" => return reading(method).and_then(|()| search(query)).map(|query| Action::Peer(Question::Audit(query))),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
         _ => {
@@ -921,6 +929,34 @@ mod tests {
         for target in ["/outport/v1/ledger", "/outport/v1/ledger/us.01?after=0", "/outport/v1/resolve", "/outport/v1/content/x"] {
             assert_eq!(send("POST", target), Err(RouteError::Method { allow: READ }), "{target}");
         }
+    }
+
+    #[test]
+    fn the_audit_record_is_asked_by_people_and_by_other_regions() {
+        let asked = |target: &str| get(target).map_err(|error| error.to_string());
+        let query =
+            audit::Query { outcome: Some(audit::Outcome::Denied), limit: 5, regions: vec!["eu".into(), "us".into()], ..Default::default() };
+        assert_eq!(asked("/outport/v1/audit"), Ok(Action::Audit(audit::Query::default())));
+        assert_eq!(asked(&format!("/outport/v1/audit?{}", query.to_url())), Ok(Action::Audit(query.clone())));
+        assert_eq!(asked(&format!("/outport/v1/peer/audit?{}", query.to_url())), Ok(Action::Peer(Question::Audit(query))));
+        for (parameter, value) in [
+            ("since", "yesterday"),
+            ("until", "2026"),
+            ("repository", "NO"),
+            ("outcome", "good"),
+            ("address", "10.0.0"),
+            ("limit", "-1"),
+            ("region", "eu,,us"),
+            ("within", "soon"),
+        ] {
+            assert_eq!(get(&format!("/outport/v1/audit?{parameter}={value}")), Err(RouteError::Parameter(parameter)), "{value}");
+        }
+        let limit = |text: &str| match get(&format!("/outport/v1/audit?limit={text}")) {
+            Ok(Action::Audit(query)) => query.limit,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((limit("0"), limit("7"), limit("99999")), (1, 7, audit::MAX_LIMIT));
+        assert_eq!(send("POST", "/outport/v1/audit"), Err(RouteError::Method { allow: READ }));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
 use crate::access::Action;
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::identity::Governance;
 use crate::inflow::Inflow;
@@ -51,6 +52,7 @@ pub struct Http(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
+    audit: Audit,
     locations: Locations,
     governance: Governance,
     site: RwLock<Arc<Site>>,
@@ -75,7 +77,7 @@ pub(super) enum Reuse {
 
 impl Http {
     pub fn new(
-        (registry, governance): (Registry, Governance),
+        (registry, governance, audit): (Registry, Governance, Audit),
         locations: Locations,
         site: Site,
         request_timeout: Duration,
@@ -85,6 +87,7 @@ impl Http {
         Http(Arc::new(Inner {
             registry,
             governance,
+            audit,
             locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
@@ -99,6 +102,10 @@ impl Http {
 
     pub(super) fn registry_ref(&self) -> &Registry {
         &self.0.registry
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     pub(super) fn governance(&self) -> &Governance {
@@ -153,13 +160,19 @@ impl Http {
         let site = self.site();
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
+        if !self.0.locations.is_passed_on(&head.headers) {
+            record.audited_by(&self.0.audit);
+        }
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
             Ok(Call::Exchange) => self.exchange((&site, &head, &connection), body, &mut record).await,
             Ok(Call::TokenForm) => self.token_form((&site, &head, &connection), body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
+                let declared_bytes = inflow.declared_bytes();
                 let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
+                // A manifest is taken with its body.
+                record.received(if write.wanted.is_manifest() { declared_bytes.unwrap_or_default() } else { inflow.received_bytes() });
                 (reply, drain_rest(&head, inflow).await)
             }
             Ok(Call::Acr(call)) => {
@@ -175,6 +188,7 @@ impl Http {
             Err(failure) => (Err(failure), drain(&head, body).await),
         };
         let reply = reply.unwrap_or_else(|mut failure| {
+            record.refused(&failure);
             record.cause = failure.cause.take();
             let challenge = failure.challenge().and_then(|reason| challenge(reason, &site, (&head, &connection)));
             let mut response = failure.into_response();
@@ -200,6 +214,7 @@ impl Http {
             Ok(OpsAction::Page) => ops::page(),
             Ok(OpsAction::Metrics) => {
                 self.0.registry.report();
+                self.0.audit.report().await;
                 ops::metrics(self.0.metrics.render())
             }
             Ok(OpsAction::Status) => receipts::status(&self.0.registry.overview().await),
@@ -252,6 +267,7 @@ impl Http {
                 Ok(respond::conflicts(&listed, &page))
             }
             Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
+            Call::Audit(permit, query) => within(site.deadline, self.search_audit(permit, &query, site.deadline)).await,
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
@@ -473,6 +489,7 @@ async fn drain_rest(head: &Parts, mut inflow: Inflow) -> Reuse {
 fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: &Connection, mut record: Record) -> Response<Body> {
     shared_headers(&mut reply, head, reuse, record.request_id());
     reply.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    record.named(reply.headers());
     record.answered(reply.status());
     let block_bytes = if connection.tls { TLS_BLOCK_BYTES } else { PLAIN_BLOCK_BYTES };
     let way = Way { block_bytes, outbox: connection.outbox.clone() };

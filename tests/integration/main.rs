@@ -2,6 +2,7 @@
 
 mod access_table;
 mod attributes;
+mod audit;
 mod callers;
 mod claims;
 mod client_certificates;

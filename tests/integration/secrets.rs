@@ -2,8 +2,10 @@
 //! (hardening rows 86 to 88).
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
+use crate::harness::disk::files;
 use crate::harness::edge::Settings;
 use crate::harness::image::Image;
 use crate::harness::origin::Origin;
@@ -42,6 +44,19 @@ fn assert_no_secret(place: &str, text: &str) {
     }
 }
 
+/// All that waits on the disk to be sent to the bucket, once something is in it.
+async fn audit_record(data_dir: &Path, mark: &str) -> String {
+    let since = std::time::Instant::now();
+    loop {
+        let texts = files(&data_dir.join("audit")).into_iter().filter_map(|file| std::fs::read_to_string(file).ok());
+        let record: String = texts.collect();
+        if record.contains(mark) || since.elapsed() > Duration::from_secs(5) {
+            return record;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// What an upstream may answer that has a secret in it, or that makes an edge talk.
 fn faults() -> Vec<Fault> {
     vec![
@@ -66,7 +81,9 @@ async fn row_88(level: &str, format: &str) {
     for origin in [&origin, &storage] {
         origin.push("app", "v1", &image);
     }
+    // Long enough for the whole test: then it lies in plain on the disk.
     let settings = Settings::new()
+        .table("[audit]\nship_after = \"1h\"")
         .log(&format!("level = \"{level}\""))
         .log(&format!("format = \"{format}\""))
         .access("anonymous_pull = [\"canary.test/**\"]")
@@ -126,6 +143,8 @@ async fn row_88(level: &str, format: &str) {
     let log = edge.log_text();
     assert!(log.contains("origin.test/app"), "the log tells what was asked: {log}");
     assert_no_secret("the log", &log);
+    let record = audit_record(&edge.data_dir(), "origin.test/app").await;
+    assert_no_secret("the audit record", &record);
     edge.finish().await;
 }
 
@@ -193,7 +212,8 @@ async fn row_87_the_number_of_series_does_not_grow() {
 async fn row_86_control_characters_make_one_escaped_record() {
     let origin = Origin::start().await;
     for format in ["json", "text"] {
-        let edge = Settings::new().log(&format!("format = \"{format}\"")).upstream("origin.test", &origin).spawn().await;
+        let settings = Settings::new().log(&format!("format = \"{format}\"")).table("[audit]\nship_after = \"1h\"");
+        let edge = settings.upstream("origin.test", &origin).spawn().await;
         let agents: [&[u8]; 4] =
             [b"mark-a \x1b[31mred\x1b[0m", b"mark-b \xc2\x9b31m \xe2\x80\xae", b"mark-c \\n\\r \"quoted\" {x=1}", b"mark-d \ttab"];
         for agent in agents {
@@ -216,6 +236,11 @@ async fn row_86_control_characters_make_one_escaped_record() {
             assert_eq!(log.lines().filter(|line| line.contains(mark)).count(), 1, "{format} {mark}: {log}");
         }
         assert!(!log.lines().any(|line| line.starts_with("level=ERROR")), "{log}");
+        let record = audit_record(&edge.data_dir(), "mark-d").await;
+        assert!(record.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{record:?}");
+        for mark in ["mark-b", "mark-c", "mark-d"] {
+            assert_eq!(record.lines().filter(|line| line.contains(mark)).count(), 1, "{mark}: {record}");
+        }
         edge.finish().await;
     }
 }

@@ -1,6 +1,6 @@
 //! One node's client of the shared objects, and what goes wrong on its way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -246,8 +246,17 @@ impl ObjectStore for SimulatedNode {
         self.listing(prefix, Some(offset))
     }
 
-    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
-        Err(words("listings of folders are not simulated"))
+    /// Only the folders of one are told, which is what is asked for.
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let folder = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
+        let path = folder.clone();
+        self.request(Verb::List, &path, move |world| {
+            let below = world.objects.keys().filter_map(|path| path.strip_prefix(&folder)?.split_once('/'));
+            let names: BTreeSet<&str> = below.map(|(name, _)| name).collect();
+            let common_prefixes = names.into_iter().map(|name| Path::from(format!("{folder}{name}"))).collect();
+            Ok(ListResult { common_prefixes, objects: Vec::new(), extensions: Default::default() })
+        })
+        .await
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

@@ -1,0 +1,438 @@
+//! The thread that writes the record: a disk that hangs holds up nobody else.
+//!
+//! Entries gather for some milliseconds and are written together, so that a busy edge wakes the thread a few times a second. What is
+//! written is synced within a second: a process that is killed loses what gathered, a machine that loses power a second more.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::sleep;
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use ulid::Ulid;
+
+use super::entry::{Entry, Event};
+use super::folder::{Folder, Found};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::metrics::Metrics;
+
+/// Entries that wait to be written, at most. What comes when there are so many is lost, and counted.
+pub(super) const QUEUED: usize = 16 * 1024;
+/// How long entries gather.
+const GATHER: Duration = Duration::from_millis(50);
+/// How long what was written may be in the kernel only.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+/// A disk that took no write is left alone for so long; what comes meanwhile is lost.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Bytes that are written at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What goes to the thread.
+pub(super) enum Message {
+    Noted(Box<Noted>),
+    /// To be answered when everything before is written.
+    Flush(oneshot::Sender<()>),
+    End,
+}
+
+/// What happened, and when.
+pub(super) struct Noted {
+    pub(super) at: Timestamp,
+    pub(super) event: Event,
+}
+
+/// Entries that were lost and of which no entry tells yet.
+#[derive(Debug, Default)]
+pub(super) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(super) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// What the writer is made with.
+pub(super) struct Parts {
+    pub(super) folder: Folder,
+    pub(super) node: Ulid,
+    pub(super) region: Arc<str>,
+    pub(super) settings: config::Audit,
+    pub(super) tally: Arc<Tally>,
+    /// Told of each file that is closed.
+    pub(super) closed: Arc<Notify>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+}
+
+pub(super) struct Writer {
+    parts: Parts,
+    /// This process's own part of the names of entries, and how many there were.
+    process: u64,
+    count: u32,
+    open: Option<Open>,
+    /// When the disk last took no write.
+    refused_at: Option<Timestamp>,
+}
+
+/// The file that entries go to.
+struct Open {
+    file: File,
+    name: Ulid,
+    size_bytes: u64,
+    began: Timestamp,
+    /// Since when something has been in the kernel only.
+    unsynced: Option<Timestamp>,
+}
+
+/// Lines for one write.
+#[derive(Default)]
+struct Chunk {
+    lines: Vec<u8>,
+    count: u64,
+    /// What its entries say was lost.
+    lost: u64,
+}
+
+impl Writer {
+    pub(super) fn new(parts: Parts) -> Writer {
+        Writer { parts, process: fastrand::u64(..), count: 0, open: None, refused_at: None }
+    }
+
+    /// Writes until it is told to end, or nobody can tell it anything any more.
+    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+        let mut goes_on = true;
+        while goes_on {
+            let first = match self.next_due() {
+                Some(after) => queue.recv_timeout(after),
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            if let Ok(Message::Noted(_)) = first {
+                sleep(GATHER);
+            }
+            goes_on = first.as_ref().err() != Some(&RecvTimeoutError::Disconnected);
+            let (mut batch, mut flushed) = (Vec::new(), Vec::new());
+            for message in first.into_iter().chain(queue.try_iter().take(QUEUED)) {
+                match message {
+                    Message::Noted(noted) => batch.push(*noted),
+                    Message::Flush(done) => flushed.push(done),
+                    Message::End => goes_on = false,
+                }
+            }
+            self.write(batch);
+            self.tick();
+            for done in flushed {
+                // Who asked may have left.
+                let _ = done.send(());
+            }
+        }
+        self.close();
+    }
+
+    /// Until something is to be done besides writing.
+    fn next_due(&self) -> Option<Duration> {
+        let open = self.open.as_ref()?;
+        let now = self.parts.clock.now();
+        let until = |since: Timestamp, after: Duration| after.saturating_sub(now.since(since));
+        let close = until(open.began, self.parts.settings.ship_after);
+        Some(open.unsynced.map_or(close, |since| close.min(until(since, SYNC_AFTER))))
+    }
+
+    pub(super) fn write(&mut self, batch: Vec<Noted>) {
+        let mut chunk = Chunk::default();
+        for noted in batch {
+            let entry = self.entry(noted);
+            if !self.fits(&entry, &chunk) {
+                self.put(std::mem::take(&mut chunk));
+                self.close();
+                self.begin(&entry);
+            } else if chunk.lines.len() >= CHUNK_BYTES {
+                self.put(std::mem::take(&mut chunk));
+            }
+            chunk.add(&entry);
+        }
+        self.put(chunk);
+    }
+
+    fn entry(&mut self, Noted { at, event }: Noted) -> Entry {
+        self.count = self.count.wrapping_add(1);
+        let id = Ulid::from_parts(at.as_ms(), u128::from(self.process & 0xffff_ffff_ffff) << 32 | u128::from(self.count));
+        let Parts { region, node, tally, .. } = &self.parts;
+        Entry { time: at, id, region: region.clone(), node: *node, lost: tally.take(), event }
+    }
+
+    fn fits(&self, entry: &Entry, chunk: &Chunk) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            let size_bytes = open.size_bytes + chunk.lines.len() as u64;
+            // All entries of a file are of one hour, by which it is found.
+            open.began.hour() == entry.time.hour() && size_bytes < self.parts.settings.file_size.0
+        })
+    }
+
+    /// Begins a file, with the name of its first entry.
+    fn begin(&mut self, first: &Entry) {
+        let now = self.parts.clock.now();
+        if self.refused_at.is_some_and(|at| now.since(at) < TRY_AGAIN_AFTER && now >= at) {
+            return;
+        }
+        match self.parts.folder.create(first.id) {
+            Ok(file) => self.open = Some(Open { file, name: first.id, size_bytes: 0, began: first.time, unsynced: None }),
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn put(&mut self, chunk: Chunk) {
+        if chunk.count == 0 {
+            return;
+        }
+        let Some(open) = &mut self.open else { return self.give_up(&chunk) };
+        match open.file.write_all(&chunk.lines) {
+            Ok(()) => {
+                open.size_bytes += chunk.lines.len() as u64;
+                open.unsynced.get_or_insert_with(|| self.parts.clock.now());
+                self.parts.metrics.audit_written(chunk.count);
+                if self.refused_at.take().is_some() {
+                    tracing::info!("the disk takes the audit record again");
+                }
+            }
+            Err(error) => {
+                // What came of it is a part of a line.
+                let _ = open.file.set_len(open.size_bytes);
+                self.refused(&error);
+                self.give_up(&chunk);
+                self.close();
+            }
+        }
+    }
+
+    fn give_up(&self, chunk: &Chunk) {
+        self.parts.metrics.audit_dropped("disk", chunk.count);
+        self.parts.tally.add(chunk.count + chunk.lost);
+    }
+
+    fn refused(&mut self, error: &io::Error) {
+        if self.refused_at.replace(self.parts.clock.now()).is_none() {
+            tracing::error!(%error, "the disk does not take the audit record: its entries are lost until it does");
+        }
+    }
+
+    /// Syncs and closes what has been open for long enough.
+    pub(super) fn tick(&mut self) {
+        let now = self.parts.clock.now();
+        let Some(open) = &mut self.open else { return };
+        if open.unsynced.is_some_and(|since| now.since(since) >= SYNC_AFTER) {
+            open.unsynced = None;
+            // Once: after an error nobody knows what is on the disk (fsync(2), "EIO"). What comes goes to another file.
+            if let Err(error) = open.file.sync_data() {
+                self.refused(&error);
+                return self.close();
+            }
+        }
+        if now.since(open.began) >= self.parts.settings.ship_after {
+            self.close();
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        if open.unsynced.is_some()
+            && let Err(error) = open.file.sync_data()
+        {
+            self.refused(&error);
+        }
+        match self.parts.folder.close(open.name) {
+            Ok(()) => self.parts.closed.notify_one(),
+            // The next process closes it.
+            Err(error) => tracing::warn!(%error, "a file of the audit record stays open"),
+        }
+        if let Err(error) = self.make_room() {
+            tracing::warn!(%error, "the folder of the audit record cannot be read");
+        }
+    }
+
+    /// Where files have waited in vain for so long that there are too many, the oldest go.
+    fn make_room(&self) -> io::Result<()> {
+        let Parts { folder, settings, tally, metrics, .. } = &self.parts;
+        let closed = folder.closed()?;
+        let most_bytes = settings.disk.0.saturating_sub(settings.file_size.0);
+        let mut size_bytes: u64 = closed.iter().map(|found| found.size_bytes).sum();
+        for oldest in closed {
+            if size_bytes <= most_bytes {
+                break;
+            }
+            let count = lines(&oldest);
+            folder.remove(&oldest)?;
+            size_bytes -= oldest.size_bytes;
+            tally.add(count);
+            metrics.audit_dropped("space", count);
+            tracing::error!(entries = count, "the bucket has taken no audit record for too long: the oldest entries here are lost");
+        }
+        Ok(())
+    }
+}
+
+impl Chunk {
+    fn add(&mut self, entry: &Entry) {
+        entry.write_line(&mut self.lines);
+        self.count += 1;
+        self.lost += entry.lost;
+    }
+}
+
+fn lines(found: &Found) -> u64 {
+    std::fs::read(&found.path).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::pull;
+    use super::*;
+    use crate::config::ByteSize;
+
+    struct Desk {
+        place: tempfile::TempDir,
+        writer: Writer,
+        clock: Clock,
+        metrics: Metrics,
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    impl Desk {
+        fn new(file_size: u64, disk: u64) -> Desk {
+            let (place, clock, metrics) =
+                (tempfile::tempdir().unwrap(), Clock::manual(Timestamp::from_ms(1_795_949_111_120)), Metrics::new());
+            let settings = config::Audit {
+                enabled: true,
+                pulls: true,
+                file_size: ByteSize(file_size),
+                ship_after: MINUTE,
+                disk: ByteSize(disk),
+                keep: MINUTE,
+            };
+            let writer = Writer::new(Parts {
+                folder: Folder::new(place.path().join("audit")),
+                node: Ulid::from_parts(1, 1),
+                region: "eu".into(),
+                settings,
+                tally: Arc::default(),
+                closed: Arc::default(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+            });
+            Desk { place, writer, clock, metrics }
+        }
+
+        fn write(&mut self, count: usize) {
+            let noted = |_| Noted { at: self.clock.now(), event: pull("ci", "team/app") };
+            let batch = (0..count).map(noted).collect();
+            self.writer.write(batch);
+        }
+
+        fn files(&self) -> Vec<Found> {
+            self.writer.parts.folder.files().unwrap()
+        }
+
+        fn entries(&self) -> Vec<Entry> {
+            let texts: Vec<Vec<u8>> = self.files().iter().map(|found| std::fs::read(&found.path).unwrap()).collect();
+            texts.iter().flat_map(|text| text.split_inclusive(|byte| *byte == b'\n')).map(|line| Entry::read(line).unwrap()).collect()
+        }
+    }
+
+    #[test]
+    fn a_file_ends_by_age_by_size_and_by_the_hour() {
+        let mut desk = Desk::new(64 << 10, 1 << 20);
+        let open = |desk: &Desk| desk.files().iter().filter(|found| !found.is_closed).count();
+        desk.write(3);
+        assert_eq!((desk.files().len(), open(&desk)), (1, 1));
+        desk.clock.advance(MINUTE);
+        desk.writer.tick();
+        assert_eq!((desk.files().len(), open(&desk)), (1, 0), "by age");
+        desk.write(300);
+        let sizes: Vec<u64> = desk.files().iter().map(|found| found.size_bytes).collect();
+        assert!(sizes.len() >= 3 && sizes[1..].iter().all(|size| *size < 65 << 10), "by size: {sizes:?}");
+        let before = desk.files().len();
+        desk.clock.advance(Duration::from_secs(3600));
+        desk.write(1);
+        assert_eq!(desk.files().len(), before + 1, "by the hour");
+        let entries = desk.entries();
+        assert_eq!(entries.len(), 304);
+        let mut ids: Vec<Ulid> = entries.iter().map(|entry| entry.id).collect();
+        ids.dedup();
+        assert!(ids.len() == 304 && ids.is_sorted(), "in the order of writing, and all different");
+        assert!(desk.metrics.render().contains("outport_audit_written_total 304"));
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_loses_entries_and_the_next_one_says_how_many() {
+        let mut desk = Desk::new(64 << 10, 1 << 20);
+        let dir = desk.place.path().join("audit");
+        std::fs::write(&dir, "in the way").unwrap();
+        desk.write(5);
+        std::fs::remove_file(&dir).unwrap();
+        desk.write(2);
+        assert_eq!(desk.entries().len(), 0, "it is not tried at once again");
+        desk.clock.advance(TRY_AGAIN_AFTER);
+        desk.write(2);
+        assert_eq!(desk.entries().iter().map(|entry| entry.lost).collect::<Vec<_>>(), [7, 0]);
+        assert!(desk.metrics.render().contains(r#"outport_audit_dropped_total{reason="disk"} 7"#));
+    }
+
+    /// As a disk without space does it: a part of what was to be written is there.
+    #[test]
+    fn a_write_that_fails_leaves_no_part_of_a_line() {
+        let mut desk = Desk::new(64 << 10, 1 << 20);
+        desk.write(1);
+        let open = desk.writer.open.as_mut().unwrap();
+        // A file that cannot be written to stands in for the disk.
+        open.file = File::open(&desk.writer.parts.folder.files().unwrap()[0].path).unwrap();
+        desk.write(4);
+        assert_eq!(desk.entries().len(), 1);
+        desk.clock.advance(TRY_AGAIN_AFTER);
+        desk.write(1);
+        assert_eq!(desk.entries().iter().map(|entry| entry.lost).collect::<Vec<_>>(), [0, 4]);
+    }
+
+    #[test]
+    fn the_oldest_go_when_too_many_wait() {
+        let mut desk = Desk::new(64 << 10, 256 << 10);
+        desk.write(2_000);
+        desk.writer.close();
+        let (kept, size_bytes) = (desk.entries(), desk.files().iter().map(|found| found.size_bytes).sum::<u64>());
+        assert!(size_bytes <= 192 << 10, "{size_bytes}");
+        assert!(kept.len() < 2_000 && kept.windows(2).all(|two| two[0].id < two[1].id));
+        desk.write(1);
+        let lost: u64 = desk.entries().iter().map(|entry| entry.lost).sum();
+        let dropped = format!(r#"outport_audit_dropped_total{{reason="space"}} {}"#, 2_000 - kept.len());
+        assert!(desk.metrics.render().contains(&dropped), "{}", desk.metrics.render());
+        assert!(lost > 0, "the next entries tell of it");
+    }
+
+    #[test]
+    fn the_thread_writes_what_it_was_given_and_ends() {
+        let desk = Desk::new(64 << 10, 1 << 20);
+        let (sender, queue) = std::sync::mpsc::sync_channel(QUEUED);
+        let Desk { place, writer, clock, .. } = desk;
+        let folder = writer.parts.folder.clone();
+        let thread = std::thread::spawn(move || writer.run(&queue));
+        for _ in 0..10 {
+            sender.send(Message::Noted(Box::new(Noted { at: clock.now(), event: pull("ci", "a") }))).unwrap();
+        }
+        let (done, flushed) = oneshot::channel();
+        sender.send(Message::Flush(done)).unwrap();
+        flushed.blocking_recv().unwrap();
+        let text = std::fs::read_to_string(&folder.files().unwrap()[0].path).unwrap();
+        assert_eq!(text.lines().count(), 10);
+        sender.send(Message::End).unwrap();
+        thread.join().unwrap();
+        assert!(folder.files().unwrap()[0].is_closed);
+        drop(place);
+    }
+}

@@ -1,0 +1,222 @@
+//! `outport audit`: who did what, in all regions.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::ask::{AskError, Shown};
+use super::columns::{columns, size};
+use crate::access::Pattern;
+use crate::audit::{Addresses, Entry, LIMIT, MAX_LIMIT, Moment, Outcome, Query};
+
+/// Between two looks while it is followed.
+const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+/// How far back a look goes then: what other nodes and regions did appears after a minute or so.
+const FOLLOW_BACK: Duration = Duration::from_secs(300);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    shown: Shown,
+    /// From then on: a time such as 2026-11-29T10:45:11Z, or how long ago, such as 2h
+    #[arg(long, value_name = "MOMENT")]
+    since: Option<Moment>,
+    /// Before then
+    #[arg(long, value_name = "MOMENT")]
+    until: Option<Moment>,
+    /// Who; "anonymous" for those who did not sign in
+    #[arg(long, value_name = "NAME")]
+    principal: Option<String>,
+    /// What: pull, push, delete, list, authenticate, lock, role, ...
+    #[arg(long, value_name = "WORD")]
+    action: Option<String>,
+    /// A pattern of full names of repositories, such as "team/**"
+    #[arg(long, value_name = "PATTERN")]
+    repository: Option<Pattern>,
+    /// allowed, denied or failed
+    #[arg(long, value_name = "WORD")]
+    outcome: Option<Outcome>,
+    /// An address, or a range of addresses
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<Addresses>,
+    /// Only in this region; may be given several times
+    #[arg(long, value_name = "REGION")]
+    region: Vec<String>,
+    /// Entries, at most: the newest
+    #[arg(long, value_name = "COUNT", default_value_t = LIMIT, value_parser = limit)]
+    limit: usize,
+    /// Go on and show what is added, as it appears
+    #[arg(long, conflicts_with = "until")]
+    follow: bool,
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=MAX_LIMIT).contains(count)).ok_or_else(|| format!("a number from 1 to {MAX_LIMIT}"))
+}
+
+impl Arguments {
+    fn query(&self) -> Query {
+        Query {
+            since: self.since,
+            until: self.until,
+            principal: self.principal.clone(),
+            action: self.action.clone(),
+            repository: self.repository.clone(),
+            outcome: self.outcome,
+            address: self.address,
+            limit: self.limit,
+            regions: self.region.clone(),
+            within: None,
+        }
+    }
+}
+
+pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+    let done = if arguments.follow { follow(config, arguments) } else { search(config, arguments) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outport audit: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn ask(config: Option<&Path>, arguments: &Arguments, query: &Query) -> Result<Value, AskError> {
+    arguments.shown.edge.read(config, &format!("/outport/v1/audit?{}", query.to_url()))
+}
+
+fn search(config: Option<&Path>, arguments: &Arguments) -> Result<(), AskError> {
+    let answer = ask(config, arguments, &arguments.query())?;
+    if arguments.shown.json {
+        println!("{answer}");
+    } else {
+        print!("{}", table(&entries(&answer)));
+        eprint!("{}", notes(&answer));
+    }
+    Ok(())
+}
+
+/// The oldest first, each once. Ends with an error, or when somebody ends it.
+fn follow(config: Option<&Path>, arguments: &Arguments) -> Result<(), AskError> {
+    let (mut query, mut shown) = (arguments.query(), BTreeSet::new());
+    loop {
+        let answer = ask(config, arguments, &query)?;
+        let new: Vec<Entry> = entries(&answer).into_iter().rev().filter(|entry| !shown.contains(&entry.id)).collect();
+        if arguments.shown.json {
+            new.iter().for_each(|entry| println!("{}", serde_json::json!(entry)));
+        } else if !new.is_empty() {
+            print!("{}", rows(&new));
+        }
+        shown.extend(new.iter().map(|entry| entry.id));
+        // What lies further back than is looked at does not come again.
+        while shown.len() > 4 * MAX_LIMIT {
+            shown.pop_first();
+        }
+        query = Query { since: Some(Moment::Ago(FOLLOW_BACK)), limit: MAX_LIMIT, ..query };
+        sleep(FOLLOW_EVERY);
+    }
+}
+
+fn entries(answer: &Value) -> Vec<Entry> {
+    let list = answer["entries"].as_array().into_iter().flatten();
+    list.filter_map(|entry| serde_json::from_value(entry.clone()).ok()).collect()
+}
+
+const HEADS: [&str; 8] = ["TIME", "REGION", "PRINCIPAL", "ADDRESS", "ACTION", "WHAT", "OUTCOME", ""];
+
+fn table(entries: &[Entry]) -> String {
+    if entries.is_empty() {
+        return "no such entries\n".to_owned();
+    }
+    let rows: Vec<[String; 8]> = std::iter::once(HEADS.map(str::to_owned)).chain(entries.iter().map(row)).collect();
+    columns(&rows)
+}
+
+fn rows(entries: &[Entry]) -> String {
+    columns(&entries.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The regions that were not looked through, and how to see more.
+fn notes(answer: &Value) -> String {
+    let mut text = String::new();
+    for region in answer["regions"].as_array().into_iter().flatten().filter(|region| region["complete"] != true) {
+        let (name, why) = (region["region"].as_str().unwrap_or("?"), region["why"].as_str().unwrap_or("?"));
+        text.push_str(&format!("there may be more in {}: {}\n", printable(name), printable(why)));
+    }
+    if answer["more"] == true {
+        text.push_str("there may be older entries: --until and --limit show more\n");
+    }
+    text
+}
+
+fn row(entry: &Entry) -> [String; 8] {
+    let event = &entry.event;
+    let repository = event.repository.as_ref().map_or("", |name| name.as_str());
+    let what = match &event.reference {
+        Some(digest) if digest.contains(':') => format!("{repository}@{digest}"),
+        Some(tag) => format!("{repository}:{tag}"),
+        None => repository.to_owned(),
+    };
+    let note = match (&event.why, event.bytes) {
+        (Some(why), _) => why.to_string(),
+        (None, 0) => String::new(),
+        (None, bytes) => size(bytes),
+    };
+    let cells = [
+        entry.time.rfc3339(),
+        entry.region.to_string(),
+        event.principal.as_str().to_owned(),
+        event.address.map_or_else(String::new, |address| address.to_string()),
+        event.action.to_string(),
+        what,
+        event.outcome.as_str().to_owned(),
+        note,
+    ];
+    cells.map(|cell| printable(&cell))
+}
+
+/// A terminal gets no control characters, whoever wrote the entry.
+fn printable(text: &str) -> String {
+    let escaped = |character: char| if matches!(character, ' '..='~') { vec![character] } else { character.escape_unicode().collect() };
+    text.chars().flat_map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer() -> Value {
+        let entry = json!({
+            "time": "2026-11-29T10:45:11.120Z", "id": "01M8KEH9TG0000000000000001", "region": "eu", "node": "01M8KEH9TG0000000000000002",
+            "request": "r", "principal": "ci", "proof": "basic", "address": "10.0.0.1", "action": "push", "route": "push",
+            "method": "PUT", "repository": "team/app", "reference": "v1", "bytes": 2048, "took_ms": 3, "status": 201,
+            "outcome": "allowed",
+        });
+        let mut denied = entry.clone();
+        for (field, value) in [("principal", json!("anonymous")), ("outcome", json!("denied")), ("why", json!("who\u{1b}[2J?"))] {
+            denied[field] = value;
+        }
+        json!({ "entries": [entry, denied], "more": true, "regions": [
+            { "region": "eu", "complete": true }, { "region": "us", "complete": false, "why": "no route" },
+        ] })
+    }
+
+    #[test]
+    fn entries_stand_in_a_table_and_what_is_lacking_is_said() {
+        assert_eq!(
+            table(&entries(&answer())),
+            "TIME                      REGION  PRINCIPAL  ADDRESS   ACTION  WHAT         OUTCOME\n\
+             2026-11-29T10:45:11.120Z  eu      ci         10.0.0.1  push    team/app:v1  allowed  2.0 KiB\n\
+             2026-11-29T10:45:11.120Z  eu      anonymous  10.0.0.1  push    team/app:v1  denied   who\\u{1b}[2J?\n"
+        );
+        assert_eq!(notes(&answer()), "there may be more in us: no route\nthere may be older entries: --until and --limit show more\n");
+        assert_eq!(table(&[]), "no such entries\n");
+    }
+}

@@ -1,0 +1,230 @@
+//! The audit record: what a request leaves in it, and `GET /outport/v1/audit`, which looks for what requests left.
+//!
+//! Each request that was understood leaves one entry when its answer has ended, whatever became of it. Health checks leave none, nor does
+//! what edges of other regions ask all the time to follow this one, nor a request that another edge of this region passed on: that one
+//! has written it down, with the client's address.
+
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+
+use super::body::Payload;
+use super::error::Failure;
+use super::governance::{Collection, Governing, Item};
+use super::log::{Ending, Record, clean};
+use super::respond;
+use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, parameter};
+use super::service::Http;
+use crate::access::{self, Permit};
+use crate::audit::{Audit, Event, LIMIT, MAX_LIMIT, Outcome, Query, SearchError};
+use crate::oci::{Digest, Reference};
+use crate::peers::Caller;
+use crate::registry::Told;
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// Names of regions in one search, at most.
+const MAX_REGIONS: usize = 64;
+/// Of the time that the client waits, this part is for looking: the rest is for the answer.
+const SHARE_OF_TIME: f64 = 0.8;
+
+/// What a request's record keeps for the audit record.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    audit: Option<Audit>,
+    /// The record's word for what is to be done; `None` for what leaves no entry.
+    action: Option<&'static str>,
+    digest: Option<Digest>,
+    /// Of a push.
+    received_bytes: Option<u64>,
+    denies: bool,
+    why: Option<Box<str>>,
+}
+
+impl Notes {
+    /// The credentials are refused.
+    pub(super) fn unproved(&mut self) {
+        self.denies = true;
+        self.why = Some("the credentials are not accepted".into());
+    }
+
+    /// The request has been understood.
+    pub(super) fn routed(&mut self, action: &Action) {
+        self.action = word(action);
+        self.digest = digest(action);
+    }
+}
+
+impl Record {
+    /// From now on its end leaves an entry.
+    pub fn audited_by(&mut self, audit: &Audit) {
+        self.notes.audit = Some(audit.clone());
+    }
+
+    /// The answer is a refusal.
+    pub fn refused(&mut self, failure: &Failure) {
+        self.notes.denies |= failure.is_denial();
+        self.notes.why = Some(failure.why());
+    }
+
+    /// So much of a push has come.
+    pub fn received(&mut self, bytes: u64) {
+        self.notes.received_bytes = Some(bytes);
+    }
+
+    /// What the answer's head says of its content.
+    pub fn named(&mut self, headers: &HeaderMap) {
+        let told = headers.get(&DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
+        self.notes.digest = told.or(self.notes.digest);
+        if self.reference.is_none() && self.notes.action.is_some_and(|action| matches!(action, "principal" | "role" | "rule")) {
+            // What was made has its name from the answer.
+            let made = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()?.rsplit('/').next());
+            self.reference = made.map(clean);
+        }
+    }
+
+    /// Leaves the entry, with what of this record is needed no more.
+    pub(super) fn leave(&mut self, sent_bytes: u64, took_ms: u64, ending: Ending) {
+        let (Some(audit), Some(action)) = (self.notes.audit.take(), self.notes.action) else { return };
+        let outcome = self.outcome(ending);
+        if !audit.wants(action, outcome) {
+            return;
+        }
+        let why = match (self.notes.why.take(), ending) {
+            _ if outcome == Outcome::Allowed => None,
+            (Some(why), _) => Some(clean(&why).into()),
+            (None, Ending::Cut) => Some("the content broke".into()),
+            (None, Ending::Left) => Some("the client left".into()),
+            (None, Ending::Complete) => self.status.canonical_reason().map(Into::into),
+        };
+        let is_refused = self.status.is_client_error() || self.status.is_server_error();
+        audit.record(Event {
+            request: std::mem::take(&mut self.request_id),
+            principal: self.caller.principal.clone(),
+            proof: self.caller.proof.into(),
+            address: Some(self.caller.address),
+            agent: self.agent.take(),
+            action: action.into(),
+            route: self.class.as_str().into(),
+            method: std::mem::take(&mut self.method).into(),
+            upstream: self.upstream.take(),
+            repository: self.repository.take(),
+            reference: self.reference.take(),
+            digest: self.notes.digest,
+            bytes: self.notes.received_bytes.unwrap_or(if is_refused { 0 } else { sent_bytes }),
+            took_ms,
+            status: self.status.as_u16(),
+            outcome,
+            why,
+        });
+    }
+
+    fn outcome(&self, ending: Ending) -> Outcome {
+        if self.notes.denies || matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            Outcome::Denied
+        } else if ending != Ending::Complete || self.status.is_client_error() || self.status.is_server_error() {
+            Outcome::Failed
+        } else {
+            Outcome::Allowed
+        }
+    }
+}
+
+/// The record's word for what is to be done. Whoever adds an action decides here whether it leaves an entry.
+fn word(action: &Action) -> Option<&'static str> {
+    Some(match action {
+        Action::Ready | Action::SignIns => return None,
+        Action::Peer(Question::Status | Question::Segments { .. } | Question::Resolve { .. }) => return None,
+        Action::Peer(Question::Snapshots(_) | Question::SnapshotPart { .. }) => return None,
+        Action::Peer(Question::Content(_)) => "copy",
+        Action::Peer(Question::Audit(_)) | Action::Audit(_) => "audit",
+        Action::Version | Action::Token(_) | Action::TokenForm | Action::Exchange => "authenticate",
+        Action::Govern(Governing::List(..) | Governing::Show(_)) => "list",
+        Action::Govern(governing) => match governing {
+            Governing::Remove(Item::Role(_)) | Governing::Create(Collection::Roles) => "role",
+            Governing::Remove(Item::Rule(_)) | Governing::Create(Collection::Rules) => "rule",
+            _ => "principal",
+        },
+        Action::Read { wanted: Wanted::Manifest(_) | Wanted::Blob(_), .. } => "pull",
+        Action::Read { wanted: Wanted::Tags(_) | Wanted::Referrers { .. } | Wanted::Receipt(_), .. } | Action::Catalog(_) => "list",
+        Action::AcrCatalog(_) => "list",
+        Action::Acr { wanted, .. } => match wanted.action() {
+            access::Action::Delete => "delete",
+            access::Action::MetadataWrite => "lock",
+            _ => "list",
+        },
+        Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Wait(_) => "list",
+        Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => "delete",
+        Action::Write { .. } => "push",
+        Action::Command(Command::Refresh) => "refresh",
+        Action::Command(Command::Prefetch) => "prefetch",
+    })
+}
+
+/// What is to be read or written, where the request names it by its digest.
+fn digest(action: &Action) -> Option<Digest> {
+    match action {
+        Action::Read { wanted: Wanted::Manifest(Reference::Digest(digest)) | Wanted::Receipt(Reference::Digest(digest)), .. }
+        | Action::Read { wanted: Wanted::Blob(digest) | Wanted::Referrers { subject: digest, .. }, .. }
+        | Action::Write { wanted: Push::Manifest { reference: Reference::Digest(digest), .. }, .. }
+        | Action::Write { wanted: Push::DeleteManifest(Reference::Digest(digest)) | Push::DeleteBlob(digest), .. }
+        | Action::Write { wanted: Push::Finish { digest, .. }, .. }
+        | Action::Write { wanted: Push::Begin(Begin::Whole(digest) | Begin::Mount { digest, .. }), .. }
+        | Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(*digest),
+        _ => None,
+    }
+}
+
+/// `since`, `until` (each a time of RFC 3339, or how long ago), `principal`, `action`, `repository` (a pattern), `outcome`, `address` (one,
+/// or a range), `limit`, `region` (names with commas between them), all of which may be left out.
+pub fn search(query: &str) -> Result<Query, RouteError> {
+    let within = match parameter(query, "within") {
+        None => None,
+        Some(text) => Some(crate::config::parse_duration(&text).map_err(|_| RouteError::Parameter("within"))?),
+    };
+    let regions: Vec<String> = parameter(query, "region").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    if regions.len() > MAX_REGIONS || regions.iter().any(String::is_empty) {
+        return Err(RouteError::Parameter("region"));
+    }
+    Ok(Query {
+        since: read(query, "since")?,
+        until: read(query, "until")?,
+        principal: parameter(query, "principal"),
+        action: parameter(query, "action"),
+        repository: read(query, "repository")?,
+        outcome: read(query, "outcome")?,
+        address: read(query, "address")?,
+        limit: read(query, "limit")?.map_or(LIMIT, |limit: usize| limit.clamp(1, MAX_LIMIT)),
+        regions,
+        within,
+    })
+}
+
+fn read<T: std::str::FromStr>(query: &str, name: &'static str) -> Result<Option<T>, RouteError> {
+    parameter(query, name).map(|text| text.parse().map_err(|_| RouteError::Parameter(name))).transpose()
+}
+
+impl Http {
+    pub(super) async fn search_audit(
+        &self,
+        permit: Permit,
+        query: &Query,
+        deadline: std::time::Duration,
+    ) -> Result<Response<Payload>, Failure> {
+        answered(self.audit().search(permit, query, deadline.mul_f64(SHARE_OF_TIME)).await)
+    }
+
+    pub(super) async fn tell_audit(
+        &self,
+        caller: &Caller,
+        query: &Query,
+        deadline: std::time::Duration,
+    ) -> Result<Response<Payload>, Failure> {
+        answered(self.audit().search_here(caller, query, deadline.mul_f64(SHARE_OF_TIME)).await)
+    }
+}
+
+fn answered(found: Result<crate::audit::Answer, SearchError>) -> Result<Response<Payload>, Failure> {
+    match found {
+        Ok(answer) => Ok(respond::json(serde_json::json!(answer).to_string().into())),
+        Err(error @ SearchError::UnknownRegion(_)) => Err(Failure::bad_question(error.to_string())),
+        Err(SearchError::TooMany) => Err(Failure::too_many_waiting()),
+    }
+}
