@@ -206,7 +206,9 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Token(_) => assert!(reads),
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Token(_) | Action::Audit(_) => {
+            assert!(reads);
+        }
         Action::Wait(wait) => {
             assert!(reads);
             assert!(wait.within <= Duration::from_secs(600));
