@@ -309,7 +309,7 @@ fn good_governing(method: &Method, governing: &Governing) {
 
 fn good_question(question: &Question) {
     match question {
-        Question::Status => {}
+        Question::Status | Question::Audit(_) => {}
         Question::Segments { origin, wait, .. } => {
             let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
             assert!(origin.to_string().bytes().all(good) && *wait <= Duration::from_secs(30));
