@@ -206,7 +206,7 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Token(_) | Action::Audit(_) => {
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Audit(_) => {
             assert!(reads);
         }
         Action::Wait(wait) => {
@@ -239,6 +239,10 @@ fn routes(input: &[u8]) -> bool {
             good_attributes(&method, &wanted);
         }
         Action::Govern(governing) => good_governing(&method, &governing),
+        Action::Token(request) => {
+            assert!(reads);
+            assert!(request.scopes.len() <= 100);
+        }
         Action::Peer(question) => {
             assert!(reads);
             good_question(&question);
