@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::credentials::REFRESH_TOKEN_USER;
 use super::login::{block_on, claims, read_token_file};
 use super::web::{Reach, Registry, Web, WebError, exchange};
+use crate::identity::REFRESH_USER;
 
 const API_VERSION: &str = "credentialprovider.kubelet.k8s.io/v1";
 /// The longest request that is read.
@@ -130,7 +130,7 @@ async fn provide(arguments: &Arguments, input: impl Read) -> Result<Response, We
     let web = Web::new(arguments.reach.ca_file.as_deref())?;
     let password = exchange(&web, &registry, &token).await?;
     let cache_duration = life_seconds(&password).map(|seconds| format!("{}s", seconds / 100 * CACHED_PERCENT));
-    let auth = Auth { username: REFRESH_TOKEN_USER, password };
+    let auth = Auth { username: REFRESH_USER, password };
     Ok(Response::new(cache_duration, Some([(registry.host, auth)].into())))
 }
 

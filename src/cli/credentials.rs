@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-/// Whose name stands beside a refresh token, as Azure Container Registry has it.
-pub(super) const REFRESH_TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
+use crate::identity::REFRESH_USER;
+
 /// How docker's own helpers are told that a secret is a refresh token.
 const HELPERS_USER: &str = "<token>";
 /// The largest configuration that is read.
@@ -77,7 +77,7 @@ impl DockerConfig {
                 json!({})
             }
             // The name alone, as docker itself leaves it beside a token.
-            None => json!({ "auth": STANDARD.encode(format!("{REFRESH_TOKEN_USER}:")), "identitytoken": token }),
+            None => json!({ "auth": STANDARD.encode(format!("{REFRESH_USER}:")), "identitytoken": token }),
         };
         self.auths(&mut config)?.insert(registry.to_owned(), entry);
         self.write(&config)?;

@@ -31,7 +31,11 @@ class Provider:
         """Starts it, with new keys."""
         command = ["node", HERE / "provider.mjs", MODULES, str(self.port), CLIENT]
         self.process = Process("oidc-provider", command, self._folder / f"provider-{self.port}.log")
-        self.process.wait_for(lambda: f"listening at {self.issuer}" in self.process.log.read_text())
+        self.process.wait_for(self._ready)
+
+    def _ready(self) -> bool:
+        with urllib.request.urlopen(f"{self.issuer}/.well-known/openid-configuration", timeout=30) as answer:
+            return answer.status == 200
 
     def stop(self) -> None:
         self.process.stop()
