@@ -15,7 +15,7 @@ use crate::oci::Digest;
 
 /// Attempts of one address that fail: so many at once, and one more after each step. A node behind an address translation shares this
 /// with its neighbours.
-const OF_ADDRESS: Limit = Limit { at_once: 30, step: Duration::from_millis(500) };
+const OF_ADDRESS: Limit = Limit { at_once: 30, step: Duration::from_secs(1) };
 /// Attempts by one name, from wherever.
 const OF_NAME: Limit = Limit { at_once: 100, step: Duration::from_millis(200) };
 /// Addresses, and names, that are kept.
@@ -200,7 +200,8 @@ mod tests {
         let (throttle, _) = throttle();
         let within = |number: u32| IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) | u128::from(number)));
         assert_eq!(let_through(&throttle, 1_000, within, |number| number.to_string()), OF_ADDRESS.at_once);
-        let mapped = |number: u32| if number % 2 == 0 { at(9) } else { IpAddr::V6(std::net::Ipv4Addr::from_bits(9).to_ipv6_mapped()) };
+        let mapped =
+            |number: u32| if number.is_multiple_of(2) { at(9) } else { IpAddr::V6(std::net::Ipv4Addr::from_bits(9).to_ipv6_mapped()) };
         assert_eq!(let_through(&throttle, 1_000, mapped, |number| number.to_string()), OF_ADDRESS.at_once);
     }
 
