@@ -184,7 +184,9 @@ impl Record {
             },
             Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
             Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
-            Action::Peer(Question::Segments { origin, .. }) => Some(origin.to_string()),
+            Action::Peer(Question::Segments { origin, .. } | Question::Snapshots(origin) | Question::SnapshotPart { origin, .. }) => {
+                Some(origin.to_string())
+            }
             _ => None,
         };
         if let Action::Peer(Question::Resolve { repository, .. }) = action {

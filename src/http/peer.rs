@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -14,6 +15,7 @@ use super::log::Record;
 use super::respond;
 use super::route::Question;
 use super::service::{Http, within};
+use crate::bucket::Through;
 use crate::cache::CacheError;
 use crate::ledger::{Look, Origin, Segments};
 use crate::oci::Digest;
@@ -49,6 +51,16 @@ impl Http {
             Question::Segments { origin, after, wait } => {
                 let next = self.next_segments(caller, (origin, *after), *wait, site.deadline).await?;
                 segments(origin, next)
+            }
+            Question::Snapshots(origin) => {
+                let telling = async { Ok(self.registry_ref().tell_snapshots(caller, origin).await) };
+                let names: Vec<String> =
+                    within(site.deadline, telling).await?.map_err(unavailable)?.iter().map(Through::to_string).collect();
+                Ok(respond::json(serde_json::json!(names).to_string().into()))
+            }
+            Question::SnapshotPart { origin, through, part } => {
+                let telling = async { Ok(self.registry_ref().tell_snapshot_part(caller, origin, (*through, *part)).await) };
+                Ok(binary(within(site.deadline, telling).await?.map_err(unavailable)?))
             }
         }
     }
@@ -102,11 +114,7 @@ impl Http {
 /// The answer about a ledger.
 fn segments(origin: &Origin, next: Next) -> Result<Response<Payload>, Failure> {
     let mut response = match next.segments {
-        Segments::Some(found) => {
-            let mut response = Response::new(Payload::Bytes(frame(&found)));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-            response
-        }
+        Segments::Some(found) => binary(frame(&found)),
         Segments::None => {
             let mut response = Response::new(Payload::Empty);
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -119,6 +127,12 @@ fn segments(origin: &Origin, next: Next) -> Result<Response<Payload>, Failure> {
         response.headers_mut().insert(OUTPORT_POSITION, position);
     }
     Ok(response)
+}
+
+fn binary(bytes: Bytes) -> Response<Payload> {
+    let mut response = Response::new(Payload::Bytes(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response
 }
 
 fn unavailable(error: CacheError) -> Failure {

@@ -11,6 +11,7 @@ use percent_encoding::percent_decode;
 
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
+use crate::bucket::{SnapshotPart, Through};
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
 use crate::peers::protocol::MAX_WAIT;
@@ -83,6 +84,10 @@ pub enum Question {
         /// How long the answer may be held back until there is something.
         wait: Duration,
     },
+    /// Which snapshots are there of the region's own ledger?
+    Snapshots(Origin),
+    /// The bytes of an object of one of them.
+    SnapshotPart { origin: Origin, through: Through, part: SnapshotPart },
     /// What is known of this in a repository?
     Resolve { repository: RepositoryName, wanted: Told },
     /// The bytes that this region has.
@@ -202,8 +207,8 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
         _ => {
-            if let Some(origin) = path.strip_prefix(b"/outport/v1/ledger/") {
-                return reading(method).and_then(|()| segments(origin, query)).map(Action::Peer);
+            if let Some(asked) = path.strip_prefix(b"/outport/v1/ledger/") {
+                return reading(method).and_then(|()| ledger(asked, query)).map(Action::Peer);
             }
             if let Some(digest) = path.strip_prefix(b"/outport/v1/content/") {
                 return reading(method).and_then(|()| Ok(Action::Peer(Question::Content(decoded(digest)?.parse()?))));
@@ -244,15 +249,29 @@ fn receipt(image: &[u8], query: &str) -> Result<Action, RouteError> {
     Ok(Action::Read { name: repository_name(&segments)?, ns: parameter(query, "ns"), wanted })
 }
 
+/// `ORIGIN`, `ORIGIN/snapshots` or `ORIGIN/snapshots/SNAPSHOT/PART`.
+fn ledger(asked: &[u8], query: &str) -> Result<Question, RouteError> {
+    let parts = asked.split(|byte| *byte == b'/').map(decoded).collect::<Result<Vec<_>, _>>()?;
+    let mut parts = parts.iter().map(AsRef::as_ref);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let origin = parts.next().filter(|origin: &&str| origin.bytes().all(fits)).and_then(|origin| origin.parse().ok());
+    let origin: Origin = origin.ok_or(RouteError::Unknown)?;
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (None, ..) => segments(origin, query),
+        (Some("snapshots"), None, ..) => Ok(Question::Snapshots(origin)),
+        (Some("snapshots"), Some(through), Some(part), None) => {
+            let unknown = |_| RouteError::Unknown;
+            Ok(Question::SnapshotPart { origin, through: through.parse().map_err(unknown)?, part: part.parse().map_err(unknown)? })
+        }
+        _ => Err(RouteError::Unknown),
+    }
+}
+
 /// `after=SEQ`, and perhaps `wait=SECONDS`.
-fn segments(origin: &[u8], query: &str) -> Result<Question, RouteError> {
+fn segments(origin: Origin, query: &str) -> Result<Question, RouteError> {
     let number = |name| {
         parameter(query, name).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())).and_then(|digits| digits.parse().ok())
     };
-    let origin = decoded(origin)?;
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    let origin =
-        Some(origin).filter(|origin| origin.bytes().all(fits)).and_then(|origin| origin.parse().ok()).ok_or(RouteError::Unknown)?;
     let wait = if has(query, "wait") { number("wait").ok_or(RouteError::Parameter("wait"))? } else { 0 };
     let after = number("after").ok_or(RouteError::Parameter("after"))?;
     Ok(Question::Segments { origin, after, wait: Duration::from_secs(wait).min(MAX_WAIT) })
@@ -813,6 +832,13 @@ mod tests {
         assert_eq!(asked("/outport/v1/ledger/us.01J0?after=0"), after(0, 0));
         assert_eq!(asked("/outport/v1/ledger/us%2E01J0?wait=5&after=7"), after(7, 5));
         assert_eq!(asked("/outport/v1/ledger/us.01J0?after=7&wait=99"), after(7, 30));
+        let origin = Origin::new("us", "01J0");
+        assert_eq!(asked("/outport/v1/ledger/us.01J0/snapshots"), peer(Question::Snapshots(origin.clone())));
+        for part in [SnapshotPart::Manifest, SnapshotPart::Shard { attempt: ulid::Ulid::from_parts(1, 1), number: 12 }] {
+            let through = Through { ledger: 7, imports: 3 };
+            let question = Question::SnapshotPart { origin: origin.clone(), through, part };
+            assert_eq!(asked(&format!("/outport/v1/ledger/us.01J0/snapshots/{through}/{part}")), peer(question));
+        }
         assert_eq!(
             asked("/outport/v1/resolve?repository=a%2Fb&reference=v1"),
             resolve(Told::Manifest(Reference::Tag("v1".parse().unwrap())))
@@ -832,6 +858,14 @@ mod tests {
             "/outport/v1/ledger/us?after=1".to_owned(),
             "/outport/v1/ledger/?after=1".to_owned(),
             "/outport/v1/ledger/us.01J0%2F..?after=1".to_owned(),
+            "/outport/v1/ledger/us.01J0/?after=1".to_owned(),
+            "/outport/v1/ledger/us.01J0/segments".to_owned(),
+            "/outport/v1/ledger/us.01J0%2Fsnapshots".to_owned(),
+            "/outport/v1/ledger/us.01J0/snapshots/".to_owned(),
+            "/outport/v1/ledger/us.01J0/snapshots/../manifest".to_owned(),
+            "/outport/v1/ledger/us.01J0/snapshots/7-3".to_owned(),
+            "/outport/v1/ledger/us.01J0/snapshots/7-3/..".to_owned(),
+            "/outport/v1/ledger/us.01J0/snapshots/7-3/manifest/x".to_owned(),
             "/outport/v1/resolve".to_owned(),
             "/outport/v1/resolve?repository=a".to_owned(),
             "/outport/v1/resolve?repository=A&reference=v1".to_owned(),

@@ -88,7 +88,7 @@ pub use query::{
     UnforwardedEntry, UnforwardedQuery, WantedEntry, WantedKey,
 };
 pub use recover::{RecoverError, Recovered};
-pub use snapshot::Adopted;
+pub use snapshot::{Adopted, Snapshots};
 pub use tail::Look;
 pub use trim::Trimmed;
 pub use upkeep::Upkept;

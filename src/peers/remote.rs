@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
@@ -49,6 +49,8 @@ const SLOW_AFTER: Duration = Duration::from_millis(300);
 const MAX_JSON_BYTES: usize = 2 << 20;
 /// Of an answer with segments: the last one may go over the limit of the others.
 const MAX_FRAMED_BYTES: usize = 2 * MAX_BATCH_BYTES + 4 * MAX_BATCH_SEGMENTS;
+/// Of an object of a snapshot: as the ledger bounds them.
+const MAX_SNAPSHOT_PART_BYTES: usize = 16 << 20;
 const OUTPORT_POSITION: HeaderName = HeaderName::from_static("outport-position");
 /// RFC 3986's unreserved characters may stand in a path or query as they are.
 const IN_TARGET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -217,7 +219,7 @@ impl RemoteEdges {
     pub async fn segments(&self, origin: &str, after: u64, wait: Option<Duration>) -> Result<Batch, PeerError> {
         let wait = wait.map(|wait| wait.min(MAX_WAIT)).filter(|wait| wait.as_secs() > 0);
         let held = wait.map(|wait| format!("&wait={}", wait.as_secs())).unwrap_or_default();
-        let path = format!("/outport/v1/ledger/{}?after={after}{held}", utf8_percent_encode(origin, IN_TARGET));
+        let path = format!("/outport/v1/ledger/{}?after={after}{held}", encoded(origin));
         let asked = Asked { path, range: None, wait };
         let answer = match self.ask(&asked).await {
             Ok(answer) => answer,
@@ -239,12 +241,32 @@ impl RemoteEdges {
         Ok(Batch { segments, tail })
     }
 
+    /// The names of the snapshots of its own ledger, the latest last. `Denied` for the ledger of another.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn snapshots(&self, origin: &str) -> Result<Vec<String>, PeerError> {
+        self.json(snapshots_path(origin)).await
+    }
+
+    /// An object of one of them, whole. Nobody has verified it.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn snapshot_part(&self, origin: &str, snapshot: &str, part: &str) -> Result<Bytes, PeerError> {
+        let path = format!("{}/{}/{}", snapshots_path(origin), encoded(snapshot), encoded(part));
+        let answer = self.ask(&Asked { path, range: None, wait: None }).await?;
+        match answer.status() {
+            StatusCode::OK => read_whole(answer.into_body(), MAX_SNAPSHOT_PART_BYTES).await,
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// What the region knows of a manifest or blob. It asks nobody else.
     ///
     /// # Errors
     /// Any.
     pub async fn resolve(&self, repository: &RepositoryName, wanted: Wanted<'_>) -> Result<Found, PeerError> {
-        let encoded = |text: &str| utf8_percent_encode(text, IN_TARGET).to_string();
         let wanted = match wanted {
             Wanted::Manifest(reference) => format!("reference={}", encoded(&reference.to_string())),
             Wanted::Blob(digest) => format!("blob={}", encoded(&digest.to_string())),
@@ -518,6 +540,14 @@ async fn read_whole(mut body: AnswerBody, limit_bytes: usize) -> Result<Bytes, P
         whole.extend_from_slice(&bytes);
     }
     Ok(whole.freeze())
+}
+
+fn snapshots_path(origin: &str) -> String {
+    format!("/outport/v1/ledger/{}/snapshots", encoded(origin))
+}
+
+fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, IN_TARGET)
 }
 
 fn unexpected(status: StatusCode) -> PeerError {

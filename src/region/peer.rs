@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use crate::bucket::{ForeignBucket, OpenError};
+use crate::bucket::{ForeignBucket, OpenError, SnapshotPart, Through};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::ledger::{self, BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, Source};
+use crate::ledger::{self, BlobEntry, ManifestEntry, ManifestFacts, Origin, Place, Snapshots, Source};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::peers::protocol::Found;
@@ -77,12 +78,13 @@ impl Peer {
         store.get(&self.0.name).await.map(Some)
     }
 
-    /// The root of one of the region's incarnations in its store.
-    ///
-    /// # Errors
-    /// As for [`store`](Self::store).
-    pub async fn root_of(&self, origin: &Origin) -> Result<Option<ForeignBucket>, OpenError> {
-        Ok(self.store().await?.map(|store| rooted(&store, origin)))
+    /// The root of one of the region's incarnations in its store, for what its edges do not say for this reason.
+    async fn root_of(&self, origin: &Origin, why: PeerError) -> Result<ForeignBucket, String> {
+        match self.store().await {
+            Ok(Some(store)) => Ok(rooted(&store, origin)),
+            Ok(None) => Err(why.to_string()),
+            Err(error) => Err(format!("{why}; its store: {error}")),
+        }
     }
 
     /// Opens the store anew when it is next needed: it may have moved, or the region has begun another incarnation.
@@ -99,7 +101,7 @@ impl Peer {
     pub async fn segments(&self, origin: &Origin, after: u64, wait: Option<Duration>) -> Result<(Batch, Via), PeerError> {
         let asked = match self.edges() {
             Some(edges) => edges.segments(&origin.to_string(), after, wait).await.map(|batch| (batch, Via::Edges)),
-            None => Err(PeerError::unavailable("no edges of it are configured")),
+            None => Err(no_edges()),
         };
         let Err(error) = asked else { return asked };
         match self.store().await {
@@ -159,11 +161,37 @@ impl Peer {
     }
 
     async fn resolve(&self, repository: &RepositoryName, wanted: Wanted<'_>) -> Result<Option<Found>, PeerError> {
-        let edges = self.edges().ok_or_else(|| PeerError::unavailable("no edges of it are configured"))?;
+        let edges = self.edges().ok_or_else(no_edges)?;
         match edges.resolve(repository, wanted).await {
             Ok(found) => Ok(Some(found)),
             Err(PeerError::Denied) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// At its edges, else in its store.
+impl Snapshots for Peer {
+    async fn list(&self, of: &Origin) -> Result<Vec<Through>, String> {
+        let told = match self.edges() {
+            Some(edges) => edges.snapshots(&of.to_string()).await,
+            None => Err(no_edges()),
+        };
+        match told {
+            Ok(told) => told.iter().map(|text| text.parse().map_err(|_| format!("{text:?} is no snapshot's name"))).collect(),
+            Err(why) => self.root_of(of, why).await?.list(of).await,
+        }
+    }
+
+    async fn part(&self, of: &Origin, through: Through, part: SnapshotPart) -> Result<Option<Bytes>, String> {
+        let told = match self.edges() {
+            Some(edges) => edges.snapshot_part(&of.to_string(), &through.to_string(), &part.to_string()).await,
+            None => Err(no_edges()),
+        };
+        match told {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(PeerError::Denied) => Ok(None),
+            Err(why) => self.root_of(of, why).await?.part(of, through, part).await,
         }
     }
 }
@@ -219,6 +247,10 @@ pub fn found_manifest(manifest: ManifestEntry) -> Found {
     }
 }
 
+fn no_edges() -> PeerError {
+    PeerError::unavailable("no edges of it are configured")
+}
+
 fn broken(error: impl fmt::Display) -> PeerError {
     PeerError::Broken(error.to_string())
 }
@@ -268,7 +300,7 @@ mod tests {
         let Segments::Some(found) = told.segments else { panic!("{told:?}") };
         assert_eq!(found.len(), 2);
         assert!(matches!(
-            eu.pull(&at_us.root_of(us.origin()).await.unwrap().unwrap(), us.origin(), Duration::ZERO).await,
+            eu.pull(&at_us.root_of(us.origin(), no_edges()).await.unwrap(), us.origin(), Duration::ZERO).await,
             Ok(Pulled::Some(3))
         ));
         for (at, after) in [(&at_eu, 1), (&at_us, 1)] {

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::Registry;
+use crate::bucket::{SnapshotPart, Through};
 use crate::cache::{Answer, CacheError, Freshness};
 use crate::ledger::{Look, Origin, Segments};
 use crate::oci::{Digest, Reference, RepositoryName};
@@ -63,6 +66,30 @@ impl Registry {
             Segments::Trimmed => {}
         }
         Ok(Next { segments, tail: ledger.vector()?.get(origin) })
+    }
+
+    /// The snapshots of this region's ledger, the latest last.
+    ///
+    /// # Errors
+    /// `Absent` for another ledger; `Unavailable`.
+    pub async fn tell_snapshots(&self, _: &Caller, origin: &Origin) -> Result<Vec<Through>, CacheError> {
+        let ledger = &self.region()?.ledger;
+        if origin == ledger.origin() { Ok(ledger.snapshots().await?) } else { Err(CacheError::Absent) }
+    }
+
+    /// An object of one of them, as it lies in the bucket: who takes it over verifies it.
+    ///
+    /// # Errors
+    /// `Absent`; `Unavailable`.
+    pub async fn tell_snapshot_part(
+        &self,
+        _: &Caller,
+        origin: &Origin,
+        (through, part): (Through, SnapshotPart),
+    ) -> Result<Bytes, CacheError> {
+        let ledger = &self.region()?.ledger;
+        let found = if origin == ledger.origin() { ledger.snapshot_part(through, part).await? } else { None };
+        found.ok_or(CacheError::Absent)
     }
 
     /// Returns when something new was folded here, of whatever ledger.

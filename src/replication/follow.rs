@@ -177,8 +177,7 @@ impl Link {
         if folded(&origin)? > before {
             return Ok(());
         }
-        let store = self.remote.store(&origin).await?.ok_or("what comes next was trimmed there, and its store is not configured")?;
-        match ledger.adopt(&store).await.map_err(|why| why.to_string())? {
+        match ledger.adopt(&origin, &Through(&*self.remote)).await.map_err(|why| why.to_string())? {
             Adopted::Adopted => {
                 tracing::info!(region = %self.region(), through = folded(&origin)?, "a region's snapshot was taken over");
                 Ok(())

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::remote::{Batch, Known, KnownEntry, Name, Remote, Standing, Told};
-use crate::bucket::ForeignBucket;
-use crate::ledger::{Origin, Segments, VersionVector};
+use crate::bucket::{SnapshotPart, Through};
+use crate::ledger::{Origin, Segments, Snapshots, VersionVector};
 use crate::peers::{self, PeerError};
 use crate::region::{Peer, Via};
 
@@ -38,8 +39,12 @@ impl Remote for Peer {
         .boxed()
     }
 
-    fn store<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<ForeignBucket>, String>> {
-        async move { self.root_of(origin).await.map_err(|why| format!("its store: {why}")) }.boxed()
+    fn snapshots<'a>(&'a self, of: &'a Origin) -> BoxFuture<'a, Result<Vec<Through>, String>> {
+        Snapshots::list(self, of).boxed()
+    }
+
+    fn snapshot_part<'a>(&'a self, of: &'a Origin, through: Through, part: SnapshotPart) -> BoxFuture<'a, Result<Option<Bytes>, String>> {
+        Snapshots::part(self, of, through, part).boxed()
     }
 
     fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told> {

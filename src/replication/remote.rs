@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::bucket::ForeignBucket;
-use crate::ledger::{self, BlobEntry, ManifestEntry, Origin, Segments, VersionVector};
+use crate::bucket::{self, SnapshotPart};
+use crate::ledger::{self, BlobEntry, ManifestEntry, Origin, Segments, Snapshots, VersionVector};
 use crate::oci::{Digest, Reference, RepositoryName};
 
 /// Another region.
@@ -19,8 +20,16 @@ pub(super) trait Remote: Send + Sync {
     /// What follows a number in a ledger that it has: its own, or one that it imported. It may wait for something to be there.
     fn segments<'a>(&'a self, origin: &'a Origin, after: u64, wait: Duration) -> BoxFuture<'a, Result<Batch, String>>;
 
-    /// Its store, where its snapshots lie, at the root of one of its ledgers; `None` if this region does not know it.
-    fn store<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<ForeignBucket>, String>>;
+    /// The snapshots of one of its own ledgers, the latest last.
+    fn snapshots<'a>(&'a self, of: &'a Origin) -> BoxFuture<'a, Result<Vec<bucket::Through>, String>>;
+
+    /// An object of one of them; `None` if there is none.
+    fn snapshot_part<'a>(
+        &'a self,
+        of: &'a Origin,
+        through: bucket::Through,
+        part: SnapshotPart,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, String>>;
 
     /// What it knows of a name, after a look that begins now.
     fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told>;
@@ -79,5 +88,15 @@ pub(super) struct Through<'a>(pub &'a dyn Remote);
 impl ledger::Source for Through<'_> {
     async fn segments(&self, origin: &Origin, after: u64, wait: Duration) -> Result<Segments, String> {
         Ok(self.0.segments(origin, after, wait).await?.segments)
+    }
+}
+
+impl Snapshots for Through<'_> {
+    async fn list(&self, of: &Origin) -> Result<Vec<bucket::Through>, String> {
+        self.0.snapshots(of).await
+    }
+
+    async fn part(&self, of: &Origin, through: bucket::Through, part: SnapshotPart) -> Result<Option<Bytes>, String> {
+        self.0.snapshot_part(of, through, part).await
     }
 }

@@ -15,12 +15,12 @@ use super::remote::{Batch, Known, KnownEntry, Name, Remote, Standing, Through, T
 use super::renewal::inherit_through;
 use super::{CaughtUp, Nodes, Policies, Replication, Resolved, Settings};
 use crate::bucket::testing::{INCARNATION, SimulatedStore};
-use crate::bucket::{Bucket, ForeignBucket, Key};
+use crate::bucket::{self, Bucket, ForeignBucket, Key, SnapshotPart};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Acknowledge, BucketPlace, Replicate};
 use crate::ledger::{
     self, BlobEntry, Content, Event, IndexPlace, Ledger, Look, ManifestFacts, Origin, Place, Position, Pulled, Regions, Segments,
-    VersionVector,
+    Snapshots, VersionVector,
 };
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
@@ -135,6 +135,10 @@ impl Script {
         *self.manner.lock().unwrap() = manner;
     }
 
+    fn store(&self) -> Result<ForeignBucket, String> {
+        self.store.lock().unwrap().clone().ok_or_else(|| "nobody tells of its snapshots".to_owned())
+    }
+
     async fn manner(&self) -> Result<Manner, String> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let manner = self.manner.lock().unwrap().clone();
@@ -193,8 +197,17 @@ impl Remote for Far {
         .boxed()
     }
 
-    fn store<'a>(&'a self, _: &'a Origin) -> BoxFuture<'a, Result<Option<ForeignBucket>, String>> {
-        async move { Ok(self.0.store.lock().unwrap().clone()) }.boxed()
+    fn snapshots<'a>(&'a self, of: &'a Origin) -> BoxFuture<'a, Result<Vec<bucket::Through>, String>> {
+        async move { self.0.store()?.list(of).await }.boxed()
+    }
+
+    fn snapshot_part<'a>(
+        &'a self,
+        of: &'a Origin,
+        through: bucket::Through,
+        part: SnapshotPart,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, String>> {
+        async move { self.0.store()?.part(of, through, part).await }.boxed()
     }
 
     fn resolve<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Told> {
@@ -375,9 +388,9 @@ async fn what_was_trimmed_comes_with_the_snapshot_of_the_region() {
     let (eu, script) = (Realm::new("eu", &clock).await, Script::of(&us));
     eu.push("team/own", "v1", "one").await;
     let replication = eu.follow(&[&script]);
-    // Without its store it cannot be seen, and says why.
+    // Without its snapshots it cannot be seen, and says why.
     let why = || replication.lag()[0].blind.clone().unwrap_or_default();
-    until("the region is blind", || async { why().contains("its store is not configured") }).await;
+    until("the region is blind", || async { why().contains("nobody tells of its snapshots") }).await;
     assert_eq!(names(replication.catch_up(SECOND).await), ["us"]);
     assert!(!eu.knows("team/old", "latest").await);
     *script.store.lock().unwrap() = Some(store);

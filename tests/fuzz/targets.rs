@@ -235,6 +235,9 @@ fn good_question(question: &Question) {
             let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
             assert!(origin.to_string().bytes().all(good) && *wait <= Duration::from_secs(30));
         }
+        Question::Snapshots(origin) | Question::SnapshotPart { origin, .. } => {
+            assert!(origin.to_string().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)));
+        }
         Question::Resolve { repository, wanted } => {
             good_name(repository);
             match wanted {

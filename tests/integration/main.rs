@@ -8,6 +8,7 @@ mod freshness;
 mod harness;
 mod home;
 mod house;
+mod join;
 mod lists;
 mod lives;
 mod lying_origin;

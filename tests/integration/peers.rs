@@ -14,6 +14,8 @@ use crate::harness::push::{push, push_blob};
 use crate::harness::regions::until;
 
 const TOKEN: &str = "what both regions know";
+/// Of a ledger up to its seventh segment, and of three imports.
+const SNAPSHOT: &str = "00000000000000000007-00000000000000000003";
 
 /// An edge of a region that takes pushes from anybody and has one peer.
 fn region(name: &str, addresses: [SocketAddr; 2], peer: (&str, SocketAddr)) -> Settings {
@@ -69,6 +71,8 @@ async fn only_an_edge_of_a_peer_is_answered() {
         "/outport/v1/ledger/eu.01?after=0".to_owned(),
         "/outport/v1/resolve?repository=a&reference=v1".to_owned(),
         format!("/outport/v1/content/{digest}"),
+        "/outport/v1/ledger/eu.01/snapshots".to_owned(),
+        format!("/outport/v1/ledger/eu.01/snapshots/{SNAPSHOT}/manifest"),
     ];
     for target in &targets {
         let known = peer.get(target).await;
@@ -124,6 +128,35 @@ async fn a_region_tells_where_it_stands_and_what_its_ledger_has() {
     ] {
         let answer = peer.get(&format!("/outport/v1/ledger/{target}")).await;
         assert_eq!(answer.status, expected, "{target}: {}", answer.text());
+    }
+    edge.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_tells_of_its_snapshots_and_of_nobody_elses() {
+    let (edge, peer) = eu().await;
+    let (origin, _) = joined(&peer).await;
+    let of = |origin: &str, below: &str| format!("/outport/v1/ledger/{origin}/snapshots{below}");
+    assert_eq!(peer.get(&of(&origin, "")).await.text(), "[]");
+    assert_eq!(peer.get(&of(&origin, &format!("/{SNAPSHOT}/manifest"))).await.status, 404);
+    // Their bytes are handed out as they are: who reads them verifies them. One without a manifest is none yet.
+    let folder = edge.data_dir().join("bucket").join(&origin).join("snapshots");
+    let (whole, begun) = (folder.join(SNAPSHOT), folder.join(format!("{:020}-{:020}", 9, 3)));
+    let shard = "01ARZ3NDEKTSV4RRFFQ69G5FAV-000000";
+    for (snapshot, part, text) in [(&whole, "manifest", "of seven"), (&whole, shard, "rows"), (&begun, shard, "more rows")] {
+        std::fs::create_dir_all(snapshot).expect("our own folder");
+        std::fs::write(snapshot.join(part), text).expect("our own folder");
+    }
+    let told: Vec<String> = serde_json::from_slice(&peer.get(&of(&origin, "")).await.body).expect("a list");
+    assert_eq!(told, [SNAPSHOT]);
+    for (part, text) in [("manifest", "of seven"), (shard, "rows")] {
+        let answer = peer.get(&of(&origin, &format!("/{SNAPSHOT}/{part}"))).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/octet-stream")));
+        assert_eq!(answer.text(), text);
+    }
+    for other in ["eu.01ARZ3NDEKTSV4RRFFQ69G5FAV", "us.01ARZ3NDEKTSV4RRFFQ69G5FAV"] {
+        assert_eq!(peer.get(&of(other, "")).await.status, 404, "{other}");
+        assert_eq!(peer.get(&of(other, &format!("/{SNAPSHOT}/manifest"))).await.status, 404, "{other}");
     }
     edge.finish().await;
 }
@@ -259,6 +292,8 @@ async fn without_its_bucket_a_region_denies_nothing() {
         "/outport/v1/ledger".to_owned(),
         format!("/outport/v1/ledger/eu.{}?after={}", told.incarnation, told.seq),
         "/outport/v1/ledger/us.01ARZ3NDEKTSV4RRFFQ69G5FAV?after=0".to_owned(),
+        format!("/outport/v1/ledger/eu.{}/snapshots", told.incarnation),
+        format!("/outport/v1/ledger/eu.{}/snapshots/{SNAPSHOT}/manifest", told.incarnation),
         "/outport/v1/resolve?repository=team/app&reference=v1".to_owned(),
         "/outport/v1/resolve?repository=team/app&reference=v2".to_owned(),
         format!("/outport/v1/content/{}", Digest::sha256(b"never pushed")),

@@ -179,7 +179,7 @@ class S3(Remote):
 
     def __init__(self, folder: Path, site: Site | None = None):
         port, address = free_port(), site.address if site else "127.0.0.1"
-        super().__init__(folder, [sys.executable, "-m", "moto.server", "--host", address, "--port", port], port, site=site)
+        super().__init__(folder, [sys.executable, Path(__file__).with_name("s3_server.py"), address, port], port, site=site)
         addressing = Config(s3={"addressing_style": "path"}, proxies={})
         self._client = boto3.client(
             "s3", endpoint_url=f"http://{address}:{port}", region_name=REGION, config=addressing,

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::make::{Made, Of, Packing};
-use super::shard::MAX_SHARD_BYTES;
-use super::{MAX_MANIFEST_BYTES, Manifest};
-use crate::bucket::{BucketError, ForeignBucket, Key, SnapshotPart};
+use super::{Manifest, Snapshots};
+use crate::bucket::{BucketError, Key, SnapshotPart};
 use crate::ledger::core::{Core, End};
 use crate::ledger::identity::{Origin, VersionVector};
 use crate::ledger::import::{self, Header};
@@ -37,17 +36,17 @@ impl Ledger {
     ///
     /// # Errors
     /// It may have been adopted, or may still be.
-    pub async fn adopt(&self, peer: &ForeignBucket) -> Result<Adopted, ImportError> {
-        self.0.core.adopt(peer).await
+    pub async fn adopt(&self, of: &Origin, snapshots: &impl Snapshots) -> Result<Adopted, ImportError> {
+        self.0.core.adopt(of, snapshots).await
     }
 }
 
 impl Core {
-    async fn adopt(self: &Arc<Core>, peer: &ForeignBucket) -> Result<Adopted, ImportError> {
+    async fn adopt(self: &Arc<Core>, of: &Origin, snapshots: &impl Snapshots) -> Result<Adopted, ImportError> {
         self.catch_up().await?;
-        let Some(manifest) = self.adoptable(peer).await? else { return Ok(Adopted::None) };
+        let Some(manifest) = self.adoptable(of, snapshots).await? else { return Ok(Adopted::None) };
         let plan = self.plan_adoption(&manifest)?;
-        let Some(scratch) = self.lay_out(peer, &manifest, &plan).await? else { return Ok(Adopted::None) };
+        let Some(scratch) = self.lay_out(snapshots, &manifest, &plan).await? else { return Ok(Adopted::None) };
         let sent = self.send(Packing::start(self, Of::Scratch(scratch))?).await;
         self.clear_away().await?;
         let (_, made) = sent?;
@@ -70,13 +69,11 @@ impl Core {
     }
 
     /// The peer's last snapshot, if it can be taken over.
-    async fn adoptable(self: &Arc<Core>, peer: &ForeignBucket) -> Result<Option<Manifest>, ImportError> {
-        let origin = Origin::new(peer.region(), peer.incarnation());
+    async fn adoptable(self: &Arc<Core>, of: &Origin, snapshots: &impl Snapshots) -> Result<Option<Manifest>, ImportError> {
         let ours = self.index.read(query::vector)?;
-        let listed = peer.list_snapshots().await?.into_iter().rev();
-        for (through, _) in listed.filter(|(_, part)| *part == SnapshotPart::Manifest) {
-            let Some(bytes) = peer.read(&Key::Snapshot(through, SnapshotPart::Manifest), MAX_MANIFEST_BYTES).await? else { continue };
-            let Some(manifest) = Manifest::read(&bytes, &origin, through) else { continue };
+        for through in snapshots.list(of).await.map_err(ImportError::Unavailable)?.into_iter().rev() {
+            let bytes = snapshots.part(of, through, SnapshotPart::Manifest).await.map_err(ImportError::Unavailable)?;
+            let Some(manifest) = bytes.and_then(|bytes| Manifest::read(&bytes, of, through)) else { continue };
             if !ours.iter().all(|(of, seq)| *of == self.origin || manifest.vector.covers(of, seq)) {
                 continue;
             }
@@ -125,7 +122,12 @@ impl Core {
     }
 
     /// The peer's rows, each shard verified, as rows of this region. `None` if they are not what the manifest says.
-    async fn lay_out(self: &Arc<Core>, peer: &ForeignBucket, manifest: &Manifest, plan: &Plan) -> Result<Option<Arc<Index>>, ImportError> {
+    async fn lay_out(
+        self: &Arc<Core>,
+        snapshots: &impl Snapshots,
+        manifest: &Manifest,
+        plan: &Plan,
+    ) -> Result<Option<Arc<Index>>, ImportError> {
         let place = self.scratch.clone();
         let of = self.origin.clone();
         let scratch = self.work(move |_| match place {
@@ -134,9 +136,10 @@ impl Core {
         });
         let scratch = Arc::new(scratch.await??);
         for (number, shard) in manifest.shards.iter().enumerate() {
-            let bytes = peer.read(&manifest.key(number), MAX_SHARD_BYTES).await?.unwrap_or_default();
-            let Some(rows) = shard.rows_of(&bytes) else {
-                tracing::error!(region = peer.region(), through = %manifest.through, "a peer's snapshot is damaged: it is not used");
+            let part =
+                snapshots.part(&manifest.origin, manifest.through, manifest.shard(number)).await.map_err(ImportError::Unavailable)?;
+            let Some(rows) = shard.rows_of(&part.unwrap_or_default()) else {
+                tracing::error!(region = %manifest.origin.region, through = %manifest.through, "a peer's snapshot is damaged: it is not used");
                 return Ok(None);
             };
             let mut changes = Changes::default();

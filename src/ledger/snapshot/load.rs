@@ -5,8 +5,11 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use super::shard::{self, MAX_SHARD_BYTES, Row};
+use super::tell::whole;
 use super::{Manifest, Shard};
-use crate::bucket::{BucketError, SnapshotPart, Through};
+#[cfg(test)]
+use crate::bucket::SnapshotPart;
+use crate::bucket::{BucketError, Through};
 use crate::ledger::LedgerError;
 use crate::ledger::core::Core;
 use crate::ledger::index::{Changes, IndexError, Table};
@@ -88,7 +91,7 @@ impl Core {
             found.dedup();
             return Ok(found);
         }
-        Ok(listed.filter(|(_, part)| *part == SnapshotPart::Manifest).map(|(through, _)| through).collect())
+        Ok(whole(listed))
     }
 
     async fn restore_from(self: &Arc<Core>, through: Through) -> Result<Loaded, LedgerError> {

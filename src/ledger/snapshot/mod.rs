@@ -49,6 +49,7 @@ mod adopt;
 mod load;
 mod make;
 mod shard;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +57,7 @@ mod tests;
 pub(super) use shard::{pack, unpack, without_last_row};
 
 pub use adopt::Adopted;
+pub use tell::Snapshots;
 
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -112,9 +114,12 @@ mod ulid_text {
 }
 
 impl Manifest {
+    fn shard(&self, number: usize) -> SnapshotPart {
+        SnapshotPart::Shard { attempt: self.attempt, number: u32::try_from(number).unwrap_or(u32::MAX) }
+    }
+
     fn key(&self, number: usize) -> Key {
-        let number = u32::try_from(number).unwrap_or(u32::MAX);
-        Key::Snapshot(self.through, SnapshotPart::Shard { attempt: self.attempt, number })
+        Key::Snapshot(self.through, self.shard(number))
     }
 
     pub fn through(&self) -> Through {

@@ -476,7 +476,7 @@ async fn a_region_joins_a_trimmed_history_by_the_snapshot_of_its_peer() {
         assert!(matches!(eu.segments_of(eu.origin(), 0, 1 << 20).await, Ok(Segments::Some(_))));
         eu.0.core.recent.forget();
         assert_eq!(eu.segments_of(eu.origin(), 0, 1 << 20).await, Ok(Segments::Trimmed));
-        assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Adopted));
+        assert_eq!(us.adopt(eu.origin(), &abroad(&store, "eu")).await, Ok(Adopted::Adopted));
         assert!(!path.exists(), "what was laid out is cleared away");
         assert_eq!(us.vector().unwrap().get(eu.origin()), 9);
         assert_eq!(us.position().unwrap().seq, 2, "its own pushes are there");
@@ -542,7 +542,7 @@ async fn a_snapshot_that_lacks_what_was_imported_or_is_damaged_is_not_adopted() 
         }
         let us = if case == "set back" { node(&store, "us", in_memory) } else { us };
         let before = dump(&us);
-        assert_eq!(us.adopt(&abroad(&store, "eu")).await, expected, "{case}");
+        assert_eq!(us.adopt(eu.origin(), &abroad(&store, "eu")).await, expected, "{case}");
         if case != "set back" {
             assert!(dump(&us) == before, "{case}");
         }
@@ -556,7 +556,7 @@ async fn an_adoption_that_was_overtaken_is_tried_again() {
     blobs(&us, 100..101).await;
     // Both take the same step: one import, whoever made it.
     let peer = abroad(&store, "eu");
-    let both = tokio::join!(us.adopt(&peer), other.adopt(&peer));
+    let both = tokio::join!(us.adopt(eu.origin(), &peer), other.adopt(eu.origin(), &peer));
     assert!(matches!(both, (Ok(Adopted::Adopted), Ok(_)) | (Ok(_), Ok(Adopted::Adopted))), "{both:?}");
     us.confirm(Look::Now).await.unwrap();
     other.confirm(Look::Now).await.unwrap();
@@ -575,8 +575,8 @@ async fn an_adoption_that_was_broken_off_is_passed() {
     (left.origin, left.through) = (us.origin().clone(), place);
     let key = Key::Snapshot(place, crate::bucket::SnapshotPart::Manifest);
     store.plant(&format!("{}/{key}", us.origin()), serde_json::to_vec(&left).unwrap());
-    assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Overtaken));
-    assert_eq!(us.adopt(&abroad(&store, "eu")).await, Ok(Adopted::Adopted));
+    assert_eq!(us.adopt(eu.origin(), &abroad(&store, "eu")).await, Ok(Adopted::Overtaken));
+    assert_eq!(us.adopt(eu.origin(), &abroad(&store, "eu")).await, Ok(Adopted::Adopted));
     let new = node(&store, "us", in_memory);
     new.confirm(Look::Now).await.unwrap();
     assert_same(&new, &us, "");

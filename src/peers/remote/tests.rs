@@ -63,6 +63,18 @@ async fn only_who_bears_the_mark_denies() {
 }
 
 #[tokio::test]
+async fn snapshots_are_read_as_they_are() {
+    let (edges, played) = answering(vouched("200 OK", "", r#"["1-0","7-3"]"#)).await;
+    assert_eq!(edges.snapshots("us.01").await, Ok(vec!["1-0".to_owned(), "7-3".to_owned()]));
+    assert!(played.heard()[0].starts_with("get /outport/v1/ledger/us.01/snapshots http/1.1\r\n"));
+    let (edges, played) = answering(vouched("200 OK", "", "rows")).await;
+    assert_eq!(edges.snapshot_part("us.01", "7-3", "manifest").await, Ok(Bytes::from_static(b"rows")));
+    assert!(played.heard()[0].starts_with("get /outport/v1/ledger/us.01/snapshots/7-3/manifest http/1.1\r\n"));
+    let (edges, _played) = answering(vouched("404 Not Found", "", "")).await;
+    assert_eq!(edges.snapshot_part("us.01", "7-3", "manifest").await, Err(PeerError::Denied));
+}
+
+#[tokio::test]
 async fn an_edge_that_is_gone_comes_last_for_a_while() {
     let status = r#"{"region":"us","incarnation":"01","seq":3,"clock":{"ms":1,"count":0},"imports":0,"seen":{"us.01":3}}"#;
     let good = || vouched("200 OK", "", status);

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::{ReadError, Reading};
-use crate::bucket::{Bucket, Key};
+use crate::bucket::{Bucket, Key, SnapshotPart, Through};
 use crate::clock::Clock;
 use crate::config::{self, BucketPlace};
-use crate::ledger::{self, BlobEntry, IndexPlace, Ledger, Origin, Place, Regions};
+use crate::ledger::{self, BlobEntry, IndexPlace, Ledger, Origin, Place, Regions, Snapshots};
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 use crate::peers::testing::{Played, edges, vouched};
@@ -161,4 +161,23 @@ async fn segments_come_from_the_edges_else_from_the_store() {
     let (peer, _played) = us.peer(vec![told, vouched("503 Service Unavailable", "", "")]).await;
     assert_eq!(peer.segments(&origin, 0, None).await, Ok((Batch { segments: Segments::None, tail: Some(2) }, Via::Edges)));
     assert_eq!(peer.segments(&origin, 1, None).await, stored(Segments::Some(vec![Bytes::from_static(b"two")])));
+}
+
+#[tokio::test]
+async fn snapshots_come_from_the_edges_else_from_the_store() {
+    let us = Us::new().await;
+    let (origin, through) = (Origin::of(&us.bucket), Through { ledger: 7, imports: 3 });
+    us.bucket.create(&Key::Snapshot(through, SnapshotPart::Manifest), Bytes::from_static(b"stored")).await.unwrap();
+    let stored = || Ok(Some(Bytes::from_static(b"stored")));
+    for answers in [vec![], vec![vouched("404 Not Found", "", ""); 2], vec![vouched("503 Service Unavailable", "", ""); 2]] {
+        let is_denied = answers.first().is_some_and(|answer| answer.contains("404"));
+        let (peer, _played) = us.peer(answers).await;
+        assert_eq!(Snapshots::list(&peer, &origin).await, Ok(vec![through]));
+        let part = Snapshots::part(&peer, &origin, through, SnapshotPart::Manifest).await;
+        assert_eq!(part, if is_denied { Ok(None) } else { stored() });
+    }
+    let later = Through { ledger: 9, imports: 3 };
+    let (peer, _played) = us.peer(vec![vouched("200 OK", "", &format!("[\"{later}\"]")), vouched("200 OK", "", "told")]).await;
+    assert_eq!(Snapshots::list(&peer, &origin).await, Ok(vec![later]));
+    assert_eq!(Snapshots::part(&peer, &origin, through, SnapshotPart::Manifest).await, Ok(Some(Bytes::from_static(b"told"))));
 }

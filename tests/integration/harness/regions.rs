@@ -161,10 +161,14 @@ fn size_of(folder: &std::path::Path) -> u64 {
 }
 
 /// Waits for something that comes by itself.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) -> Duration {
+pub async fn until<F: Future<Output = bool>>(what: &str, is_so: impl FnMut() -> F) -> Duration {
+    until_within(PATIENCE, what, is_so).await
+}
+
+pub async fn until_within<F: Future<Output = bool>>(patience: Duration, what: &str, mut is_so: impl FnMut() -> F) -> Duration {
     let started = Instant::now();
     while !is_so().await {
-        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(started.elapsed() < patience, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     started.elapsed()
