@@ -16,7 +16,7 @@ use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
-use crate::identity::{self, Control, Controls, Identity, KeyError, SigningKey, Sources};
+use crate::identity::{self, Control, Controls, Identity, KeyError, Oidc, SigningKey, Sources};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -42,7 +42,7 @@ pub struct Edge {
     controls: Controls,
     /// Follow the control plane, and put in force what it says.
     governing: [AbortHandle; 3],
-    tokens: identity::Tokens,
+    issuers: Issuers,
     outside: Outside,
     metrics: Metrics,
     store: Store,
@@ -113,7 +113,8 @@ impl Edge {
         let controls = Controls::open(config.data_dir.join("control.json"));
         let sources = Sources { region: region.clone(), controls: controls.clone(), clock: clock.clone() };
         let tokens = identity::Tokens::new(&config.region, signing_key(&config.tokens, &config.data_dir)?, config.tokens.ttl, sources);
-        let judged_by = site(&config, &controls.now(), &tokens);
+        let issuers = Issuers { tokens, oidc: outside.oidc(&config.oidc)? };
+        let judged_by = site(&config, &controls.now(), &issuers);
         let http = Http::new(registry.clone(), locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -140,12 +141,12 @@ impl Edge {
         };
         let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
-        let governing = [controls.follow(region.clone()), tokens.follow(), govern(&controls, &config, (&http, &tokens))];
+        let governing = [controls.follow(region.clone()), issuers.tokens.follow(), govern(&controls, &config, (&http, &issuers))];
         Ok(Edge {
             config,
             controls,
             governing,
-            tokens,
+            issuers,
             outside,
             metrics,
             store,
@@ -214,6 +215,10 @@ impl Edge {
             Ok(upstreams) => upstreams,
             Err(error) => return self.reject(&error),
         };
+        let providers = match self.issuers.oidc.prepare(&new.oidc) {
+            Ok(providers) => providers,
+            Err(error) => return self.reject(&error),
+        };
         let key = match signing_key(&new.tokens, &config.data_dir) {
             Ok(key) => key,
             Err(error) => return self.reject(&StartError::from(error)),
@@ -226,12 +231,13 @@ impl Edge {
         self.forwarder.set_policies(policies(&new, &upstreams));
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted, new.acknowledge);
+        self.issuers.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, limits, ..new };
-        self.tokens.reload(key, config.tokens.ttl);
-        self.http.reload(site(&config, &self.controls.now(), &self.tokens));
+        self.issuers.tokens.reload(key, config.tokens.ttl);
+        self.http.reload(site(&config, &self.controls.now(), &self.issuers));
         self.metrics.reload("config", "applied");
         tracing::info!("the configuration was reloaded");
     }
@@ -265,6 +271,15 @@ impl Edge {
     }
 }
 
+/// Whose tokens count.
+#[derive(Clone)]
+struct Issuers {
+    /// The regions' own.
+    tokens: identity::Tokens,
+    /// Those of identity providers, which are exchanged for our own.
+    oidc: Oidc,
+}
+
 /// What every upstream is built with.
 #[derive(Clone)]
 struct Outside {
@@ -283,6 +298,11 @@ impl Outside {
         let Outside { resolver, clock, metrics, .. } = self.clone();
         let edges = RemoteEdges::new(peer, answer_timeout, resolver, clock.clone(), metrics.clone())?;
         Ok(Peer::new(peer, edges, clock, metrics))
+    }
+
+    fn oidc(&self, providers: &[config::Oidc]) -> Result<Oidc, DialError> {
+        let Outside { resolver, proxies, clock, metrics } = self.clone();
+        Oidc::start(providers, resolver, proxies, clock, metrics)
     }
 
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
@@ -387,14 +407,14 @@ fn policies(config: &Config, upstreams: &[Arc<Upstream>]) -> Policies {
 }
 
 /// Judges requests by what the control plane says, whenever that changes.
-fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, tokens): (&Http, &identity::Tokens)) -> AbortHandle {
-    let (mut changes, config, http, tokens) = (controls.changes(), config.clone(), http.clone(), tokens.clone());
+fn govern(controls: &Controls, config: &Arc<Mutex<Config>>, (http, issuers): (&Http, &Issuers)) -> AbortHandle {
+    let (mut changes, config, http, issuers) = (controls.changes(), config.clone(), http.clone(), issuers.clone());
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let control = changes.borrow_and_update().clone();
             // Held meanwhile, so that a reload of the configuration and this one do not undo each other.
             let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-            http.reload(site(&config, &control, &tokens));
+            http.reload(site(&config, &control, &issuers));
         }
     })
     .abort_handle()
@@ -409,7 +429,7 @@ fn signing_key(settings: &config::Tokens, data_dir: &Path) -> Result<SigningKey,
 }
 
 /// What requests are judged by: the configuration, and what was made at run time.
-fn site(config: &Config, control: &Control, tokens: &identity::Tokens) -> Site {
+fn site(config: &Config, control: &Control, issuers: &Issuers) -> Site {
     let access = &config.access;
     let anonymous = Grants { pull: access.anonymous_pull.clone(), push: access.anonymous_push.clone() };
     let principals = config.principals.iter().map(|principal| {
@@ -421,7 +441,9 @@ fn site(config: &Config, control: &Control, tokens: &identity::Tokens) -> Site {
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
-        identity: Identity::new(&config.principals).with_tokens(tokens.clone(), &config.principals, control),
+        identity: Identity::new(&config.principals)
+            .with_tokens(issuers.tokens.clone(), &config.principals, control)
+            .with_providers(issuers.oidc.clone()),
         policy,
         tokens: Tokens::new(&config.peers),
         public_url: config.listen.public_url.clone(),

@@ -31,6 +31,7 @@ pub struct Families {
     /// request_timeout, flood, malformed.
     connections_refused: IntCounterVec,
     authentications: IntCounterVec,
+    identity_providers: IntCounterVec,
     /// Upstream transfers of blobs under way.
     pub fills_in_flight: IntGauge,
     /// Clients that stream from a transfer under way.
@@ -176,6 +177,11 @@ impl Metrics {
             authentications: build.counters(
                 "outport_authentications_total",
                 "Requests by how their caller was authenticated.",
+                &["outcome"],
+            ),
+            identity_providers: build.counters(
+                "outport_identity_provider_fetches_total",
+                "Attempts to fetch the keys of identity providers.",
                 &["outcome"],
             ),
             fills_in_flight: build.gauge("outport_fills_in_flight", "Blob transfers from upstreams under way."),
@@ -351,6 +357,11 @@ impl Families {
     /// `outcome` is `anonymous`, `accepted` or `refused`.
     pub fn authentication(&self, outcome: &'static str) {
         self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    /// `outcome` is `fetched` or `failed`.
+    pub fn identity_provider(&self, outcome: &'static str) {
+        self.identity_providers.with_label_values(&[outcome]).inc();
     }
 
     /// `outcome` is `complete`, `mismatch`, `broken` or `refused`.

@@ -40,7 +40,7 @@ pub(super) fn read_principals(root: &mut Section<'_, '_, '_>) -> Vec<Principal> 
 fn read_principal(mut section: Section<'_, '_, '_>, taken: &mut Owners) -> Option<Principal> {
     let name: Option<String> = section.required("name");
     if let Some(name) = &name {
-        if !names::is_principal(name) {
+        if !names::is_user(name) {
             section.fault(
                 "name",
                 format!("{name:?} is not a principal's name: 1 to 128 letters, digits and . _ @ + -, and not \"anonymous\""),

@@ -8,6 +8,7 @@ mod bucket;
 mod files;
 mod load;
 mod names;
+mod oidc;
 mod peers;
 mod problem;
 mod reader;
@@ -28,7 +29,8 @@ use crate::access::{Assignment, NetworkRule, Pattern};
 pub use access::{Access, Principal};
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
-pub use names::path_prefix;
+pub use names::{is_principal, path_prefix};
+pub use oidc::Oidc;
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
@@ -62,6 +64,8 @@ pub struct Config {
     pub roles: Vec<Assignment>,
     /// From where callers may come, besides what is ruled at run time.
     pub rules: Vec<NetworkRule>,
+    /// Where people and workloads sign in.
+    pub oidc: Vec<Oidc>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub log: Log,
@@ -242,6 +246,7 @@ impl Config {
             principals: _,
             roles: _,
             rules: _,
+            oidc: _,
             tokens: _,
             limits,
             log,

@@ -35,10 +35,20 @@ pub(super) fn is_host(text: &str) -> bool {
     port.is_none_or(is_port) && host.len() <= MAX_HOST_CHARS && host.split('.').all(label)
 }
 
-/// What can stand before the colon of Basic credentials (RFC 7617), and in a log line without quoting.
-pub(super) fn is_principal(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
-    (1..=MAX_PRINCIPAL_CHARS).contains(&text.len()) && text.bytes().all(fits) && text != "anonymous"
+/// What else than a principal a name can begin with: other regions in the log, and groups where roles are assigned.
+const NO_PRINCIPALS: [&str; 2] = ["region:", "group:"];
+
+/// What can stand in a log line without quoting. Those who sign in at a provider have colons and slashes in their names, as in
+/// `system:serviceaccount:team:app`.
+pub fn is_principal(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-:/".contains(&byte);
+    let is_other = text == "anonymous" || NO_PRINCIPALS.iter().any(|other| text.starts_with(other));
+    (1..=MAX_PRINCIPAL_CHARS).contains(&text.len()) && text.bytes().all(fits) && !is_other
+}
+
+/// The name of a principal that signs in with a password: it can stand before the colon of Basic credentials (RFC 7617).
+pub(super) fn is_user(text: &str) -> bool {
+    is_principal(text) && !text.contains([':', '/'])
 }
 
 /// An environment variable's name, as a shell can set it.
@@ -82,7 +92,12 @@ mod tests {
             &["a", "Mirror.Example.com", "10.0.0.1:80", "x_y.local"],
             &["", ".", "a..b", "a/b", "-a", "a:x", "*.a", "[::1]", &long],
         );
-        table(is_principal, &["ci", "a@b.c", "x+y_z-1"], &["", "anonymous", "a:b", "a b", "\u{e9}", &long]);
+        table(is_user, &["ci", "a@b.c", "x+y_z-1"], &["", "anonymous", "a:b", "a/b", "a b", "\u{e9}", &long]);
+        table(
+            is_principal,
+            &["ci", "a@b.c", "system:serviceaccount:a:b", "k8s/a:b"],
+            &["", "anonymous", "region:eu", "group:a", "a b", &long],
+        );
         table(is_variable, &["A", "_x1"], &["", "1A", "A-B", "A=B", "p4$$"]);
     }
 }

@@ -270,6 +270,17 @@ impl<'r, 'e, 'i> Section<'r, 'e, 'i> {
         sections
     }
 
+    /// A list of tables, or a single one.
+    pub(super) fn one_or_more(&mut self, key: &'static str) -> Vec<Section<'r, 'e, 'i>> {
+        match self.table.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Table(_)) => {
+                let only = self.optional_section(key);
+                only.map(|only| Section { shape: format!("{}[]", only.shape), ..only }).into_iter().collect()
+            }
+            _ => self.sections(key),
+        }
+    }
+
     fn enter(&self, key: &str, position: String, line: usize, table: DeTable<'i>) -> Section<'r, 'e, 'i> {
         let brackets = if position.is_empty() { "" } else { "[]" };
         let path = format!("{}{position}", join(&self.path, key));

@@ -10,6 +10,7 @@ use url::Url;
 
 use super::access::{self, Access};
 use super::files::Readable;
+use super::oidc;
 use super::peers::{self, Regions};
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
@@ -55,6 +56,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let principals = access::read_principals(&mut root);
     let roles = access::read_roles(&mut root, &principals);
     let rules = access::read_rules(&mut root);
+    let oidc = oidc::read(&mut root);
     let tokens = tokens::read(root.section("tokens"));
     root.finish();
     Config {
@@ -74,6 +76,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         principals,
         roles,
         rules,
+        oidc,
         tokens,
         limits,
         log,

@@ -429,6 +429,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     std::fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
     std::fs::write(folder.path().join("peer-token"), "0123456789abcdef").unwrap();
     std::fs::write(folder.path().join("peer.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("oidc.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("token-key.pem"), KEY).unwrap();
     let text = uncommented();
     let (_, findings) = load::read(&text, folder.path(), &no_environment, Files::default());

@@ -1,10 +1,12 @@
-//! Who is asking: by name and password (Basic, RFC 7617), or by a token that some edge issued (Bearer, RFC 6750).
+//! Who is asking: by name and password (Basic, RFC 7617), or by a token that some edge issued (Bearer, RFC 6750), for a provider's token
+//! for example.
 
 mod claims;
 mod control;
 mod credentials;
 mod keyring;
 mod keys;
+mod oidc;
 mod standing;
 mod tokens;
 mod watch;
@@ -23,6 +25,7 @@ use crate::oci::Digest;
 pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
 pub use control::{Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, RoleRecord, RuleRecord, SecretRecord, assignee};
 pub use keys::{KeyError, SigningKey};
+pub use oidc::{Oidc, OidcError, SignIn};
 pub use tokens::{AccessToken, REFRESH_TTL, Sources, Tokens};
 
 pub use watch::Controls;
@@ -39,6 +42,8 @@ pub struct Identity {
     standings: Standings,
     /// `None`: no token is accepted.
     tokens: Option<Tokens>,
+    /// `None`: nobody signs in at a provider.
+    oidc: Option<Oidc>,
 }
 
 /// Who asks for a token.
@@ -93,12 +98,35 @@ impl Identity {
                 passwords: principal.passwords.iter().map(|password| hash(password.expose())).collect(),
             })
             .collect();
-        Identity { entries, standings: Standings::new(principals, &Control::default()), tokens: None }
+        Identity { entries, standings: Standings::new(principals, &Control::default()), tokens: None, oidc: None }
     }
 
     /// And by tokens, of those who have not been taken away since.
     pub fn with_tokens(self, tokens: Tokens, principals: &[config::Principal], control: &Control) -> Identity {
         Identity { standings: Standings::new(principals, control), tokens: Some(tokens), ..self }
+    }
+
+    /// And by tokens of identity providers, which are exchanged for our own.
+    pub fn with_providers(self, oidc: Oidc) -> Identity {
+        Identity { oidc: Some(oidc), ..self }
+    }
+
+    /// Establishes whom a provider's token is about.
+    ///
+    /// # Errors
+    /// See [`OidcError`].
+    pub async fn exchange(&self, token: &str) -> Result<Subject, OidcError> {
+        let (Some(oidc), Some(tokens)) = (&self.oidc, &self.tokens) else { return Err(OidcError::Refused("no provider is configured")) };
+        let subject = oidc.verify(token).await?;
+        if !self.standings.admit(&subject, tokens.clock().now()) {
+            return Err(OidcError::Refused("its name is that of a principal of this registry"));
+        }
+        Ok(subject)
+    }
+
+    /// Where people sign in to get such a token.
+    pub fn sign_ins(&self) -> Vec<SignIn> {
+        self.oidc.as_ref().map(Oidc::sign_ins).unwrap_or_default()
     }
 
     /// Establishes the caller from all `Authorization` headers of a request that came from an address; none at all is anonymous.

@@ -29,9 +29,11 @@ impl Standings {
         Standings(made.chain(fixed).collect())
     }
 
-    /// Who signed in with a password must still be there. Who came from elsewhere stands in no table, and is refused only if one says so.
+    /// Who signed in with a password must still be there. Who came from a provider is never one of those who stand here: their names are
+    /// not the provider's to give.
     pub fn admit(&self, subject: &Subject, now: Timestamp) -> bool {
         match self.0.get(&subject.name) {
+            Some(_) if subject.proof == Proof::Oidc => false,
             Some(standing) => standing.is_enabled && standing.expires.is_none_or(|expires| now < expires),
             None => subject.proof != Proof::Basic,
         }
@@ -61,6 +63,8 @@ mod tests {
             ("made", Proof::Basic, 0, true),
             ("disabled", Proof::Basic, 0, false),
             ("disabled", Proof::Oidc, 0, false),
+            ("fixed", Proof::Oidc, 0, false),
+            ("made", Proof::Oidc, 0, false),
             ("expiring", Proof::Basic, 9, true),
             ("expiring", Proof::Basic, 10, false),
             ("removed", Proof::Basic, 0, false),

@@ -20,6 +20,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("redb", &["store", "ledger"]),
     ("aws_lc_rs::hmac", &["peers"]),
     ("object_store", &["bucket"]),
+    ("jsonwebtoken", &["identity"]),
 ];
 
 /// Words that may stand in one file only.
