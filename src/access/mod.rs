@@ -235,6 +235,11 @@ impl Policy {
         Scopes::new(asked.iter().filter_map(may))
     }
 
+    /// Whether membership in a group gives anybody anything.
+    pub fn has_role_for_group(&self, group: &str) -> bool {
+        self.assignments.iter().any(|assignment| matches!(&assignment.to, Assignee::Group(own) if **own == *group))
+    }
+
     fn grants(&self, caller: &Caller, repository: &RepositoryName, action: Action) -> bool {
         let own = match &caller.principal {
             Principal::Anonymous => None,

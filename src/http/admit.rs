@@ -48,6 +48,9 @@ pub enum Call {
     Write(Write),
     /// Authorized when its body has told the repository.
     Command(Command),
+    /// The caller is known when the form in its body has told.
+    Exchange,
+    SignIns,
     Peer(peers::Caller, Question),
     Token(TokenRequest),
     /// Its body tells who asks for what.
@@ -117,7 +120,7 @@ impl Site {
         if let Action::Peer(question) = action {
             return self.admit_peer(question, head, record);
         }
-        if let Action::Token(_) | Action::TokenForm = action {
+        if matches!(action, Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm) {
             return self.admit_applicant(action, record);
         }
         let caller = self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), connection.peer.ip()).await;
@@ -136,7 +139,7 @@ impl Site {
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
-            Action::Token(_) | Action::TokenForm => self.admit_applicant(action, record),
+            Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => self.admit_applicant(action, record),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());
@@ -172,6 +175,8 @@ impl Site {
         match action {
             _ if !self.policy.admits(record.caller()) => Err(Failure::forbidden_address()),
             Action::Token(request) => Ok(Call::Token(request)),
+            Action::Exchange => Ok(Call::Exchange),
+            Action::SignIns => Ok(Call::SignIns),
             _ => Ok(Call::TokenForm),
         }
     }

@@ -130,6 +130,11 @@ impl Failure {
         }
     }
 
+    /// A provider's token establishes nobody. Why stays in the log.
+    pub fn token_refused(why: impl Into<Box<str>>) -> Failure {
+        Failure::unauthorized().because(why)
+    }
+
     /// Who asks is no edge of a configured peer.
     pub fn no_peer() -> Failure {
         Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "only edges of other regions may ask this").with(Extra::PeerChallenge)

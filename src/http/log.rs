@@ -45,6 +45,8 @@ pub enum Class {
     Wait,
     Refresh,
     Prefetch,
+    Exchange,
+    SignIns,
     /// Questions of other regions.
     Peer,
     Token,
@@ -106,6 +108,8 @@ impl Class {
             Action::Wait(_) => Class::Wait,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
+            Action::Exchange => Class::Exchange,
+            Action::SignIns => Class::SignIns,
             Action::Peer(_) => Class::Peer,
             Action::Token(_) | Action::TokenForm => Class::Token,
         }
@@ -130,6 +134,8 @@ impl Class {
             Class::Wait => "wait",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
+            Class::Exchange => "exchange",
+            Class::SignIns => "login",
             Class::Peer => "peer",
             Class::Token => "token",
             Class::Other => "other",

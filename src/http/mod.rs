@@ -7,6 +7,7 @@ mod command;
 mod conditional;
 mod connection;
 mod error;
+mod exchange;
 mod locations;
 mod log;
 mod oauth2;

@@ -78,6 +78,7 @@ impl Refusal {
     const CLIENT: Refusal = Refusal { error: "invalid_client", description: "the credentials are not accepted" };
     const GRANT_TYPE: Refusal =
         Refusal { error: "unsupported_grant_type", description: "a grant is password, refresh_token or client_credentials" };
+    pub const EXCHANGE: Refusal = Refusal { error: "unsupported_grant_type", description: "an access_token is exchanged" };
     const SCOPE: Refusal = Refusal { error: "invalid_scope", description: "too many scopes for one token" };
 
     fn status(self) -> StatusCode {

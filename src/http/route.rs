@@ -64,6 +64,10 @@ pub enum Action {
     Wait(Wait),
     /// An operator's command, whose image stands in the body.
     Command(Command),
+    /// A provider's token for a refresh token.
+    Exchange,
+    /// Where people sign in.
+    SignIns,
     /// An edge of another region wants to know.
     Peer(Question),
     /// A token, for whom the headers name.
@@ -203,6 +207,8 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/wait" => return reading(method).and_then(|()| receipts::wait(query).map(Action::Wait)),
         b"/outport/v1/refresh" => return posting(method).map(|()| Action::Command(Command::Refresh)),
         b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
+        b"/oauth2/exchange" => return posting(method).map(|()| Action::Exchange),
+        b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
@@ -573,6 +579,7 @@ mod tests {
             ("/readyz", Action::Ready),
             ("/v2/_catalog?n=3", Action::Catalog(all(3))),
             ("/outport/v1/forwards", Action::Forwards),
+            ("/outport/v1/login", Action::SignIns),
         ] {
             assert_eq!(get(target), Ok(action), "{target}");
         }
@@ -587,6 +594,7 @@ mod tests {
         for command in [("/outport/v1/refresh", Command::Refresh), ("/outport/v1/prefetch", Command::Prefetch)] {
             assert_eq!(route(&Method::POST, command.0.as_bytes(), ""), Ok(Action::Command(command.1)));
         }
+        assert_eq!(send("POST", "/oauth2/exchange"), Ok(Action::Exchange));
         for target in ["/", "", "/favicon.ico", "/v1/_ping", "/v2/library/alpine", "/v2x", "*"] {
             assert_eq!(get(target), Err(RouteError::Unknown), "{target}");
         }

@@ -17,6 +17,7 @@ use super::command::{self, MAX_COMMAND_BYTES};
 use super::conditional::is_unmodified;
 use super::connection::Connection;
 use super::error::{Failure, Subject};
+use super::exchange;
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
@@ -131,6 +132,7 @@ impl Http {
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
             Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
+            Ok(Call::Exchange) => self.exchange((&site, &head, &connection), body, &mut record).await,
             Ok(Call::TokenForm) => self.token_form((&site, &head, &connection), body, &mut record).await,
             Ok(Call::Write(write)) => {
                 let mut inflow = Inflow::new(body, u64::MAX);
@@ -220,7 +222,8 @@ impl Http {
             Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,
-            Call::Write(_) | Call::Command(_) | Call::TokenForm => Err(Failure::bad_command("a command is a POST")),
+            Call::SignIns => Ok(exchange::sign_ins(site)),
+            Call::Write(_) | Call::Command(_) | Call::TokenForm | Call::Exchange => Err(Failure::bad_command("a command is a POST")),
         }
     }
 

@@ -8,6 +8,7 @@ mod freshness;
 mod harness;
 mod home;
 mod house;
+mod identity;
 mod join;
 mod lists;
 mod lives;

@@ -8,6 +8,7 @@ pub mod edge;
 pub mod image;
 pub mod mount;
 pub mod origin;
+pub mod provider;
 pub mod pull;
 pub mod push;
 pub mod regions;
