@@ -4,9 +4,12 @@ mod ask;
 mod check;
 mod columns;
 mod conflicts;
+mod credential_provider;
+mod credentials;
 pub mod demo;
 mod forwards;
 mod logging;
+mod login;
 mod mirror_config;
 mod prefetch;
 mod refresh;
@@ -15,6 +18,7 @@ mod serve;
 mod status;
 mod verify;
 mod wait;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,6 +82,17 @@ enum Command {
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
+    /// Sign in to a registry and leave a credential for docker, podman, skopeo and Helm
+    #[command(
+        after_help = "Examples:\n  outport login registry.example.com\n  az account get-access-token --query accessToken --output tsv | outport login registry.example.com --token-stdin\n\nThe credential goes to docker's config.json (in $DOCKER_CONFIG, else ~/.docker) or to the helper that it names.\n\nExit codes: 0 signed in, 1 refused, 64 usage, 69 a server cannot be asked, 75 it could not tell"
+    )]
+    Login(login::Arguments),
+    /// Remove what login has left
+    #[command(after_help = "Example:\n  outport logout registry.example.com")]
+    Logout(login::LogoutArguments),
+    /// Give the kubelet credentials for a pod's images: its credential provider plugin
+    #[command(after_help = credential_provider::HELP)]
+    CredentialProvider(credential_provider::Arguments),
     /// Hash every cached blob again; the edge must be stopped
     #[command(after_help = "Example:\n  outport --config outport.toml verify")]
     Verify {
@@ -104,6 +119,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
+        Command::Login(arguments) => login::run(&arguments),
+        Command::Logout(arguments) => login::run_logout(&arguments),
+        Command::CredentialProvider(arguments) => credential_provider::run(&arguments),
         Command::Verify { json } => verify::run(config, json),
         Command::MirrorConfig(arguments) => mirror_config::run(config, &arguments),
     }
