@@ -35,7 +35,7 @@ mod tests {
         assert_eq!(parse("").unwrap().tokens, Tokens { private_key: None, ttl: seconds(300) });
         assert_eq!(parse("[tokens]\nttl = \"1m\"").unwrap().tokens.ttl, seconds(60));
         for (text, expected) in [
-            ("ttl = \"59s\"", "tokens.ttl: 59s is out of bounds: 1m to 1h"),
+            ("ttl = \"59s\"", r#"tokens.ttl: "59s" is out of bounds: "1m" to "1h""#),
             (
                 "private_key = \"x\"",
                 "tokens.private_key: a private key does not stand in the configuration: name its file in private_key_file",

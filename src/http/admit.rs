@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_check_asks_for_credentials_where_nobody_is_anonymous() {
+    fn what_names_no_repository_asks_for_credentials_where_nobody_is_anonymous() {
         for (anonymous, user, expected) in [
             (&["docker.io/**"][..], None, 200),
             (&[], None, 401),
@@ -346,12 +346,38 @@ mod tests {
             (&[], Some("unknown"), 401),
             (&["docker.io/**"], Some("unknown"), 401),
         ] {
-            for target in ["/v2/", "/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION]
-            {
+            for target in ["/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION] {
                 assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
             }
         }
         assert_eq!(status(admit(&site(&[]), "/readyz", None)), 200);
+    }
+
+    #[test]
+    fn the_version_check_asks_for_credentials_where_they_lead_further() {
+        for (anonymous, user, expected) in [
+            (&["docker.io/**"][..], None, 401),
+            (&[], None, 401),
+            (&["docker.io/**"], Some("ci"), 200),
+            (&["docker.io/**"], Some("unknown"), 401),
+        ] {
+            assert_eq!(status(admit(&site(anonymous), "/v2/", user)), expected, "{anonymous:?} {user:?}");
+        }
+        let Site { policy, .. } = site(&["**"]);
+        let alike = Site { policy: Policy { principals: Default::default(), ..policy }, ..site(&[]) };
+        assert_eq!(status(admit(&alike, "/v2/", None)), 200, "nobody may more than everybody");
+    }
+
+    #[test]
+    fn who_asks_for_a_token_is_not_authenticated_yet() {
+        for user in [None, Some("ci"), Some("unknown")] {
+            let call = admit(&site(&[]), "/oauth2/token?service=x&scope=repository:a:pull+registry:catalog:*&offline_token=true", user);
+            let Ok(Call::Token(request)) = call else { panic!("{call:?}") };
+            assert!(request.offline && request.scopes.len() == 2, "{request:?}");
+        }
+        let far = crate::access::NetworkRule { allow: vec!["192.0.2.0/24".parse().unwrap()], ..Default::default() };
+        let closed = Site { policy: Policy { rules: vec![far], ..Policy::default() }, ..site(&[]) };
+        assert_eq!(status(admit(&closed, "/oauth2/token", None)), 403);
     }
 
     #[test]
@@ -528,7 +554,7 @@ mod tests {
 
     #[test]
     fn row_19_a_request_names_one_host() {
-        let get = || Request::get("/v2/");
+        let get = || Request::get("/v2/_catalog");
         for (request, expected) in [
             (get(), 400),
             (get().version(Version::HTTP_10), 200),
@@ -539,9 +565,9 @@ mod tests {
             (get().header("host", "edge/x"), 400),
             (get().header("host", ""), 400),
             (get().header("host", &b"\xff"[..]), 400),
-            (Request::get("http://edge/v2/").header("host", "EDGE"), 200),
-            (Request::get("http://edge/v2/").header("host", "other"), 400),
-            (Request::get("https://edge/v2/").version(Version::HTTP_2), 200),
+            (Request::get("http://edge/v2/_catalog").header("host", "EDGE"), 200),
+            (Request::get("http://edge/v2/_catalog").header("host", "other"), 400),
+            (Request::get("https://edge/v2/_catalog").version(Version::HTTP_2), 200),
         ] {
             let text = format!("{request:?}");
             assert_eq!(status(admit_on(&site(&["**"]), &connection(None), request)), expected, "{text}");
@@ -558,7 +584,7 @@ mod tests {
             (Some("edge.example.com"), "edge.example.com", 200),
             (None, "hub.example.com", 200),
         ] {
-            let request = Request::get("/v2/").header("host", host);
+            let request = Request::get("/v2/_catalog").header("host", host);
             assert_eq!(status(admit_on(&site(&["**"]), &connection(server_name), request)), expected, "{server_name:?} {host}");
         }
     }

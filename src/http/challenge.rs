@@ -12,6 +12,8 @@ use crate::registry::Addressing;
 
 /// Below it lies what gives tokens.
 const TOKEN_SERVICE: &str = "/oauth2/";
+/// Below it lies what belongs to no repository.
+const OPERATORS: &str = "/outport/v1/";
 
 /// Why a request is challenged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +64,11 @@ fn scope(site: &Site, head: &Parts, (asked, service): (Option<&str>, &str)) -> O
     let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default()).ok()?;
     let (name, ns, actions) = match &action {
         Action::Catalog(_) => return Some(CATALOG.to_owned()),
-        Action::Forwards | Action::Conflicts(_) | Action::Overview => return Some(REGISTRY.to_owned()),
+        Action::Command(_) | Action::Wait(_) => return None,
         Action::Read { name, ns, .. } => (name, ns.as_deref(), "pull"),
         Action::Write { name, ns, wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_) } => (name, ns.as_deref(), "delete"),
         Action::Write { name, ns, .. } => (name, ns.as_deref(), "pull,push"),
-        _ => return None,
+        _ => return head.uri.path().starts_with(OPERATORS).then(|| REGISTRY.to_owned()),
     };
     let resolve = |name, ns, host| site.names.resolve(Addressing { name, ns, host }).ok().map(|target| target.repository);
     let repository = resolve(name, ns, asked)?;

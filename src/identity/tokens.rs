@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::watch::Controls;
 use crate::access::{Caller, Principal, Scopes, canonical};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
-use crate::ledger::{ControlRecord, Event, Ledger, Look};
+use crate::ledger::{AppendError, ControlRecord, Event, Ledger, Look};
 use crate::oci::Digest;
 use crate::region::Region;
 
@@ -36,8 +37,13 @@ const LOOK_PAUSE: Duration = Duration::from_millis(300);
 const LOOK_TIME: Duration = Duration::from_secs(2);
 /// How often it is looked whether a key has to be published again.
 const PUBLISH_EVERY: Duration = Duration::from_secs(60);
-/// After a publication that failed, or while the region is not open.
-const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
+/// Between a region's opening and the first publication where there are other regions: whether they have seen more of this region's
+/// ledger than stands in its bucket, so that nothing may be appended to it, has to be heard first.
+const HEAR_TIME: Duration = Duration::from_secs(10);
+/// After a publication that failed.
+const PUBLISH_PAUSE: Duration = Duration::from_secs(5);
+/// Between attempts to find the region open.
+const OPEN_PAUSE: Duration = Duration::from_millis(250);
 /// Between a key's publication and its first token: so long other edges and regions have to learn of it.
 const SPREAD_TIME: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,8 @@ struct Inner {
     verdicts: moka::sync::Cache<Digest, Arc<Verdict>>,
     /// When the last look for an unknown key began. Held while one is under way.
     look: Mutex<Option<Instant>>,
+    /// How many looks have begun.
+    looks: AtomicU64,
     /// Another key is to sign.
     replaced: Notify,
 }
@@ -109,6 +117,7 @@ impl Tokens {
             ttl: RwLock::new(ttl),
             verdicts: moka::sync::Cache::new(MAX_VERDICTS),
             look: Mutex::new(None),
+            looks: AtomicU64::new(0),
             replaced: Notify::new(),
         }))
     }
@@ -191,16 +200,17 @@ impl Tokens {
     /// Looks at the ledger for keys that were published a moment ago. All that ask while a look waits for its turn share it, so that
     /// made-up key ids cost a few looks in a second, however many they are.
     async fn look(&self) {
-        let asked = Instant::now();
+        let asked = self.0.looks.load(Ordering::Relaxed);
         let Ok(open) = self.0.region.get() else { return };
-        let mut begun = self.0.look.lock().await;
-        if let Some(last) = *begun {
-            if last >= asked {
-                return;
-            }
+        let mut last = self.0.look.lock().await;
+        if self.0.looks.load(Ordering::Relaxed) > asked {
+            return;
+        }
+        if let Some(last) = *last {
             sleep_until(last + LOOK_PAUSE).await;
         }
-        *begun = Some(Instant::now());
+        *last = Some(Instant::now());
+        self.0.looks.fetch_add(1, Ordering::Relaxed);
         // What cannot be looked at, or not in time, leaves the key unknown.
         let _ = timeout(LOOK_TIME, open.ledger.confirm(Look::Now)).await;
         self.learn(&open.ledger);
@@ -236,40 +246,51 @@ impl Tokens {
     }
 
     async fn publish_keys(&self) {
+        let open = loop {
+            match self.0.region.get() {
+                Ok(open) => break open,
+                Err(_) => sleep(OPEN_PAUSE).await,
+            }
+        };
+        if !self.0.region.peers().is_empty() {
+            sleep(HEAR_TIME).await;
+        }
+        let mut is_told = false;
         loop {
-            let Ok(open) = self.0.region.get() else {
-                sleep(PUBLISH_PAUSE).await;
-                continue;
-            };
-            if !self.publish(&open.ledger).await {
-                sleep(PUBLISH_PAUSE).await;
-            } else if self.read().next().is_some() {
-                sleep(SPREAD_TIME).await;
-                self.change(|keyring| keyring.promote(self.0.clock.now()));
-            } else {
-                // Woken or not, there is a look.
-                let _ = timeout(PUBLISH_EVERY, self.0.replaced.notified()).await;
+            match self.publish(&open.ledger).await {
+                Err(why) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(%why, "the key that signs tokens cannot be published yet: other edges do not know its tokens");
+                    }
+                    sleep(PUBLISH_PAUSE).await;
+                }
+                Ok(()) if self.read().next().is_some() => {
+                    sleep(SPREAD_TIME).await;
+                    self.change(|keyring| keyring.promote(self.0.clock.now()));
+                }
+                Ok(()) => {
+                    is_told = false;
+                    // Woken or not, there is a look.
+                    let _ = timeout(PUBLISH_EVERY, self.0.replaced.notified()).await;
+                }
             }
         }
     }
 
-    /// Whether everything that is due is in the ledger.
-    async fn publish(&self, ledger: &Ledger) -> bool {
+    /// Returns when everything that is due is in the ledger.
+    async fn publish(&self, ledger: &Ledger) -> Result<(), AppendError> {
         self.learn(ledger);
         let due = self.read().due(self.0.clock.now());
         if due.is_empty() {
-            return true;
+            return Ok(());
         }
         let event = |(name, record): (Arc<str>, Option<KeyRecord>)| {
             let content = record.map(|record| serde_json::json!(record));
             Event::PublicKey(ControlRecord { name: name.to_string(), content })
         };
-        if let Err(why) = ledger.append(due.into_iter().map(event).collect()).await {
-            tracing::warn!(%why, "the key that signs tokens cannot be published yet: other edges do not know its tokens");
-            return false;
-        }
+        ledger.append(due.into_iter().map(event).collect()).await?;
         self.learn(ledger);
-        true
+        Ok(())
     }
 
     fn change(&self, change: impl FnOnce(&mut Keyring)) {
@@ -309,3 +330,6 @@ impl Verdict {
         self.epoch == epoch && self.from <= now && now < self.until
     }
 }
+
+#[cfg(test)]
+mod tests;

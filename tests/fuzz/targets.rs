@@ -219,7 +219,11 @@ fn routes(input: &[u8]) -> bool {
             good_name(&name);
             good_push(&method, &wanted);
         }
-        Action::Command(_) => assert!(method == Method::POST),
+        Action::Command(_) | Action::TokenForm => assert!(method == Method::POST),
+        Action::Token(request) => {
+            assert!(reads);
+            assert!(request.scopes.len() <= 100);
+        }
         Action::Peer(question) => {
             assert!(reads);
             good_question(&question);

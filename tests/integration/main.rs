@@ -26,4 +26,5 @@ mod reload;
 mod rows;
 mod secrets;
 mod specification;
+mod tokens;
 mod upstreams;

@@ -92,6 +92,15 @@ impl Client {
         self.with("Authorization", &format!("Basic {credentials}"))
     }
 
+    pub fn with_bearer(self, token: &str) -> Client {
+        self.with("Authorization", &format!("Bearer {token}"))
+    }
+
+    /// A POST of a form.
+    pub async fn post_form(&self, target: &str, form: &str) -> Response {
+        self.send_with("POST", target, &[("Content-Type", "application/x-www-form-urlencoded")], form.as_bytes()).await
+    }
+
     /// Without any header of its own: as anybody.
     pub fn without_headers(&self) -> Client {
         Client { headers: Vec::new(), ..self.clone() }
