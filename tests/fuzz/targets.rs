@@ -194,7 +194,7 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview => assert!(reads),
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns => assert!(reads),
         Action::Wait(wait) => {
             assert!(reads);
             assert!(wait.within <= Duration::from_secs(600));
@@ -219,7 +219,7 @@ fn routes(input: &[u8]) -> bool {
             good_name(&name);
             good_push(&method, &wanted);
         }
-        Action::Command(_) | Action::TokenForm => assert!(method == Method::POST),
+        Action::Command(_) | Action::TokenForm | Action::Exchange => assert!(method == Method::POST),
         Action::Token(request) => {
             assert!(reads);
             assert!(request.scopes.len() <= 100);
