@@ -307,7 +307,13 @@ async fn a_principal_that_is_gone_is_refused_though_its_tokens_are_good() {
 #[tokio::test]
 async fn a_refresh_token_passes_for_a_password_where_tokens_are_had_and_nowhere_else() {
     let (tokens, _, _) = alone();
-    let ci = config::Principal { name: "ci".into(), passwords: vec![Secret::new("pass".into())], pull: Vec::new(), push: Vec::new() };
+    let ci = config::Principal {
+        name: "ci".into(),
+        passwords: vec![Secret::new("pass".into())],
+        certificates: Vec::new(),
+        pull: Vec::new(),
+        push: Vec::new(),
+    };
     let principals = [ci];
     let identity = Identity::new(&principals).with_tokens(tokens.clone(), &principals, &Control::default());
     let refresh = tokens.refresh_token(&subject("ci")).unwrap();
