@@ -154,7 +154,7 @@ fn merge(found: Vec<(Arc<str>, Finding)>, limit: usize) -> Answer {
         regions.push(Searched { region, complete: found.lacking.is_none(), why: found.lacking });
         entries.extend(found.entries);
     }
-    entries.sort_by(|one, other| (other.time, other.id).cmp(&(one.time, one.id)));
+    entries.sort_by_key(|entry| std::cmp::Reverse((entry.time, entry.id)));
     let mut more = entries.len() >= limit;
     entries.truncate(limit);
     let (mut size_bytes, mut line) = (0, Vec::new());

@@ -32,7 +32,7 @@ pub use access::{Access, Principal};
 pub use audit::Audit;
 pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
-pub use names::{is_principal, path_prefix};
+pub use names::{is_principal, is_user, path_prefix};
 pub use oidc::Oidc;
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use problem::{ConfigErrors, Problem};

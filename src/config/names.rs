@@ -47,7 +47,7 @@ pub fn is_principal(text: &str) -> bool {
 }
 
 /// The name of a principal that signs in with a password: it can stand before the colon of Basic credentials (RFC 7617).
-pub(super) fn is_user(text: &str) -> bool {
+pub fn is_user(text: &str) -> bool {
     is_principal(text) && !text.contains([':', '/'])
 }
 

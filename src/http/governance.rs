@@ -35,7 +35,7 @@ use super::route::{RouteError, decoded, page};
 use super::service::{Http, Reuse, drain, json_body, within};
 use crate::access::{Caller, Operation, Permit};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{is_principal, parse_duration};
+use crate::config::{is_user, parse_duration};
 use crate::identity::governance::{Changed, Force, Governance, Made, NewPrincipal, Standing};
 use crate::identity::{ADMIN, Number, RoleRecord, RuleRecord};
 use crate::registry::Page;
@@ -131,7 +131,7 @@ fn of_item(method: &Method, item: Item) -> Result<Governing, RouteError> {
 }
 
 fn principal(segment: &[u8]) -> Result<String, RouteError> {
-    Ok(decoded(segment)?.into_owned()).and_then(|name| if is_principal(&name) { Ok(name) } else { Err(RouteError::Unknown) })
+    Ok(decoded(segment)?.into_owned()).and_then(|name| if is_user(&name) { Ok(name) } else { Err(RouteError::Unknown) })
 }
 
 fn own_id(segment: &[u8]) -> Result<String, RouteError> {

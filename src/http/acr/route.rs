@@ -147,7 +147,7 @@ mod tests {
     fn pages_are_bounded_and_ordered() {
         let read = |query: &str| match ask("GET", &format!("/acr/v1/a/_manifests?{query}")) {
             Ok(Action::Acr { wanted: Acr::Manifests(part), .. }) => Ok(part),
-            other => Err(other),
+            other => Err(format!("{other:?}")),
         };
         let after = |name: &str, at: Option<u64>| Some(After { name: name.to_owned(), at: at.map(Timestamp::from_ms) });
         for (query, limit, order, after) in [

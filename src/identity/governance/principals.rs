@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Change, Changed, Governance, GovernanceError, demand, in_configuration, refuse_beyond, removed, written};
 use crate::access::{Operation, Permit};
 use crate::clock::Timestamp;
-use crate::config::{Secret, is_principal};
+use crate::config::{Secret, is_user};
 use crate::identity::control::{ADMIN, Control, IdentityKind, IdentityRecord, NUMBERS, Number, SecretRecord, secret_name};
 use crate::identity::passwords::new_secret;
 use crate::ledger::Event;
@@ -95,7 +95,7 @@ impl Governance {
     /// The name is none, or is taken.
     pub async fn create_principal(&self, permit: Permit, new: &NewPrincipal) -> Result<Changed<Vec<Made>>, GovernanceError> {
         let name = &*new.name;
-        if !is_principal(name) {
+        if !is_user(name) {
             let form = "1 to 128 letters, digits and . _ @ + -, and not \"anonymous\"";
             return Err(GovernanceError::Invalid(format!("{name:?} is not a principal's name: {form}")));
         }
