@@ -81,7 +81,7 @@ async fn each_kind_of_request_leaves_one_entry() {
     let (ci, stranger) = (anyone.clone().with_basic("ci", "secret"), anyone.clone().with_basic("stranger", "secret"));
     let wrong = anyone.clone().with_basic("ci", "wrong");
     let image = Image::new(2, &[3_000]);
-    let (blob, manifest) = (&image.blobs[0], &image.manifest);
+    let (blob, manifest) = (&image.blobs[1], &image.manifest);
     let upload = format!("/v2/team/app/blobs/uploads/?digest={}", blob.digest());
     let begin = "/v2/team/app/blobs/uploads/".to_owned();
     let by_tag = "/v2/team/app/manifests/v1".to_owned();

@@ -19,7 +19,9 @@ fn under(name: &str) -> impl Iterator<Item = Vec<u8>> + '_ {
 #[tokio::test]
 async fn rows_01_to_03_names_that_leave_their_place() {
     let world = World::plain().await;
-    let before = files(&world.edge.data_dir());
+    // What is refused is recorded, which begins a file of its own.
+    let kept = || files(&world.edge.data_dir()).into_iter().filter(|path| !path.iter().any(|part| part == "audit")).count();
+    let before = kept();
     let names = [
         "..",
         "../x",
@@ -56,7 +58,7 @@ async fn rows_01_to_03_names_that_leave_their_place() {
         "/v2/origin.test/app%2Fmanifests%2Fv1",
     ];
     world.refuses(400, "NAME_INVALID", targets.map(get)).await;
-    assert_eq!(files(&world.edge.data_dir()).len(), before.len(), "no name made a file");
+    assert_eq!(kept(), before, "no name made a file");
     world.finish_unasked().await;
 }
 
