@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{Semaphore, watch};
 
@@ -37,13 +37,16 @@ use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OUTPORT_POSITION: HeaderName = HeaderName::from_static("outport-position");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-/// A body that no read needs is taken in, so that its connection can go on, up to this many bytes and this time.
 /// Answers to other regions that are held back at one time, each until there is something to tell.
 const MAX_HELD_BACK: usize = 256;
 /// Clients that wait for regions at one time.
 const MAX_WAITERS: usize = 1_024;
+/// A body that no read needs is taken in, so that its connection can go on, up to this many bytes and this time.
 const DRAIN_BYTES: usize = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// Of a request that has to come again with credentials: Azure's clients send 4 MiB of a blob before they have any.
+const UNASKED_BYTES: usize = 8 * 1024 * 1024;
+const UNASKED_TIME: Duration = Duration::from_secs(10);
 
 /// Answers requests. Cloning is cheap; all clones are one.
 #[derive(Clone, Debug)]
@@ -185,7 +188,11 @@ impl Http {
                 let reuse = drain(&head, body).await;
                 (self.call(call, &site, &head, &mut record).await, reuse)
             }
-            Err(failure) => (Err(failure), drain(&head, body).await),
+            Err(failure) => {
+                let reuse =
+                    if failure.status == StatusCode::UNAUTHORIZED { drain_unasked(&head, body).await } else { drain(&head, body).await };
+                (Err(failure), reuse)
+            }
         };
         let reply = reply.unwrap_or_else(|mut failure| {
             record.refused(&failure);
@@ -251,7 +258,8 @@ impl Http {
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::AcrCatalog(page) => {
-                let readable = |repository: &_| site.policy.authorize(record.caller(), repository, Action::MetadataRead).is_ok();
+                let caller = record.caller().of_lists();
+                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::MetadataRead).is_ok();
                 let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
                 Ok(respond::acr_catalog(&listed, Listing { page: &page, ns: None }))
             }
@@ -447,13 +455,31 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    drain_within(head, body, (DRAIN_BYTES, DRAIN_TIME)).await
+}
+
+/// The same of a request that is only told to sign in: clients that sent a part of a blob along lose the challenge if the connection is
+/// closed under them.
+async fn drain_unasked<B>(head: &Parts, body: B) -> Reuse
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    drain_within(head, body, (UNASKED_BYTES, UNASKED_TIME)).await
+}
+
+async fn drain_within<B>(head: &Parts, body: B, (most_bytes, most_time): (usize, Duration)) -> Reuse
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     if body.is_end_stream() {
         return Reuse::Keep;
     }
-    if head.headers.contains_key(header::EXPECT) || body.size_hint().lower() > DRAIN_BYTES as u64 {
+    if head.headers.contains_key(header::EXPECT) || body.size_hint().lower() > most_bytes as u64 {
         return Reuse::Close;
     }
-    let mut body = std::pin::pin!(Limited::new(body, DRAIN_BYTES));
+    let mut body = std::pin::pin!(Limited::new(body, most_bytes));
     let emptied = async {
         loop {
             match body.frame().await {
@@ -463,7 +489,7 @@ where
             }
         }
     };
-    tokio::time::timeout(DRAIN_TIME, emptied).await.unwrap_or(Reuse::Close)
+    tokio::time::timeout(most_time, emptied).await.unwrap_or(Reuse::Close)
 }
 
 /// Takes in what a use case left of its body, under the same conditions as [`drain`].

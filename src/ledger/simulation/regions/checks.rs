@@ -103,8 +103,10 @@ impl History {
     pub fn check_appends(&self, world: &World, vector: &VersionVector) {
         let mut found: BTreeMap<&str, Vec<At<'_>>> = BTreeMap::new();
         for at in self.events() {
-            if let Event::Rule(record) = at.event {
-                found.entry(&record.name).or_default().push(at);
+            if let Event::Rule(record) = at.event
+                && let Some(marker) = record.content.as_ref().and_then(|content| content.as_str())
+            {
+                found.entry(marker).or_default().push(at);
             }
         }
         let record = world.record.lock().unwrap();

@@ -183,7 +183,9 @@ impl Client {
             record.numbered += 1;
             format!("append-{}", record.numbered)
         };
-        events.insert(0, Event::Rule(ControlRecord { name: marker.clone(), content: None }));
+        // One record for each region, so that they do not become many.
+        let mark = ControlRecord { name: format!("marks of {}", self.world.regions[at.0].name), content: Some(marker.as_str().into()) };
+        events.insert(0, Event::Rule(mark));
         self.ask_others(at);
         let origin = self.world.regions[at.0].origin();
         let outcome = self.world.ledger(at).append(events.clone()).await;
