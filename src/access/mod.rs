@@ -59,7 +59,7 @@ pub struct Caller {
 impl Caller {
     /// Somebody without groups, with credentials that are not limited.
     pub fn new(principal: Principal, address: IpAddr, proof: &'static str) -> Caller {
-        Caller { principal, groups: Arc::new([]), address: canonical(address), listener: 0, scopes: None, proof }
+        Caller { principal, groups: Arc::default(), address: canonical(address), listener: 0, scopes: None, proof }
     }
 
     pub fn anonymous(address: IpAddr) -> Caller {
@@ -273,7 +273,7 @@ impl Policy {
             || self
                 .assignments
                 .iter()
-                .any(|assignment| assignment.role.allows(action) && assignment.reaches(repository) && self.counts(caller, assignment))
+                .any(|assignment| assignment.role.allows(action) && self.counts(caller, assignment) && assignment.reaches(repository))
     }
 
     /// Whether the repository's upstream says who may read it. Nobody has anything there by grants, roles or tokens.

@@ -4,11 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use http::Method;
 use serde_json::json;
 
 use super::ask::{AskError, Shown};
-use super::governing::{Answer, BELOW, finish, secrets};
+use super::governing::{Answer, BELOW, finish, secrets, show, switch};
 use super::principal::{put, rows};
 
 pub(super) const EXAMPLES: &str = "Examples:\n  outport admin enable --username root --password-file root.password\n  outport admin regenerate 1 --username root --password-file root.password > admin.password";
@@ -62,13 +61,9 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
 
 fn execute(config: Option<&Path>, command: &Command, shown: &Shown) -> Result<Answer, AskError> {
     let (edge, own) = (&shown.edge, format!("{BELOW}/admin"));
-    let switch = |enabled: bool| edge.order(config, Method::PATCH, &own, Some(&json!({ "enabled": enabled }))).map(secrets);
+    let switch = |enabled: bool| switch((edge, config), &own, enabled);
     match command {
-        Command::Show { .. } => {
-            let answer = edge.read(config, &own)?;
-            let text = rows(std::slice::from_ref(&answer));
-            Ok(Answer::new(answer, text))
-        }
+        Command::Show { .. } => show((edge, config), &own, rows),
         Command::Enable { .. } => switch(true),
         Command::Disable { .. } => switch(false),
         Command::Regenerate { number, expires_in, .. } => {

@@ -25,6 +25,16 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
+/// A text in an answer; what should be there and is not shows.
+pub(super) fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+/// A list in an answer.
+pub(super) fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 /// As people read sizes, with one decimal.
 pub(super) fn size(bytes: u64) -> String {
     let unit = (0..UNITS.len()).rev().find(|unit| bytes >= 1 << (10 * unit)).unwrap_or_default();

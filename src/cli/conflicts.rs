@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::ask::{AskError, Edge, Shown};
-use super::columns::{age, in_query};
+use super::columns::{age, in_query, word};
 use crate::clock::{Clock, Timestamp};
 
 /// In one answer of the edge, and in all.
@@ -56,10 +56,6 @@ fn line(conflict: &Value, now: Timestamp) -> String {
         word(&conflict["winner"]),
         losers.join(", ")
     )
-}
-
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
 }
 
 #[cfg(test)]

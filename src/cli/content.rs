@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::ask::{AskError, Edge, Shown};
-use super::columns::{columns, in_query};
+use super::columns::{columns, in_query, list, word};
 
 /// Items in one answer of the edge, and answers of one list.
 const PAGE: usize = 500;
@@ -291,14 +291,6 @@ fn tags_text(answer: &Value) -> String {
 
 fn rows<const N: usize>(pairs: [(&str, String); N]) -> String {
     columns(&pairs.map(|(name, value)| [name.to_owned(), value]))
-}
-
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use http::Method;
 use serde_json::{Value, json};
 
 use super::ask::{AskError, Edge, Shown};
@@ -26,11 +27,6 @@ pub(super) struct Answer {
 impl Answer {
     pub(super) fn new(json: Value, text: String) -> Answer {
         Answer { json, text, remark: String::new() }
-    }
-
-    /// Something was done of which nothing is to be printed.
-    pub(super) fn remark(json: Value, remark: String) -> Answer {
-        Answer { json, text: String::new(), remark }
     }
 }
 
@@ -59,6 +55,31 @@ pub(super) fn list(
 ) -> Result<Answer, AskError> {
     let found = edge.read_all(config, &format!("{BELOW}/{name}"), (name, key))?;
     Ok(Answer::new(json!({ name: found }), rows(&found)))
+}
+
+/// One entry, as a list shows it.
+pub(super) fn show((edge, config): (&Edge, Option<&Path>), path: &str, rows: impl FnOnce(&[Value]) -> String) -> Result<Answer, AskError> {
+    let found = edge.read(config, path)?;
+    let text = rows(std::slice::from_ref(&found));
+    Ok(Answer::new(found, text))
+}
+
+/// Lets somebody sign in, or not any more.
+pub(super) fn switch((edge, config): (&Edge, Option<&Path>), path: &str, enabled: bool) -> Result<Answer, AskError> {
+    edge.order(config, Method::PATCH, path, Some(&json!({ "enabled": enabled }))).map(secrets)
+}
+
+/// Removes something.
+pub(super) fn remove((edge, config): (&Edge, Option<&Path>), path: &str) -> Result<Answer, AskError> {
+    let answer = edge.order(config, Method::DELETE, path, None)?;
+    let remark = format!("done, at {}", word(&answer["position"]));
+    Ok(Answer { json: answer, text: String::new(), remark })
+}
+
+/// The id of what was made.
+pub(super) fn identified(answer: Value) -> Answer {
+    let (text, remark) = (format!("{}\n", word(&answer["id"])), format!("done, at {}", word(&answer["position"])));
+    Answer { text, remark, json: answer }
 }
 
 /// Where something of this name is.

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use http::Method;
 use serde_json::{Value, json};
 
 use super::ask::{AskError, Shown};
 use super::columns::columns;
-use super::governing::{Answer, BELOW, finish, list, path, secrets, until, word};
+use super::governing::{Answer, BELOW, finish, list, path, remove, secrets, show, switch, until, word};
 
 pub(super) const EXAMPLES: &str = "Examples:\n  outport principal create ci --username root --password-file root.password > ci.secret\n  outport principal regenerate ci 2 --expires-in 90d --username root --password-file root.password\n  outport principal list --username root --password-file root.password";
 
@@ -96,20 +95,11 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
 fn execute(config: Option<&Path>, command: &Command, shown: &Shown) -> Result<Answer, AskError> {
     let edge = &shown.edge;
     let own = |named: &Named| path("principals", &named.name);
-    let switch =
-        |named: &Named, enabled: bool| edge.order(config, Method::PATCH, &own(named), Some(&json!({ "enabled": enabled }))).map(secrets);
-    let remove = |path: &str| {
-        let answer = edge.order(config, Method::DELETE, path, None)?;
-        let remark = format!("done, at {}", word(&answer["position"]));
-        Ok(Answer::remark(answer, remark))
-    };
+    let switch = |named: &Named, enabled: bool| switch((edge, config), &own(named), enabled);
+    let remove = |path: &str| remove((edge, config), path);
     match command {
         Command::List { .. } => list((edge, config), ("principals", "name"), rows),
-        Command::Show(named) => {
-            let answer = edge.read(config, &own(named))?;
-            let text = rows(std::slice::from_ref(&answer));
-            Ok(Answer::new(answer, text))
-        }
+        Command::Show(named) => show((edge, config), &own(named), rows),
         Command::Create { named, expires_in, secret_expires_in } => {
             let mut question = json!({ "name": named.name });
             put(&mut question, "expires_in", expires_in);

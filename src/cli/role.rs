@@ -4,12 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use http::Method;
 use serde_json::{Value, json};
 
 use super::ask::{AskError, Shown};
 use super::columns::columns;
-use super::governing::{Answer, BELOW, finish, list, path, word, words};
+use super::governing::{Answer, BELOW, finish, identified, list, path, remove, word, words};
 
 pub(super) const EXAMPLES: &str = "Examples:\n  outport role assign AcrPush ci --repository 'team/**' --username root --password-file root.password\n  outport role list --username root --password-file root.password";
 
@@ -70,18 +69,8 @@ fn execute(config: Option<&Path>, command: &Command, shown: &Shown) -> Result<An
             }
             edge.ask(config, &format!("{BELOW}/roles"), &question).map(identified)
         }
-        Command::Revoke { id, .. } => {
-            let answer = edge.order(config, Method::DELETE, &path("roles", id), None)?;
-            let remark = format!("done, at {}", word(&answer["position"]));
-            Ok(Answer::remark(answer, remark))
-        }
+        Command::Revoke { id, .. } => remove((edge, config), &path("roles", id)),
     }
-}
-
-/// The id of what was made.
-pub(super) fn identified(answer: Value) -> Answer {
-    let (text, remark) = (format!("{}\n", word(&answer["id"])), format!("done, at {}", word(&answer["position"])));
-    Answer { text, remark, json: answer }
 }
 
 fn rows(roles: &[Value]) -> String {

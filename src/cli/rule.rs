@@ -4,13 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use http::Method;
 use serde_json::{Value, json};
 
 use super::ask::{AskError, Shown};
 use super::columns::columns;
-use super::governing::{Answer, BELOW, finish, list, path, word, words};
-use super::role::identified;
+use super::governing::{Answer, BELOW, finish, identified, list, path, remove, word, words};
 
 pub(super) const EXAMPLES: &str = "Examples:\n  outport rule add --allow 10.0.0.0/8 --allow 2001:db8::/32 --username root --password-file root.password\n  outport rule list --username root --password-file root.password";
 
@@ -75,11 +73,7 @@ fn execute(config: Option<&Path>, command: &Command, shown: &Shown) -> Result<An
             let question = json!({ "allow": allow, "deny": deny, "default": default, "roles": roles, "force": force });
             edge.ask(config, &format!("{BELOW}/rules"), &question).map(identified)
         }
-        Command::Remove { id, .. } => {
-            let answer = edge.order(config, Method::DELETE, &path("rules", id), None)?;
-            let remark = format!("done, at {}", word(&answer["position"]));
-            Ok(Answer::remark(answer, remark))
-        }
+        Command::Remove { id, .. } => remove((edge, config), &path("rules", id)),
     }
 }
 

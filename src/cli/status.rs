@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::ask::Shown;
-use super::columns::{age, bar, columns, seconds, size};
+use super::columns::{age, bar, columns, list, seconds, size, word};
 use crate::clock::{Clock, Timestamp};
 
 /// Whether there is somebody to look at bars.
@@ -97,14 +97,6 @@ fn backlog(backlog: &Value) -> String {
         }
     }
     text
-}
-
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -16,8 +16,6 @@ use crate::clock::Timestamp;
 use crate::ledger::{Ledger, LedgerError, Look, RepositoryEntry, UnforwardedEntry, UnforwardedQuery};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
-/// How long to wait for a region that is not open yet.
-pub(super) const REGION_PAUSE: Duration = Duration::from_millis(250);
 /// Between two looks at what has changed, and at everything.
 const CHANGES_EVERY: Duration = Duration::from_secs(60);
 const ALL_EVERY: Duration = Duration::from_secs(3_600);
@@ -33,12 +31,7 @@ const PAGE: usize = 256;
 const MAX_UNFINISHED: usize = 10_000;
 
 pub(super) async fn run(inner: Arc<Inner>) {
-    let ledger = loop {
-        match inner.region.get() {
-            Ok(open) => break open.ledger.clone(),
-            Err(_) => sleep(REGION_PAUSE).await,
-        }
-    };
+    let ledger = inner.region.opened().await.ledger.clone();
     let mut lookout = Lookout { courtesy: FIRST_COURTESY, ..Lookout::default() };
     let mut all_due = Instant::now();
     loop {

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 pub use policy::Policies;
 pub use queue::{Pending, Standing};
@@ -170,9 +170,7 @@ impl Inner {
 }
 
 async fn pass_on(inner: Arc<Inner>) {
-    while inner.region.get().is_err() {
-        sleep(looking::REGION_PAUSE).await;
-    }
+    inner.region.opened().await;
     // Dropped with this task, and with it all that is on its way.
     let (mut running, mut keys) = (JoinSet::new(), HashMap::new());
     loop {

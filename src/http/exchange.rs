@@ -9,11 +9,12 @@ use http::Response;
 use super::admit::Site;
 use super::body::Payload;
 use super::error::Failure;
+use super::intake::Reuse;
 use super::log::Record;
 use super::oauth2::{Asked, Form, NoToken, Refusal, answered, read_form, uncached};
 use super::respond;
 use super::route::RouteError;
-use super::service::{Http, Reuse, within};
+use super::service::{Http, within};
 use crate::access::{Caller, Policy, Principal};
 use crate::identity::{OidcError, Subject};
 

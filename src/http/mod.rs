@@ -12,6 +12,7 @@ mod error;
 mod exchange;
 mod forwarded;
 mod governance;
+mod intake;
 mod locations;
 mod log;
 mod oauth2;

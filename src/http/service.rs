@@ -7,17 +7,17 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
 use super::challenge::challenge;
-use super::command::{self, MAX_COMMAND_BYTES};
+use super::command;
 use super::conditional::is_unmodified;
 use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::exchange;
+use super::intake::{Reuse, drain, drain_rest, drain_unasked, json_body};
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::identity::Governance;
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, RepositoryName};
 use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -41,13 +41,6 @@ const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const MAX_HELD_BACK: usize = 256;
 /// Clients that wait for regions at one time.
 const MAX_WAITERS: usize = 1_024;
-/// A body that no read needs is taken in, so that its connection can go on, up to this many bytes and this time.
-const DRAIN_BYTES: usize = 64 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(1);
-/// Of a request that has to come again with credentials: Azure's clients send 4 MiB of a blob before they have any.
-const UNASKED_BYTES: usize = 8 * 1024 * 1024;
-const UNASKED_TIME: Duration = Duration::from_secs(10);
-
 /// Answers requests. Cloning is cheap; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Http(Arc<Inner>);
@@ -68,14 +61,6 @@ struct Inner {
     held_back: Semaphore,
     /// One for each client that waits for regions.
     waiters: Semaphore,
-}
-
-/// Whether a connection can carry another request after this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reuse {
-    Keep,
-    /// Bytes of this request's body are still to come: nothing behind them may be read as a request.
-    Close,
 }
 
 impl Http {
@@ -248,30 +233,27 @@ impl Http {
     }
 
     async fn call(&self, call: Call, site: &Site, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+        // Of what is listed, the caller sees what it may.
+        let visible = |action| {
+            let caller = record.caller().of_lists();
+            move |repository: &RepositoryName| site.policy.authorize(&caller, repository, action).is_ok()
+        };
         match call {
             Call::Version => Ok(respond::version()),
             Call::Ready => Ok(ops::without_reasons(self.ready(Check::Shallow, site.deadline).await)),
             Call::Catalog(page) => {
-                let caller = record.caller().of_lists();
-                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
-                let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
+                let listed = within(site.deadline, async { Ok(self.0.registry.catalog(visible(Action::Pull), &page).await) }).await?;
                 Ok(respond::catalog(&listed, Listing { page: &page, ns: None }))
             }
             Call::AcrCatalog(page) => {
-                let caller = record.caller().of_lists();
-                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::MetadataRead).is_ok();
-                let listed = within(site.deadline, async { Ok(self.0.registry.catalog(readable, &page).await) }).await?;
+                let listing = async { Ok(self.0.registry.catalog(visible(Action::MetadataRead), &page).await) };
+                let listed = within(site.deadline, listing).await?;
                 Ok(respond::acr_catalog(&listed, Listing { page: &page, ns: None }))
             }
-            Call::Forwards => {
-                let caller = record.caller().of_lists();
-                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
-                Ok(respond::forwards(&self.0.registry.forwards(readable)))
-            }
+            Call::Forwards => Ok(respond::forwards(&self.0.registry.forwards(visible(Action::Pull)))),
             Call::Conflicts(page) => {
-                let caller = record.caller().of_lists();
-                let readable = |repository: &_| site.policy.authorize(&caller, repository, Action::Pull).is_ok();
-                let listed = self.0.registry.conflicts(readable, &page).map_err(|error| Failure::from_cache(error, Subject::Repository))?;
+                let listed = self.0.registry.conflicts(visible(Action::Pull), &page);
+                let listed = listed.map_err(|error| Failure::from_cache(error, Subject::Repository))?;
                 Ok(respond::conflicts(&listed, &page))
             }
             Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
@@ -410,107 +392,6 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     }
 }
 
-/// The body of a command, which says that it is JSON, and whether the connection goes on after it.
-pub(super) async fn json_body<B>(site: &Site, head: &Parts, body: B) -> (Result<Bytes, Failure>, Reuse)
-where
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let is_json = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next() == Some(b"application/json");
-    if !head.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
-        // No page of another origin can send this type without asking first.
-        return (Err(Failure::not_json()), drain(head, body).await);
-    }
-    match tokio::time::timeout(site.deadline, command_body(body)).await {
-        Ok(Ok(bytes)) => (Ok(bytes), Reuse::Keep),
-        Ok(Err(failure)) => (Err(failure), Reuse::Close),
-        Err(_) => (Err(Failure::bad_command("the body did not come")), Reuse::Close),
-    }
-}
-
-async fn command_body<B>(body: B) -> Result<Bytes, Failure>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    bounded_body(body, MAX_COMMAND_BYTES).await
-}
-
-/// A whole body that is small.
-pub(super) async fn bounded_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Failure>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match Limited::new(body, most_bytes).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Failure::body_too_large()),
-        Err(_) => Err(Failure::bad_command("the body did not come whole")),
-    }
-}
-
-/// Takes in a small body that nobody reads. One that is larger, slow, or only offered (`Expect: 100-continue`) is left alone.
-pub(super) async fn drain<B>(head: &Parts, body: B) -> Reuse
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    drain_within(head, body, (DRAIN_BYTES, DRAIN_TIME)).await
-}
-
-/// The same of a request that is only told to sign in: clients that sent a part of a blob along lose the challenge if the connection is
-/// closed under them.
-async fn drain_unasked<B>(head: &Parts, body: B) -> Reuse
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    drain_within(head, body, (UNASKED_BYTES, UNASKED_TIME)).await
-}
-
-async fn drain_within<B>(head: &Parts, body: B, (most_bytes, most_time): (usize, Duration)) -> Reuse
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    if body.is_end_stream() {
-        return Reuse::Keep;
-    }
-    if head.headers.contains_key(header::EXPECT) || body.size_hint().lower() > most_bytes as u64 {
-        return Reuse::Close;
-    }
-    let mut body = std::pin::pin!(Limited::new(body, most_bytes));
-    let emptied = async {
-        loop {
-            match body.frame().await {
-                None => return Reuse::Keep,
-                Some(Ok(_)) => {}
-                Some(Err(_)) => return Reuse::Close,
-            }
-        }
-    };
-    tokio::time::timeout(most_time, emptied).await.unwrap_or(Reuse::Close)
-}
-
-/// Takes in what a use case left of its body, under the same conditions as [`drain`].
-async fn drain_rest(head: &Parts, mut inflow: Inflow) -> Reuse {
-    if inflow.is_drained() {
-        return Reuse::Keep;
-    }
-    let rest_bytes = inflow.declared_bytes().unwrap_or_default().saturating_sub(inflow.received_bytes());
-    let only_offered = head.headers.contains_key(header::EXPECT) && inflow.received_bytes() == 0;
-    if only_offered || rest_bytes > DRAIN_BYTES as u64 {
-        return Reuse::Close;
-    }
-    let most_bytes = inflow.received_bytes().saturating_add(DRAIN_BYTES as u64);
-    inflow = inflow.limited(most_bytes);
-    let emptied = async {
-        while let Ok(Some(_)) = inflow.next().await {}
-        if inflow.is_drained() { Reuse::Keep } else { Reuse::Close }
-    };
-    tokio::time::timeout(DRAIN_TIME, emptied).await.unwrap_or(Reuse::Close)
-}
-
 /// Adds what every answer has and ties it to its connection and record.
 fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: &Connection, mut record: Record) -> Response<Body> {
     shared_headers(&mut reply, head, reuse, record.request_id());
@@ -548,6 +429,7 @@ fn sent(payload: Payload, method: &Method) -> Payload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt;
     use hyper::body::Incoming;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -595,6 +477,12 @@ mod tests {
         (head, reuse)
     }
 
+    /// As a request that has to come again with credentials.
+    async fn challenged(head: Parts, body: Incoming) -> (Parts, Reuse) {
+        let reuse = drain_unasked(&head, body).await;
+        (head, reuse)
+    }
+
     /// As a push that takes at most 10 bytes.
     async fn taken(head: Parts, body: Incoming) -> (Parts, Reuse) {
         let mut inflow = Inflow::new(body, 10);
@@ -621,6 +509,22 @@ mod tests {
                 // Row 48: who is refused is not asked for the body.
                 assert!(!received.contains("100 Continue"), "{received}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_sent_a_part_of_a_blob_before_signing_in_gets_the_challenge_and_may_go_on() {
+        let part = "x".repeat(4 << 20);
+        for (headers, body, answers) in [
+            (format!("Content-Length: {}", part.len()), part.as_str(), 2),
+            ("Content-Length: 9000000".to_owned(), SECOND, 1),
+            // Row 48: what is only offered is not asked for.
+            (format!("Content-Length: {}\r\nExpect: 100-continue", part.len()), "", 1),
+        ] {
+            let bytes = format!("PATCH /v2/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}{SECOND}");
+            let received = conversation(bytes.as_bytes(), challenged).await;
+            assert_eq!(received.matches("HTTP/1.1 200 OK").count(), answers, "{headers}: {received}");
+            assert!(!received.contains("100 Continue"), "{received}");
         }
     }
 
@@ -668,12 +572,5 @@ mod tests {
         assert!(!response.headers().contains_key("connection"));
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "{}");
         assert!(metrics.render().contains(r#"outport_response_bytes_total{route="other",source="none"} 2"#));
-    }
-
-    #[tokio::test]
-    async fn a_command_is_small() {
-        let body = |size| http_body_util::Full::new(Bytes::from(vec![b' '; size]));
-        assert_eq!(command_body(body(MAX_COMMAND_BYTES)).await.unwrap().len(), MAX_COMMAND_BYTES);
-        assert_eq!(command_body(body(MAX_COMMAND_BYTES + 1)).await.unwrap_err().status, http::StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

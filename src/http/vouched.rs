@@ -2,8 +2,6 @@
 //! 7617): a token is made for one registry, and this edge is another. They are not looked up among this edge's own principals, nor are
 //! they written anywhere.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
@@ -14,7 +12,7 @@ use super::route::{Action, Wanted};
 use super::service::within;
 use crate::access::{Caller, Lent, Principal};
 use crate::cache::CacheError;
-use crate::identity::AuthError;
+use crate::identity::{AuthError, Credentials};
 use crate::registry::push::PushError;
 use crate::registry::{Addressing, Glimpse, Target};
 
@@ -126,22 +124,24 @@ fn glimpse(wanted: &Wanted) -> Option<Glimpse<'_>> {
 
 /// A user name and password, if the one `Authorization` header has them. What else it may have is good for other doors.
 fn lent(headers: &HeaderMap) -> Result<Option<Lent>, AuthError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() || value.len() > MAX_CREDENTIALS_BYTES {
+    let values = || headers.get_all(AUTHORIZATION).iter();
+    if values().any(|value| value.len() > MAX_CREDENTIALS_BYTES) {
         return Err(AuthError::Malformed);
     }
-    let (scheme, credentials) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return Ok(None);
+    match Credentials::read(values()) {
+        Ok(Some(Credentials::Basic { name, password })) => {
+            let text = |bytes| String::from_utf8(bytes).map_err(|_| AuthError::Malformed);
+            Ok(Some(Lent::new(text(name)?, text(password)?)))
+        }
+        Ok(None | Some(Credentials::Bearer(_))) | Err(AuthError::Refused) => Ok(None),
+        Err(error) => Err(error),
     }
-    let decoded = STANDARD.decode(credentials.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(AuthError::Malformed)?;
-    let (username, password) = decoded.split_once(':').ok_or(AuthError::Malformed)?;
-    Ok(Some(Lent::new(username.to_owned(), password.to_owned())))
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use http::HeaderValue;
 
     use super::*;

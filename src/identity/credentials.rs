@@ -11,7 +11,7 @@ use super::claims::MAX_TOKEN_BYTES;
 const MAX_CREDENTIALS_BYTES: usize = MAX_TOKEN_BYTES / 3 * 4 + 512;
 
 /// Not verified yet.
-pub(super) enum Credentials<'a> {
+pub enum Credentials<'a> {
     /// RFC 7617.
     Basic { name: Vec<u8>, password: Vec<u8> },
     /// RFC 6750, section 2.1.

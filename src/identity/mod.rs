@@ -33,6 +33,7 @@ pub use control::{
     ADMIN, Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, NUMBERS, Number, RoleRecord, RuleRecord, SecretRecord, assignee,
     secret_name,
 };
+pub use credentials::Credentials;
 pub use governance::Governance;
 pub use keys::{KeyError, SigningKey};
 pub use oidc::{Oidc, OidcError, SignIn};
@@ -41,7 +42,6 @@ pub use tokens::{AccessToken, REFRESH_TTL, Sources, Tokens};
 pub use watch::Controls;
 
 use certificate::Certified;
-use credentials::Credentials;
 use passwords::Attempt;
 use standing::Standings;
 

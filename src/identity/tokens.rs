@@ -42,8 +42,6 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(60);
 const HEAR_TIME: Duration = Duration::from_secs(10);
 /// After a publication that failed.
 const PUBLISH_PAUSE: Duration = Duration::from_secs(5);
-/// Between attempts to find the region open.
-const OPEN_PAUSE: Duration = Duration::from_millis(250);
 /// Between a key's publication and its first token: so long other edges and regions have to learn of it.
 const SPREAD_TIME: Duration = Duration::from_secs(10);
 
@@ -246,12 +244,7 @@ impl Tokens {
     }
 
     async fn publish_keys(&self) {
-        let open = loop {
-            match self.0.region.get() {
-                Ok(open) => break open,
-                Err(_) => sleep(OPEN_PAUSE).await,
-            }
-        };
+        let open = self.0.region.opened().await;
         if !self.0.region.peers().is_empty() {
             sleep(HEAR_TIME).await;
         }

@@ -16,8 +16,6 @@ use crate::region::Region;
 const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// Between two readings of all records, at least: each push folds something too.
 const READ_PAUSE: Duration = Duration::from_millis(500);
-/// Between attempts to find the region open.
-const OPEN_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the control plane says, now and from now on. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -65,16 +63,7 @@ impl Controls {
     /// Begins to follow the region's ledger. The task goes on for as long as the process does, or until it is aborted.
     pub fn follow(&self, region: Region) -> AbortHandle {
         let controls = self.clone();
-        tokio::spawn(async move {
-            let ledger = loop {
-                if let Ok(open) = region.get() {
-                    break open.ledger.clone();
-                }
-                sleep(OPEN_PAUSE).await;
-            };
-            controls.follow_ledger(&ledger).await;
-        })
-        .abort_handle()
+        tokio::spawn(async move { controls.follow_ledger(&region.opened().await.ledger).await }).abort_handle()
     }
 
     async fn follow_ledger(&self, ledger: &Ledger) {

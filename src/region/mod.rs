@@ -5,7 +5,9 @@
 mod peer;
 mod reading;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::SetOnce;
 
 pub use peer::{Peer, Via, found, found_manifest};
 pub use reading::{ReadError, Reading};
@@ -19,7 +21,7 @@ pub struct Region(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: OnceLock<Open>,
+    open: SetOnce<Open>,
     why_not: Mutex<String>,
     /// Known from the configuration, also while the region is not open.
     peers: Vec<Peer>,
@@ -61,6 +63,11 @@ impl Region {
     /// Opening failed, and is tried again.
     pub fn failed(&self, why: String) {
         *self.0.why_not.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Returns once it is open.
+    pub async fn opened(&self) -> &Open {
+        self.0.open.wait().await
     }
 
     /// # Errors

@@ -62,8 +62,6 @@ use crate::metrics::Metrics;
 use crate::oci::Reference;
 use crate::region::Region;
 
-/// How long to wait for a region that is not open yet.
-const REGION_PAUSE: Duration = Duration::from_millis(250);
 /// Conflicts that are counted, at most.
 const MAX_CONFLICTS: usize = 10_000;
 
@@ -331,12 +329,7 @@ impl Inner {
 
     /// The own ledger, once there is one.
     async fn opened(&self) -> &Ledger {
-        loop {
-            match self.region.get() {
-                Ok(open) => return &open.ledger,
-                Err(_) => sleep(REGION_PAUSE).await,
-            }
-        }
+        &self.region.opened().await.ledger
     }
 
     fn open_ledger(&self) -> Result<Ledger, Blind> {
