@@ -71,8 +71,10 @@ impl Record {
 
     /// What the answer's head says of its content.
     pub fn named(&mut self, headers: &HeaderMap) {
-        let told = headers.get(&DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
-        self.notes.digest = told.or(self.notes.digest);
+        // A request that names a digest is answered about that one.
+        if self.notes.digest.is_none() {
+            self.notes.digest = headers.get(&DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
+        }
         if self.reference.is_none() && self.notes.action.is_some_and(|action| matches!(action, "principal" | "role" | "rule")) {
             // What was made has its name from the answer.
             let made = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()?.rsplit('/').next());
