@@ -465,7 +465,7 @@ fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
         let grants = Grants { pull: principal.pull.clone(), push: principal.push.clone() };
         (principal.name.as_str().into(), grants)
     });
-    let (assignments, rules) = (config.roles.clone(), config.rules.clone());
+    let (assignments, rules) = (config.roles.iter().cloned().collect(), config.rules.clone());
     let also = config.listen.also.iter().enumerate().filter(|(_, also)| !also.rules.is_empty());
     let listener_rules = also.map(|(index, also)| (index + 1, also.rules.clone())).collect();
     let elsewhere = config.upstreams.iter().filter(|upstream| upstream.authorize == config::Authorize::Upstream);

@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn where_an_upstream_decides_nothing_else_does() {
         let own = Assignment { role: Role::Owner, to: Assignee::Principal("owner".into()), repositories: None };
-        let mut policy = Policy { assignments: vec![own], decided_elsewhere: ["private.test".to_owned()].into(), ..Policy::default() };
+        let mut policy =
+            Policy { assignments: [own].into_iter().collect(), decided_elsewhere: ["private.test".to_owned()].into(), ..Policy::default() };
         let (owner, name) = (Caller::named("owner"), |text: &str| text.parse::<RepositoryName>().unwrap());
         let (there, here) = (name("private.test/team/app"), name("other.test/team/app"));
         assert!(policy.authorize(&owner, &here, Action::Pull).is_ok() && policy.authorize(&owner, &there, Action::Pull).is_err());

@@ -3,6 +3,7 @@
 //! Architecture invariant: use cases take an [`Access`], and only [`Policy::authorize`] makes one. A use case that has it in
 //! hand knows that this caller may do this to this repository; one that has not cannot be called.
 
+mod assignment;
 mod certificate;
 mod lent;
 mod network;
@@ -14,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+pub use assignment::{Assignee, Assignment, Assignments};
 pub use certificate::{CertificateName, CertificateNameError};
 pub use lent::{Lent, Vouched};
 pub use network::{NetworkRule, Otherwise, canonical, is_in};
@@ -84,13 +86,6 @@ impl Caller {
     pub fn of_lists(&self) -> Caller {
         if self.scopes.as_ref().is_some_and(|scopes| scopes.permit(Operation::List)) { self.without_scopes() } else { self.clone() }
     }
-
-    fn is(&self, assignee: &Assignee) -> bool {
-        match assignee {
-            Assignee::Principal(name) => matches!(&self.principal, Principal::Named(own) if own == name),
-            Assignee::Group(group) => self.groups.contains(group),
-        }
-    }
 }
 
 /// Proof that its holder may do `action` to `repository`, a full name that includes the upstream's prefix.
@@ -160,35 +155,12 @@ impl Grants {
     }
 }
 
-/// To whom a role is assigned.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Assignee {
-    Principal(Arc<str>),
-    /// All whose identity provider names this group.
-    Group(Arc<str>),
-}
-
-/// Somebody has a role, on the registry or on some repositories.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Assignment {
-    pub role: Role,
-    pub to: Assignee,
-    /// `None`: on the registry, which is all repositories and what belongs to none.
-    pub repositories: Option<Vec<Pattern>>,
-}
-
-impl Assignment {
-    fn reaches(&self, repository: &RepositoryName) -> bool {
-        self.repositories.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(repository)))
-    }
-}
-
 /// All that decides. What is not granted is denied.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub anonymous: Grants,
     pub principals: HashMap<Arc<str>, Grants>,
-    pub assignments: Vec<Assignment>,
+    pub assignments: Assignments,
     /// From where callers may come, and where roles count.
     pub rules: Vec<NetworkRule>,
     /// What holds instead on listeners that have rules of their own, by their number.
@@ -219,10 +191,10 @@ impl Policy {
     /// See [`Denied`].
     pub fn permit(&self, caller: &Caller, operation: Operation) -> Result<Permit, Denied> {
         let has_role = |assignment: &Assignment| {
-            assignment.repositories.is_none() && assignment.role.permits(operation) && self.counts(caller, assignment)
+            assignment.repositories.is_none() && assignment.role.permits(operation) && self.counts(caller, assignment.role)
         };
         let by_grants = operation == Operation::List && (!caller.is_anonymous() || self.has_anonymous());
-        if !(self.admits(caller) && (by_grants || self.assignments.iter().any(has_role))) {
+        if !(self.admits(caller) && (by_grants || self.assignments.of(caller).any(has_role))) {
             return Err(Denied::to(caller));
         }
         if caller.scopes.as_ref().is_some_and(|scopes| !scopes.permit(operation)) {
@@ -255,11 +227,6 @@ impl Policy {
         Scopes::new(asked.iter().filter_map(may))
     }
 
-    /// Whether membership in a group gives anybody anything.
-    pub fn has_role_for_group(&self, group: &str) -> bool {
-        self.assignments.iter().any(|assignment| matches!(&assignment.to, Assignee::Group(own) if **own == *group))
-    }
-
     fn grants(&self, caller: &Caller, repository: &RepositoryName, action: Action) -> bool {
         let own = match &caller.principal {
             Principal::Anonymous => None,
@@ -272,8 +239,8 @@ impl Policy {
             || own.is_some_and(|grants| grants.allow(action, repository))
             || self
                 .assignments
-                .iter()
-                .any(|assignment| assignment.role.allows(action) && self.counts(caller, assignment) && assignment.reaches(repository))
+                .of(caller)
+                .any(|assignment| assignment.role.allows(action) && self.counts(caller, assignment.role) && assignment.reaches(repository))
     }
 
     /// Whether the repository's upstream says who may read it. Nobody has anything there by grants, roles or tokens.
@@ -299,8 +266,9 @@ impl Policy {
         Err(Denied { authenticate: false, insufficient_scope: false })
     }
 
-    fn counts(&self, caller: &Caller, assignment: &Assignment) -> bool {
-        caller.is(&assignment.to) && network::admits_role(self.rules_for(caller), assignment.role, caller.address)
+    /// Whether a role counts where its holder is.
+    fn counts(&self, caller: &Caller, role: Role) -> bool {
+        network::admits_role(self.rules_for(caller), role, caller.address)
     }
 
     /// Whether somebody who signs in may do more than everybody.
@@ -365,11 +333,11 @@ mod tests {
     #[test]
     fn roles_reach_as_far_as_they_are_assigned() {
         let policy = Policy {
-            assignments: vec![
+            assignments: Assignments::from_iter([
                 assigned(Role::AcrPush, Assignee::Group("builders".into()), Some(&["team/**"])),
                 assigned(Role::Reader, Assignee::Principal("auditor".into()), None),
                 assigned(Role::Owner, Assignee::Principal("half".into()), Some(&["half/*"])),
-            ],
+            ]),
             ..Policy::default()
         };
         let builder = Caller { groups: Arc::new(["builders".into()]), ..Caller::named("b") };
@@ -404,7 +372,10 @@ mod tests {
 
     #[test]
     fn row_66_a_token_never_has_more_than_its_scopes_nor_than_its_holder() {
-        let policy = Policy { assignments: vec![assigned(Role::AcrPull, Assignee::Principal("ci".into()), None)], ..Policy::default() };
+        let policy = Policy {
+            assignments: [assigned(Role::AcrPull, Assignee::Principal("ci".into()), None)].into_iter().collect(),
+            ..Policy::default()
+        };
         let ci = Caller::named("ci");
         let asked = [Scope::parse("repository:team/a:pull,push"), Scope::parse("registry:catalog:*")].map(Option::unwrap);
         let scopes = policy.grant(&ci, &asked);
@@ -425,7 +396,7 @@ mod tests {
             |roles: &[Role]| NetworkRule { allow: vec!["10.0.0.0/8".parse().unwrap()], roles: roles.to_vec(), ..NetworkRule::default() };
         let policy = |rule| Policy {
             anonymous: grants(&["open/*"], &[]),
-            assignments: vec![assigned(Role::AcrPush, Assignee::Principal("ci".into()), None)],
+            assignments: [assigned(Role::AcrPush, Assignee::Principal("ci".into()), None)].into_iter().collect(),
             rules: vec![rule],
             ..Policy::default()
         };

@@ -148,7 +148,8 @@ struct Answer {
 async fn execute(config: &Config, arguments: &Arguments) -> Result<Answer, RegionError> {
     let region = Edge::reach_region(config, Metrics::new()).await.map_err(unavailable)?;
     let open = region.get().map_err(unavailable)?;
-    open.ledger.confirm(Look::Now).await.map_err(unavailable)?;
+    let told = |vector: &VersionVector| progress(&format!("reading what the bucket has: {} segments so far", vector.segments()));
+    open.ledger.read_to_end(told).await.map_err(unavailable)?;
     let began = Instant::now();
     let done = match &arguments.command {
         Command::List => list(&region, open).await,

@@ -134,8 +134,12 @@ impl Site {
         if let Action::Peer(question) = action {
             return self.admit_peer(question, head, record);
         }
+        // Before anybody's credentials are looked at: an address that is denied finds out nothing about them, and guesses none.
+        if !self.policy.admits(record.caller()) {
+            return Err(Failure::forbidden_address());
+        }
         if matches!(action, Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm) {
-            return self.admit_applicant(action, record);
+            return Ok(applicant(action));
         }
         if let Some(elsewhere) = self.elsewhere(&action, host.as_deref()) {
             return self.admit_elsewhere(elsewhere, action, &head.headers, record).await;
@@ -143,9 +147,6 @@ impl Site {
         let caller = self.caller(head, connection, record.client()).await;
         record.authenticated(caller.as_ref());
         let caller = caller?;
-        if !self.policy.admits(&caller) {
-            return Err(Failure::forbidden_address());
-        }
         match action {
             Action::Version => self.admit_version(&caller),
             Action::Catalog(page) => self.permit(&caller, Operation::List).map(|_| Call::Catalog(page)),
@@ -160,7 +161,7 @@ impl Site {
             Action::Ready => Ok(Call::Ready),
             Action::Peer(question) => self.admit_peer(question, head, record),
             Action::Acr { name, ns, wanted } => self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr),
-            Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => self.admit_applicant(action, record),
+            Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => Ok(applicant(action)),
             Action::Read { name, ns, wanted } => {
                 let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());
@@ -222,17 +223,6 @@ impl Site {
         Ok(Call::Peer(caller, question))
     }
 
-    /// Who asks for a token is authenticated where it is issued: a refresh token passes there for a password.
-    fn admit_applicant(&self, action: Action, record: &Record) -> Result<Call, Failure> {
-        match action {
-            _ if !self.policy.admits(record.caller()) => Err(Failure::forbidden_address()),
-            Action::Token(request) => Ok(Call::Token(request)),
-            Action::Exchange => Ok(Call::Exchange),
-            Action::SignIns => Ok(Call::SignIns),
-            _ => Ok(Call::TokenForm),
-        }
-    }
-
     /// Docker, podman and skopeo sign in only if this asks for it, whatever is asked for afterwards. So it does where signing in leads
     /// further than not; who has no name gets everybody's token.
     fn admit_version(&self, caller: &Caller) -> Result<Call, Failure> {
@@ -273,6 +263,16 @@ impl Site {
         let by_connection = connection.server_name.as_deref().and_then(|name| self.names.by_host(name));
         let by_host = host.and_then(|host| self.names.by_host(host));
         if by_connection.is_some() && by_connection != by_host { Err(Failure::misdirected()) } else { Ok(()) }
+    }
+}
+
+/// Who asks for a token is authenticated where it is issued: a refresh token passes there for a password.
+fn applicant(action: Action) -> Call {
+    match action {
+        Action::Token(request) => Call::Token(request),
+        Action::Exchange => Call::Exchange,
+        Action::SignIns => Call::SignIns,
+        _ => Call::TokenForm,
     }
 }
 

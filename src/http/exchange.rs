@@ -41,7 +41,7 @@ fn fitting(groups: &Arc<[Arc<str>]>, policy: &Policy) -> Arc<[Arc<str>]> {
     }
     let mut room = MAX_GROUPS_BYTES;
     let fits = |group: &&Arc<str>| {
-        let left = room.checked_sub(group.len()).filter(|_| policy.has_role_for_group(group));
+        let left = room.checked_sub(group.len()).filter(|_| policy.assignments.has_group(group));
         room = left.unwrap_or(room);
         left.is_some()
     };
@@ -124,7 +124,7 @@ mod tests {
     fn of_too_many_groups_those_with_roles_stay() {
         let group = |number: usize| Arc::<str>::from(format!("group {number:0>94}"));
         let assignment = |number| Assignment { role: Role::AcrPull, to: Assignee::Group(group(number)), repositories: None };
-        let policy = Policy { assignments: vec![assignment(3), assignment(99)], ..Policy::default() };
+        let policy = Policy { assignments: [assignment(3), assignment(99)].into_iter().collect(), ..Policy::default() };
         let groups = |count| (0..count).map(group).collect::<Arc<[_]>>();
         assert_eq!(fitting(&groups(40), &policy).len(), 40);
         assert_eq!(fitting(&groups(100), &policy).as_ref(), [group(3), group(99)]);

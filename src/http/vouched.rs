@@ -56,9 +56,6 @@ impl Site {
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Call, Failure> {
-        if !self.policy.admits(record.caller()) {
-            return Err(Failure::forbidden_address());
-        }
         let lent = match lent(headers) {
             Ok(lent) => lent.ok_or_else(Failure::credentials_wanted)?,
             Err(error) => {

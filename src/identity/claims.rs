@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use super::control::SecretId;
 use super::keys::{PublicKey, SigningKey};
 use crate::access::{Scope, Scopes};
 use crate::clock::Timestamp;
@@ -66,6 +67,8 @@ pub struct Subject {
     /// As the identity provider names them.
     pub groups: Arc<[Arc<str>]>,
     pub proof: Proof,
+    /// By which secret, if it was one that can be replaced at run time.
+    pub secret: Option<SecretId>,
 }
 
 /// A kind of token. No kind is taken for the other: type and audience differ (RFC 8725, sections 3.9 and 3.11).
@@ -105,6 +108,8 @@ pub(super) struct Claims {
     groups: Arc<[Arc<str>]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proof: Option<Proof>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<SecretId>,
     iat: u64,
     nbf: u64,
     exp: u64,
@@ -166,6 +171,7 @@ impl Claims {
             sub: subject.map(|subject| subject.name.clone()),
             groups: subject.map(|subject| subject.groups.clone()).unwrap_or_default(),
             proof: subject.map(|subject| subject.proof),
+            secret: subject.and_then(|subject| subject.secret),
             iat,
             nbf: iat,
             exp: iat.saturating_add(issue.ttl.as_secs()),
@@ -183,7 +189,7 @@ impl Claims {
     /// Who has the token; `None`: everybody.
     pub fn subject(&self) -> Option<Subject> {
         let (name, proof) = self.sub.clone().zip(self.proof)?;
-        Some(Subject { name, groups: self.groups.clone(), proof })
+        Some(Subject { name, groups: self.groups.clone(), proof, secret: self.secret })
     }
 
     pub fn scopes(&self) -> Scopes {

@@ -66,10 +66,20 @@ impl fmt::Debug for SecretRecord {
 }
 
 /// Which of the two secrets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Number {
+    #[serde(rename = "1")]
     First,
+    #[serde(rename = "2")]
     Second,
+}
+
+/// By which secret somebody proved who it is. What takes its place is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretId {
+    pub number: Number,
+    pub created: Timestamp,
 }
 
 /// Both.
@@ -157,6 +167,12 @@ impl IdentityRecord {
         self.enabled && is_ahead(self.expires, now)
     }
 
+    /// Which of the secrets that are good has this hash.
+    pub fn secret_at(&self, now: Timestamp, hash: &str) -> Option<SecretId> {
+        let number = NUMBERS.into_iter().find(|number| self.hashes_at(now)[number.index()] == Some(hash))?;
+        Some(SecretId { number, created: self.secrets[number.index()].as_ref()?.created })
+    }
+
     /// The hashes of the secrets that are good.
     pub fn hashes_at(&self, now: Timestamp) -> [Option<&str>; 2] {
         let is_accepted = self.is_accepted_at(now);
@@ -167,7 +183,7 @@ impl IdentityRecord {
 }
 
 /// Whether an end is still to come; what has none always lasts.
-fn is_ahead(end: Option<Timestamp>, now: Timestamp) -> bool {
+pub(super) fn is_ahead(end: Option<Timestamp>, now: Timestamp) -> bool {
     end.is_none_or(|end| now < end)
 }
 
@@ -223,11 +239,9 @@ impl Control {
         if self.identities.get(ADMIN).is_some_and(|record| record.kind == IdentityKind::Admin) && !policy.principals.contains_key(ADMIN) {
             policy.assignments.extend(assignment_of_admin());
         }
-        let is_disabled = |name: &Arc<str>| {
-            let record = self.identities.get(name).filter(|_| !policy.principals.contains_key(name));
-            record.is_some_and(|record| !record.enabled)
-        };
-        policy.assignments.retain(|assignment| !matches!(&assignment.to, Assignee::Principal(name) if is_disabled(name)));
+        for (name, _) in self.identities.iter().filter(|(name, record)| !record.enabled && !policy.principals.contains_key(*name)) {
+            policy.assignments.remove_principal(name);
+        }
     }
 }
 
@@ -287,9 +301,13 @@ mod tests {
         };
         let mut policy = Policy::default();
         control.add_to(&mut policy);
-        assert_eq!(policy.assignments.len(), 2, "what is no role gives nothing");
-        assert_eq!(policy.assignments[0].to, Assignee::Group("all".into()));
         assert_eq!(policy.rules[1], NetworkRule::default(), "what cannot be read lets nobody in");
+        assert!(policy.assignments.has_group("all"));
+        let ci = Caller::named("ci");
+        assert!(policy.authorize(&ci, &"team/app".parse().unwrap(), Action::Push).is_err(), "rules that let nobody in hold");
+        policy.rules.clear();
+        let may = |action| policy.authorize(&ci, &"team/app".parse().unwrap(), action).is_ok();
+        assert!(may(Action::Push) && !may(Action::Delete), "what is no role gives nothing");
     }
 
     fn identity(kind: IdentityKind, enabled: bool) -> IdentityRecord {
@@ -304,7 +322,7 @@ mod tests {
         let identities = [("on".into(), service(true)), ("off".into(), service(false)), ("fixed".into(), service(false))].into();
         let control = Control { identities, roles, ..Control::default() };
         let mut policy = Policy { principals: [("fixed".into(), Grants::default())].into(), ..Policy::default() };
-        policy.assignments.push(assigned("off").assignment().unwrap());
+        policy.assignments.extend(assigned("off").assignment());
         control.add_to(&mut policy);
         for (name, allowed) in [("on", true), ("off", false), ("fixed", true)] {
             let pulls = policy.authorize(&Caller::named(name), &repository.parse().unwrap(), Action::Pull);

@@ -30,8 +30,8 @@ use crate::oci::Digest;
 pub use certificate::{Authorities, ClientCertificate};
 pub use claims::{MAX_TOKEN_BYTES, MintError, Proof, Subject};
 pub use control::{
-    ADMIN, Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, NUMBERS, Number, RoleRecord, RuleRecord, SecretRecord, assignee,
-    secret_name,
+    ADMIN, Control, GROUP, IdentityKind, IdentityRecord, KeyRecord, NUMBERS, Number, RoleRecord, RuleRecord, SecretId, SecretRecord,
+    assignee, secret_name,
 };
 pub use credentials::Credentials;
 pub use governance::Governance;
@@ -180,7 +180,7 @@ impl Identity {
     /// # Errors
     /// [`AuthError::Refused`].
     pub async fn sign_in(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Caller, AuthError> {
-        let principal = self.prove(name, password, address).await?;
+        let (principal, _) = self.prove(name, password, address).await?;
         Ok(Caller::new(principal, address, "basic"))
     }
 
@@ -218,7 +218,8 @@ impl Identity {
     /// [`AuthError::Refused`].
     pub async fn apply_with(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Applicant, AuthError> {
         if name != REFRESH_USER.as_bytes() {
-            return self.sign_in(name, password, address).await.map(Applicant::new);
+            let (principal, secret) = self.prove(name, password, address).await?;
+            return Ok(Applicant::new(Caller::new(principal, address, "basic")).by(secret));
         }
         let token = std::str::from_utf8(password).map_err(|_| AuthError::Refused)?;
         self.redeem(token, address).await
@@ -244,13 +245,14 @@ impl Identity {
         self.tokens.as_ref()
     }
 
-    async fn prove(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<Principal, AuthError> {
+    /// Whose password it is, and which secret, if its owner was made at run time.
+    async fn prove(&self, name: &[u8], password: &[u8], address: IpAddr) -> Result<(Principal, Option<SecretId>), AuthError> {
         let configured = self.find(name, password);
-        let Some(passwords) = &self.passwords else { return configured.ok_or(AuthError::Refused) };
+        let Some(passwords) = &self.passwords else { return configured.map(|principal| (principal, None)).ok_or(AuthError::Refused) };
         let attempt = Attempt { name, password, address, is_configured: self.is_configured(name) };
         match configured {
-            Some(principal) => passwords.admit(attempt).await.map(|()| principal),
-            None => passwords.verify(attempt).await.map(Principal::Named),
+            Some(principal) => passwords.admit(attempt).await.map(|()| (principal, None)),
+            None => passwords.verify(attempt).await.map(|(name, secret)| (Principal::Named(name), Some(secret))),
         }
     }
 
@@ -275,10 +277,20 @@ impl Identity {
 impl Applicant {
     fn new(caller: Caller) -> Applicant {
         let subject = match (&caller.principal, Proof::of_word(caller.proof)) {
-            (Principal::Named(name), Some(proof)) => Some(Subject { name: name.clone(), groups: caller.groups.clone(), proof }),
+            (Principal::Named(name), Some(proof)) => {
+                Some(Subject { name: name.clone(), groups: caller.groups.clone(), proof, secret: None })
+            }
             _ => None,
         };
         Applicant { caller, subject, means: Means::Credentials }
+    }
+
+    /// Tokens end with the secret that they were had by.
+    fn by(mut self, secret: Option<SecretId>) -> Applicant {
+        if let Some(subject) = &mut self.subject {
+            subject.secret = secret;
+        }
+        self
     }
 
     /// On which listener the request came: it may have network rules of its own.

@@ -16,7 +16,7 @@ use aws_lc_rs::rand::SystemRandom;
 use moka::future::Cache;
 
 use super::AuthError;
-use super::control::Control;
+use super::control::{Control, SecretId};
 use super::throttle::Throttle;
 use super::watch::Controls;
 use crate::access::canonical;
@@ -105,16 +105,16 @@ impl Passwords {
         Ok(())
     }
 
-    /// The name of the principal whose secret the password is.
+    /// The name of the principal whose secret the password is, and which of its secrets.
     ///
     /// # Errors
     /// It is nobody's; or there was too much guessing to look.
-    pub(super) async fn verify(&self, attempt: Attempt<'_>) -> Result<Arc<str>, AuthError> {
+    pub(super) async fn verify(&self, attempt: Attempt<'_>) -> Result<(Arc<str>, SecretId), AuthError> {
         let token = self.token(attempt);
         if let Some(proof) = self.0.remembered.get(&token).await {
-            if let Some(name) = self.still_proves(&proof, attempt) {
+            if let Some(found) = self.still_proves(&proof, attempt) {
                 self.0.metrics.password_check("remembered");
-                return Ok(name);
+                return Ok(found);
             }
             self.0.remembered.invalidate(&token).await;
         }
@@ -139,12 +139,12 @@ impl Passwords {
         Ok(Proof { until: now.plus(REMEMBERED), by: By::Hash(hash) })
     }
 
-    /// The principal, if the secret that was proved is still one of its good ones.
-    fn still_proves(&self, proof: &Proof, attempt: Attempt<'_>) -> Option<Arc<str>> {
+    /// The principal and its secret, if what was proved is still one of its good ones.
+    fn still_proves(&self, proof: &Proof, attempt: Attempt<'_>) -> Option<(Arc<str>, SecretId)> {
         let (control, now) = (self.0.controls.now(), self.0.clock.now());
         let By::Hash(proved) = &proof.by else { return None };
         let (name, record) = attempt.record(&control).filter(|_| now < proof.until)?;
-        record.hashes_at(now).into_iter().flatten().any(|hash| *hash == **proved).then(|| name.clone())
+        Some((name.clone(), record.secret_at(now, proved)?))
     }
 
     fn throttled(&self, retry_after: Duration) -> AuthError {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::claims::{Proof, Subject};
-use super::control::Control;
+use super::control::{Control, NUMBERS, SecretId, is_ahead};
 use crate::clock::Timestamp;
 use crate::config;
 
@@ -16,25 +16,40 @@ pub(super) struct Standings(HashMap<Arc<str>, Standing>);
 struct Standing {
     is_enabled: bool,
     expires: Option<Timestamp>,
+    /// When each secret was made, and when it ends.
+    secrets: [Option<(Timestamp, Option<Timestamp>)>; 2],
+}
+
+impl Standing {
+    /// What stands in the configuration.
+    const FIXED: Standing = Standing { is_enabled: true, expires: None, secrets: [None, None] };
+
+    fn has(&self, secret: SecretId, now: Timestamp) -> bool {
+        self.secrets[secret.number.index()].is_some_and(|(created, expires)| created == secret.created && is_ahead(expires, now))
+    }
 }
 
 impl Standings {
     /// What the configuration says of a name counts.
     pub fn new(principals: &[config::Principal], control: &Control) -> Standings {
         let made = control.identities.iter().map(|(name, record)| {
-            let standing = Standing { is_enabled: record.enabled, expires: record.expires };
+            let secrets = NUMBERS.map(|number| record.secrets[number.index()].as_ref().map(|secret| (secret.created, secret.expires)));
+            let standing = Standing { is_enabled: record.enabled, expires: record.expires, secrets };
             (name.clone(), standing)
         });
-        let fixed = principals.iter().map(|principal| (principal.name.as_str().into(), Standing { is_enabled: true, expires: None }));
+        let fixed = principals.iter().map(|principal| (principal.name.as_str().into(), Standing::FIXED));
         Standings(made.chain(fixed).collect())
     }
 
-    /// Who signed in with a password must still be there. Who came from a provider is never one of those who stand here: their names are
+    /// Who signed in with a password must still be there, and so must the secret, if it can be replaced at run time. Who came from a provider is never one of those who stand here: their names are
     /// not the provider's to give.
     pub fn admit(&self, subject: &Subject, now: Timestamp) -> bool {
         match self.0.get(&subject.name) {
             Some(_) if subject.proof == Proof::Oidc => false,
-            Some(standing) => standing.is_enabled && standing.expires.is_none_or(|expires| now < expires),
+            Some(standing) => {
+                let is_good = |secret| standing.has(secret, now);
+                standing.is_enabled && is_ahead(standing.expires, now) && subject.secret.is_none_or(is_good)
+            }
             None => subject.proof != Proof::Basic,
         }
     }
@@ -43,7 +58,7 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{IdentityKind, IdentityRecord};
+    use crate::identity::{IdentityKind, IdentityRecord, Number, SecretRecord};
 
     #[test]
     fn who_is_gone_disabled_or_expired_is_not_admitted() {
@@ -77,8 +92,30 @@ mod tests {
             ("someone@example.com", Proof::Oidc, 0, true),
             ("device", Proof::Certificate, 0, true),
         ] {
-            let subject = Subject { name: name.into(), groups: Arc::new([]), proof };
+            let subject = Subject { name: name.into(), groups: Arc::new([]), proof, secret: None };
             assert_eq!(standings.admit(&subject, Timestamp::from_ms(now)), expected, "{name} {proof:?} {now}");
+        }
+    }
+
+    #[test]
+    fn what_a_secret_proved_ends_with_it() {
+        let secret = |created: u64, expires: Option<u64>| {
+            let expires = expires.map(Timestamp::from_ms);
+            Some(SecretRecord { hash: String::new(), created: Timestamp::from_ms(created), expires })
+        };
+        let secrets = [secret(1, None), secret(2, Some(10))];
+        let record = IdentityRecord { kind: IdentityKind::Service, enabled: true, created: Timestamp::from_ms(1), expires: None, secrets };
+        let standings = Standings::new(&[], &Control { identities: [("made".into(), record)].into(), ..Control::default() });
+        for (number, created, now, expected) in [
+            (Number::First, 1, 0, true),
+            (Number::First, 2, 0, false),
+            (Number::Second, 2, 9, true),
+            (Number::Second, 2, 10, false),
+            (Number::Second, 1, 0, false),
+        ] {
+            let secret = Some(SecretId { number, created: Timestamp::from_ms(created) });
+            let subject = Subject { name: "made".into(), groups: Arc::new([]), proof: Proof::Basic, secret };
+            assert_eq!(standings.admit(&subject, Timestamp::from_ms(now)), expected, "{secret:?} {now}");
         }
     }
 }

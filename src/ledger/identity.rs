@@ -163,6 +163,11 @@ impl VersionVector {
         self.0.iter().map(|(origin, seq)| (origin, *seq))
     }
 
+    /// Segments of all ledgers together.
+    pub fn segments(&self) -> u64 {
+        self.0.values().sum()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

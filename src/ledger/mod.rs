@@ -72,6 +72,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use ulid::Ulid;
 
 pub use append::AppendError;
@@ -109,6 +110,10 @@ use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 /// How long opening waits for the index to be complete. Later, callers hear that it is not.
 const OPENING: Duration = Duration::from_secs(10);
+
+/// Who reads a whole history gives up when nothing has come for so long, and looks after pauses like this how far it is.
+const STALL: Duration = Duration::from_secs(60);
+const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// The own region's ledger. Cloning is cheap.
 #[derive(Clone)]
@@ -236,6 +241,26 @@ impl Ledger {
     /// In bounded time, and at once while the bucket is known to be away: what the index knows may then be served as stale.
     pub async fn confirm(&self, how: Look) -> Result<(), LedgerError> {
         self.0.tail.confirm(how).await
+    }
+
+    /// Reads all that there is, however long that takes, while something comes: who begins without an index has a whole history to
+    /// read, and [`confirm`](Self::confirm) is for those who wait a moment. `told` hears how far it is.
+    ///
+    /// # Errors
+    /// Nothing has come for a minute.
+    pub async fn read_to_end(&self, told: impl Fn(&VersionVector)) -> Result<(), LedgerError> {
+        let (mut has, mut since) = (self.vector()?, Instant::now());
+        while let Err(why) = self.confirm(Look::Now).await {
+            let vector = self.vector()?;
+            if vector != has {
+                (has, since) = (vector, Instant::now());
+                told(&has);
+            } else if since.elapsed() > STALL {
+                return Err(why);
+            }
+            sleep(READ_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// What this node has folded.

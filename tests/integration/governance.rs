@@ -357,6 +357,36 @@ async fn row_72_either_admin_password_is_replaced_under_load_in_every_region() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn row_72_tokens_end_with_the_secret_that_they_were_had_by() {
+    let edge = settings().start().await;
+    let root = root(&edge.client);
+    let first = create(&root, "ci").await;
+    let second = secrets(&root.post("/outport/v1/principals/ci/secrets/2", &json!({})).await).remove(0);
+    assign(&root, &json!({ "role": "AcrPush", "principal": "ci" })).await;
+    comes_to_push(&edge.client.clone().with_basic("ci", &first)).await;
+    let tokens = async |secret: &str| {
+        let target = "/oauth2/token?service=x&offline_token=true&scope=repository:team/app:pull,push";
+        let answer = edge.client.clone().with_basic("ci", secret).get(target).await.json();
+        ["token", "refresh_token"].map(|name| answer[name].as_str().unwrap_or_default().to_owned())
+    };
+    let push = async |token: &str| begins_push(&edge.client.clone().with_bearer(token)).await;
+    let redeem = async |refresh: &str| {
+        let form = format!("grant_type=refresh_token&service=x&scope=repository:team/app:push&refresh_token={refresh}");
+        edge.client.post_form("/oauth2/token", &form).await
+    };
+    let ([old, old_refresh], [other, other_refresh]) = (tokens(&first).await, tokens(&second).await);
+    let renewed = redeem(&old_refresh).await.json()["access_token"].as_str().expect("a token").to_owned();
+    for token in [&old, &other, &renewed] {
+        assert_eq!(push(token).await, 202);
+    }
+    root.post("/outport/v1/principals/ci/secrets/1", &json!({})).await;
+    until("its tokens are refused", || async { push(&old).await == 401 }).await;
+    assert_eq!((push(&renewed).await, redeem(&old_refresh).await.status), (401, 400), "and what came from them");
+    assert_eq!((push(&other).await, redeem(&other_refresh).await.status), (202, 200), "the other secret's stay good");
+    edge.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn row_72_another_edge_of_the_region_refuses_the_old_one_within_ten_seconds() {
     let bucket = TempDir::with_prefix("outport-bucket-").expect("a folder");

@@ -303,7 +303,7 @@ async fn who_is_removed_from_the_control_plane_is_refused_within_ten_seconds() {
         IdentityRecord { kind: IdentityKind::Service, enabled: true, created: Timestamp::from_ms(1), expires: None, secrets: [None, None] };
     let event = |content| Event::Identity(ControlRecord { name: "made".to_owned(), content });
     ledger.append(vec![event(Some(json!(record)))]).await.expect("it is appended");
-    let subject = Subject { name: "made".into(), groups: [].into(), proof: Proof::Basic };
+    let subject = Subject { name: "made".into(), groups: [].into(), proof: Proof::Basic, secret: None };
     let token = signing_as(&edge.data_dir()).access_token(Some(&subject), &Scopes::default()).expect("a token").token;
     let bearer = edge.client.clone().with_bearer(token.expose());
     until("who was made is known", Duration::from_secs(10), async || bearer.get("/v2/").await.status == 200).await;

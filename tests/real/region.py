@@ -18,15 +18,15 @@ class Region:
 
     def __init__(self, folder: Path, store: Store, certificate: Certificate | None = None, *, edges: int = 2, seed: int = 0,
                  limits: dict[str, str] | None = None, bucket: dict[str, str] | None = None, tables: str = "", name: str = "local",
-                 prefix: str | None = None, site: Site | None = None, listeners: list[tuple[str, str]] | None = None):
+                 prefix: str | None = None, site: Site | None = None, listeners: list[tuple[str, str]] | None = None, access: str = ANYBODY):
         """`limits` and `bucket` are further keys of these tables, `tables` are further tables. `prefix` and `listeners`, one pair for
-        each edge, are given where other regions must know them before the edges start."""
+        each edge, are given where other regions must know them before the edges start. `access` is a table of that name."""
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.store, self.prefix = name, store, prefix or fresh_prefix()
         self._token_file = folder / "sibling-token"
         self._token_file.write_text(secrets.token_hex(32) + "\n")
         self._token_file.chmod(0o600)
-        self._limits, self._bucket, self._more = limits or {}, bucket or {}, tables
+        self._limits, self._bucket, self._access, self._more = limits or {}, bucket or {}, access, tables
         with ThreadPoolExecutor(edges) as starters:
             starting = [
                 starters.submit(
@@ -43,7 +43,7 @@ class Region:
         limits = "".join(f'{key} = "{value}"\n' for key, value in self._limits.items())
         siblings = f'[siblings]\nadvertise = "http://{edge.plain}"\ntoken_file = "{self._token_file}"\n'
         bucket = self.store.table(self.prefix, **self._bucket)
-        return ANYBODY + (f"[limits]\n{limits}" if limits else "") + siblings + bucket + self._more
+        return self._access + (f"[limits]\n{limits}" if limits else "") + siblings + bucket + self._more
 
     def keys(self) -> dict[str, int]:
         """What the region's bucket holds."""

@@ -13,11 +13,13 @@ from api import Api, push_blob
 from edge import Edge, binary
 from network import Site
 from processes import free_port
-from region import Region
+from region import ANYBODY, Region
 from stores import Store, fresh_prefix
 
 EDGES = 2
 SETTLED_S = 3
+DECLARING_S = 300
+"""The command reads a whole history first, and a store that is written in Python is slow while all the others use it."""
 
 
 def has(told: dict, wanted: dict[str, int]) -> bool:
@@ -30,8 +32,9 @@ class Regions:
     """Each region's edges and, where it can be reached, its store are known to all others. One token for each pair of them."""
 
     def __init__(self, folder: Path, stores: dict[str, Store], sites: dict[str, Site] | None = None, *, edges: int = EDGES, seed: int = 0,
-                 tables: str = ""):
-        """`stores` by the names of regions. `tables` are further tables of every edge's configuration."""
+                 tables: str = "", access: str = ANYBODY):
+        """`stores` by the names of regions. `access` is a table of that name, and `tables` are further ones of every edge's
+        configuration. What is below `settled/` must be open to everybody for `settle`."""
         self._folder, self._stores, self._sites = folder, stores, sites or {}
         self._prefixes = {name: fresh_prefix() for name in stores}
         self._listeners = {name: [self._listen(name, number) for number in range(edges)] for name in stores}
@@ -41,7 +44,7 @@ class Regions:
         def start(name: str) -> Region:
             return Region(
                 folder / name, stores[name], edges=edges, seed=seed, tables=self.peers_of(name) + tables, name=name,
-                prefix=self._prefixes[name], site=self._sites.get(name), listeners=self._listeners[name],
+                prefix=self._prefixes[name], site=self._sites.get(name), listeners=self._listeners[name], access=access,
             )
 
         with ThreadPoolExecutor(len(stores)) as starters:
@@ -66,7 +69,7 @@ class Regions:
         edge = self.by_name[by].edges[0]
         site = self._sites.get(by)
         command = [*(site.inside if site else ()), binary(), "--config", edge.config, "region", "lost", name, "--yes"]
-        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=DECLARING_S)
         if done.returncode != 0:
             raise LookupError(f"exit code {done.returncode}: {done.stderr}")
         return done.stdout

@@ -274,7 +274,7 @@ mod tests {
         let address = IpAddr::from([10, 0, 0, 1]);
         let attempt = Attempt { name: name.as_bytes(), password: secret.expose().as_bytes(), address, is_configured: false };
         match world.passwords.verify(attempt).await {
-            Ok(found) => &*found == name,
+            Ok((found, _)) => &*found == name,
             Err(error) => {
                 assert_eq!(error, AuthError::Refused);
                 false

@@ -160,7 +160,7 @@ mod tests {
     fn owner_at(address: &str) -> (Caller, Policy) {
         let caller = Caller::new(Principal::Named("root".into()), address.parse().unwrap(), "basic");
         let assignment = Assignment { role: Role::Owner, to: Assignee::Principal("root".into()), repositories: None };
-        (caller, Policy { assignments: vec![assignment], ..Policy::default() })
+        (caller, Policy { assignments: [assignment].into_iter().collect(), ..Policy::default() })
     }
 
     async fn add(world: &World, record: RuleRecord, force: Force) -> Result<Changed<String>, GovernanceError> {

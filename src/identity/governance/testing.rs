@@ -38,6 +38,6 @@ impl World {
 /// An owner's.
 pub fn permit(operation: Operation) -> Permit {
     let assignment = Assignment { role: Role::Owner, to: Assignee::Principal("root".into()), repositories: None };
-    let policy = Policy { assignments: vec![assignment], ..Policy::default() };
+    let policy = Policy { assignments: [assignment].into_iter().collect(), ..Policy::default() };
     policy.permit(&Caller::named("root"), operation).expect("an owner may do everything")
 }

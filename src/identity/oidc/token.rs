@@ -132,7 +132,7 @@ impl<'a> Token<'a> {
         if !config::is_principal(&name) {
             return refused("its name cannot be a principal's");
         }
-        Ok(Subject { name: name.into(), groups: self.groups(settings), proof: Proof::Oidc })
+        Ok(Subject { name: name.into(), groups: self.groups(settings), proof: Proof::Oidc, secret: None })
     }
 
     /// An address that the provider says it has not verified is anybody's.

@@ -49,7 +49,10 @@ impl World {
     }
 
     async fn try_from(&self, name: &str, password: &str, address: IpAddr) -> Result<Arc<str>, AuthError> {
-        self.passwords.verify(Attempt { name: name.as_bytes(), password: password.as_bytes(), address, is_configured: false }).await
+        self.passwords
+            .verify(Attempt { name: name.as_bytes(), password: password.as_bytes(), address, is_configured: false })
+            .await
+            .map(|(name, _)| name)
     }
 
     async fn try_here(&self, name: &str, password: &str) -> Result<Arc<str>, AuthError> {

@@ -235,12 +235,13 @@ fn repeat(run: Run) {
     }
 }
 
-/// Each bug has a seed whose schedule it spoils.
-fn catch(run: Run, bugs: &[Bug]) {
+/// Each bug stands beside a seed whose schedule it spoils, as of when it was last looked for. Where code that draws another number has
+/// moved it, the search goes on from there.
+fn catch(run: Run, bugs: &[(Bug, u64)]) {
     let mut missed = Vec::new();
-    for bug in bugs {
-        match first_violation(run, 0..1_000, Some(*bug)) {
-            Some((seed, violations)) => println!("{bug:?}: seed {seed}: {}", violations[0]),
+    for (bug, seed) in bugs {
+        match first_violation(run, *seed..seed + 1_000, Some(*bug)) {
+            Some((found, violations)) => println!("{bug:?}: seed {found}, {seed} is listed: {}", violations[0]),
             None => missed.push(bug),
         }
     }
@@ -265,20 +266,20 @@ fn one_seed_has_one_trace() {
 
 #[test]
 fn each_planted_bug_of_several_regions_is_caught() {
-    const BUGS: &[Bug] = &[
-        Bug::DeleteTakesUnseen,
-        Bug::LockDoesNotPin,
-        Bug::LockNotChecked,
-        Bug::CausesNotAwaited,
-        Bug::GapImported,
-        Bug::ForeignChainNotChecked,
-        Bug::ImportsNotSeen,
-        Bug::ImportsNotAwaited,
-        Bug::ImportRaceTakenForWon,
-        Bug::CutIgnored,
-        Bug::OwnTailNotCompared,
-        Bug::ClockNotRaised,
-        Bug::UnreadableTakenForCommitted,
+    const BUGS: &[(Bug, u64)] = &[
+        (Bug::DeleteTakesUnseen, 0),
+        (Bug::LockDoesNotPin, 0),
+        (Bug::LockNotChecked, 0),
+        (Bug::CausesNotAwaited, 0),
+        (Bug::GapImported, 0),
+        (Bug::ForeignChainNotChecked, 0),
+        (Bug::ImportsNotSeen, 0),
+        (Bug::ImportsNotAwaited, 0),
+        (Bug::ImportRaceTakenForWon, 0),
+        (Bug::CutIgnored, 0),
+        (Bug::OwnTailNotCompared, 0),
+        (Bug::ClockNotRaised, 0),
+        (Bug::UnreadableTakenForCommitted, 0),
     ];
     catch(regions::run, BUGS);
 }
@@ -294,29 +295,29 @@ fn schedules_trim_and_begin_from_snapshots() {
 
 #[test]
 fn each_planted_bug_is_caught() {
-    const BUGS: &[Bug] = &[
-        Bug::NonceNotChecked,
-        Bug::UnreadableTakenForCommitted,
-        Bug::ExistsTakenForOurs,
-        Bug::ErrorTakenForFailure,
-        Bug::NumberReusedWithOtherBytes,
-        Bug::NotValidatedAgain,
-        Bug::ClockNotRaised,
-        Bug::ChainNotChecked,
-        Bug::RejectionLeaks,
-        Bug::RejectedCommitted,
-        Bug::FoldNotAtomic,
-        Bug::AbandonedAccepted,
-        Bug::StaleLook,
-        Bug::IndexNotCovered,
-        Bug::RejectedOnOldState,
-        Bug::DeleteLeavesTags,
-        Bug::ReferencesNotChecked,
-        Bug::TrimmedWithoutCover,
-        Bug::TrimmedOnOneSnapshot,
-        Bug::ShardNotVerified,
-        Bug::SnapshotWithoutManifest,
-        Bug::LoadedOverOldRows,
+    const BUGS: &[(Bug, u64)] = &[
+        (Bug::NonceNotChecked, 0),
+        (Bug::UnreadableTakenForCommitted, 0),
+        (Bug::ExistsTakenForOurs, 0),
+        (Bug::ErrorTakenForFailure, 0),
+        (Bug::NumberReusedWithOtherBytes, 0),
+        (Bug::NotValidatedAgain, 0),
+        (Bug::ClockNotRaised, 0),
+        (Bug::ChainNotChecked, 0),
+        (Bug::RejectionLeaks, 0),
+        (Bug::RejectedCommitted, 0),
+        (Bug::FoldNotAtomic, 0),
+        (Bug::AbandonedAccepted, 0),
+        (Bug::StaleLook, 0),
+        (Bug::IndexNotCovered, 0),
+        (Bug::RejectedOnOldState, 0),
+        (Bug::DeleteLeavesTags, 0),
+        (Bug::ReferencesNotChecked, 0),
+        (Bug::TrimmedWithoutCover, 0),
+        (Bug::TrimmedOnOneSnapshot, 0),
+        (Bug::ShardNotVerified, 0),
+        (Bug::SnapshotWithoutManifest, 0),
+        (Bug::LoadedOverOldRows, 0),
     ];
     catch(run, BUGS);
 }

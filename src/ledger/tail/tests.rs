@@ -44,6 +44,27 @@ async fn callers_share_looks_and_a_negative_answer_needs_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_a_whole_history_to_read_does_so_while_something_comes() {
+    let store = SimulatedStore::new(1, Clock::manual(Timestamp::from_ms(1)));
+    let writer = testing::ledger(&store.node(), "writer", Memory::default());
+    for _ in 0..400 {
+        writer.append(vec![Event::Heartbeat {}]).await.unwrap();
+    }
+    let node = store.node();
+    node.set_faults(Faults { latency: Duration::from_millis(300)..Duration::from_millis(301), ..Faults::NONE });
+    let reader = testing::ledger(&node, "reader", Memory::default());
+    assert!(reader.confirm(Look::Now).await.is_err(), "nobody who asks an edge would wait so long");
+    let told = std::sync::atomic::AtomicU64::new(0);
+    reader.read_to_end(|vector| _ = told.fetch_max(vector.segments(), std::sync::atomic::Ordering::Relaxed)).await.unwrap();
+    assert_eq!(reader.position().unwrap().seq, 400);
+    assert!(told.into_inner() > 0, "how far it is was told");
+    node.cut_off();
+    let called = Instant::now();
+    assert!(reader.read_to_end(|_| ()).await.is_err());
+    assert!(called.elapsed() > Duration::from_secs(60) && called.elapsed() < Duration::from_secs(90), "{:?}", called.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bucket_that_is_away_is_told_in_time_and_then_at_once() {
     let (node, ledger) = node();
     ledger.append(vec![Event::Heartbeat {}]).await.unwrap();

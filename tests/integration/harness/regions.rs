@@ -72,6 +72,11 @@ impl World {
 
     /// Regions whose configurations differ.
     pub async fn start_each(names: &[&'static str], tables: impl Fn(&str) -> String, reach: Reach) -> World {
+        World::start_with(names, |name, settings| settings.open_to_pushes().table(&tables(name)), reach).await
+    }
+
+    /// Regions whose settings are completed, and which are closed to pushes unless that opens them.
+    pub async fn start_with(names: &[&'static str], complete: impl Fn(&str, Settings) -> Settings, reach: Reach) -> World {
         let mut lines = BTreeMap::new();
         for from in names {
             for to in names.iter().filter(|to| *to != from) {
@@ -79,12 +84,11 @@ impl World {
             }
         }
         let bare: BTreeMap<_, _> =
-            names.iter().map(|name| (*name, Settings::new().in_region(name, own_addresses()).open_to_pushes())).collect();
+            names.iter().map(|name| (*name, complete(name, Settings::new().in_region(name, own_addresses())))).collect();
         let buckets: BTreeMap<&str, PathBuf> = bare.iter().map(|(name, settings)| (*name, settings.data_path().join("bucket"))).collect();
         let mut edges = BTreeMap::new();
         for (name, settings) in bare {
-            let token = settings.file("peer-token", "a token of all regions");
-            let mut settings = settings.table(&tables(name));
+            let (token, mut settings) = (settings.file("peer-token", "a token of all regions"), settings);
             for ((_, to), line) in lines.iter().filter(|((from, _), _)| *from == name) {
                 let way = match reach {
                     Reach::Edges => format!("edges = [\"http://{}\"]\ntoken_file = \"{}\"", line.address, token.display()),
