@@ -21,6 +21,8 @@ use crate::bucket::{Bucket, BucketError, ForeignBucket, Key};
 /// Segments of one answer, at most, and their bytes where nobody says.
 const MAX_SEGMENTS: usize = 256;
 const MAX_BYTES: usize = 4 << 20;
+/// How many times as many each round of reading a ledger takes as the one before.
+const READ_AHEAD_GROWTH: usize = 4;
 /// Imports that are looked through for one answer, at most.
 const RELAYED_IMPORTS: usize = 8;
 
@@ -69,20 +71,28 @@ impl Source for ForeignBucket {
     }
 }
 
-/// Segments of the root's own ledger, up to `last` and so many bytes.
+/// Segments of the root's own ledger, up to `last` and so many bytes. Mostly one is new: each round reads four times as many as the one
+/// before, while all of them are there, so that one costs a handful of requests and many take a few rounds.
 async fn own(root: &impl Objects, after: u64, (last, max_bytes): (u64, usize)) -> Result<Segments, BucketError> {
-    // Mostly one is new: the many are read only where one was found.
     let Some(first) = root.read(Key::Ledger(after + 1), MAX_OBJECT_BYTES).await? else { return Ok(Segments::None) };
     if is_stub(&first) {
         return Ok(Segments::Trimmed);
     }
-    let numbers = (after + 2..=last).take(MAX_SEGMENTS - 1);
-    let mut found = vec![first];
-    for read in join_all(numbers.map(|seq| root.read(Key::Ledger(seq), MAX_OBJECT_BYTES))).await {
-        match read {
-            Ok(Some(bytes)) if !is_stub(&bytes) => found.push(bytes),
-            // What is here already goes first.
-            Ok(_) | Err(_) => break,
+    let mut bytes = first.len();
+    let (mut found, mut round) = (vec![first], 1);
+    while bytes < max_bytes && found.len() < MAX_SEGMENTS {
+        round = (round * READ_AHEAD_GROWTH).min(MAX_SEGMENTS - found.len());
+        let next = after + 1 + found.len() as u64;
+        let numbers = (next..=last).take(round);
+        let reads = join_all(numbers.map(|seq| root.read(Key::Ledger(seq), MAX_OBJECT_BYTES))).await;
+        // What is here already goes first, whatever became of the rest.
+        let whole = reads.into_iter().map_while(|read| read.ok().flatten().filter(|segment| !is_stub(segment)));
+        let more: Vec<Bytes> = whole.collect();
+        bytes += more.iter().map(Bytes::len).sum::<usize>();
+        let is_end = more.len() < round;
+        found.extend(more);
+        if is_end {
+            break;
         }
     }
     Ok(Segments::Some(fitting(found, max_bytes)))

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -50,14 +50,25 @@ struct Looks {
 struct UnderWay {
     number: u64,
     begun: Instant,
-    outcome: watch::Receiver<Option<Result<(), LedgerError>>>,
+    /// Those who wait for it are woken in the order in which they came: one seed has one trace.
+    outcome: Arc<SetOnce<Result<(), LedgerError>>>,
     task: AbortHandle,
+}
+
+/// Tells a look's outcome, also when it is ended before it has one.
+struct Tell(Arc<SetOnce<Result<(), LedgerError>>>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        // Mostly it has been told.
+        let _ = self.0.set(Err(LedgerError::Unavailable("the node is ending".into())));
+    }
 }
 
 impl Looks {
     /// The look that has no outcome yet.
     fn pending(&self) -> Option<&UnderWay> {
-        self.under_way.as_ref().filter(|look| look.outcome.borrow().is_none())
+        self.under_way.as_ref().filter(|look| look.outcome.get().is_none())
     }
 
     fn patience(&self) -> Duration {
@@ -103,14 +114,9 @@ impl Tail {
             if let Some(why) = self.known_failure(called) {
                 return Err(why);
             }
-            let mut look = self.look();
+            let look = self.look();
             let deadline = called + lock(&self.looks).patience();
-            let told = async { look.outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) };
-            let outcome = match timeout_at(deadline, told).await {
-                Ok(Ok(outcome)) => outcome.unwrap_or(Ok(())),
-                Ok(Err(_)) => return Err(LedgerError::Unavailable("the node is ending".into())),
-                Err(_) => return Err(too_slow()),
-            };
+            let outcome = timeout_at(deadline, look.outcome.wait()).await.map_err(|_| too_slow())?.clone();
             // What an earlier look found does not matter to who needs a later one.
             if serves(&look) {
                 return outcome;
@@ -146,7 +152,8 @@ impl Tail {
         }
         looks.asked += 1;
         let (number, begun) = (looks.asked, Instant::now());
-        let (tell, outcome) = watch::channel(None);
+        let outcome = Arc::new(SetOnce::new());
+        let tell = Tell(outcome.clone());
         let (core, shared) = (self.core.clone(), self.looks.clone());
         let task = self.core.spawn(async move {
             // Until here, who comes may share it.
@@ -162,7 +169,8 @@ impl Tail {
                 Err(why) => looks.failed = Some((Instant::now(), why.clone())),
             }
             drop(looks);
-            tell.send_replace(Some(outcome));
+            // Nobody else tells it while this goes on.
+            let _ = tell.0.set(outcome);
         });
         let look = UnderWay { number, begun, outcome, task };
         looks.under_way = Some(look.clone());

@@ -7,6 +7,7 @@ use crate::harness::client::{Client, Closed};
 use crate::harness::edge::{Settings, own_addresses};
 use crate::harness::image::Image;
 use crate::harness::origin::Origin;
+use crate::harness::regions::until;
 
 /// The proxy is at 127.0.0.2; neither 203.0.113.0/24 nor 127.0.0.3 is let in.
 fn guarded() -> Settings {
@@ -105,10 +106,12 @@ async fn row_84_the_access_log_has_the_address_that_counts() {
     let (anybody, proxy) = (edge.client.clone().from("127.0.0.9"), edge.client.clone().from("127.0.0.2"));
     status(&anybody, &[("X-Forwarded-For", "198.51.100.1"), ("User-Agent", "spoofer")]).await;
     status(&proxy, &[("X-Forwarded-For", "198.51.100.1, ::ffff:198.51.100.2"), ("User-Agent", "behind a proxy")]).await;
-    let log = edge.log_text();
-    let of = |agent: &str| log.lines().find(|line| line.contains(agent)).unwrap_or_default().to_owned();
-    assert!(of("spoofer").contains("client=127.0.0.9 "), "{}", of("spoofer"));
-    assert!(of("behind a proxy").contains("client=198.51.100.2 "), "{}", of("behind a proxy"));
+    let line = |agent: &str| edge.log_text().lines().find(|line| line.contains(agent)).map(str::to_owned);
+    // A line is written when its answer has ended, which the client may know first.
+    until("both lines are written", || async { line("spoofer").is_some() && line("behind a proxy").is_some() }).await;
+    for (agent, client) in [("spoofer", "client=127.0.0.9 "), ("behind a proxy", "client=198.51.100.2 ")] {
+        assert!(line(agent).is_some_and(|line| line.contains(client)), "{:?}", line(agent));
+    }
     edge.finish().await;
 }
 

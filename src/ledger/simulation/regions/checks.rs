@@ -298,7 +298,7 @@ pub(super) async fn drain(world: &Shared) -> Option<VersionVector> {
         if vectors.len() == expected && vectors.iter().all(|vector| *vector == vectors[0]) {
             return vectors.pop();
         }
-        world.appended.send_replace(());
+        world.appended.tell();
         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     }
     None

@@ -191,7 +191,7 @@ impl Client {
         let outcome = self.world.ledger(at).append(events.clone()).await;
         self.world.trace(format_args!("{marker} through edge-{} of {}: {outcome:?}", at.1, self.world.regions[at.0].name));
         let told = outcome.clone().map(|_| ());
-        self.world.appended.send_replace(());
+        self.world.appended.tell();
         self.world.record.lock().unwrap().appends.push(Append { region: at.0, origin, marker, events, outcome });
         told
     }

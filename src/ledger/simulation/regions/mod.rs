@@ -146,7 +146,7 @@ async fn lose(world: &Shared, pool: &Arc<Mutex<Pool>>, lost: usize, random: &mut
     for at in world.all_nodes().into_iter().filter(|(region, _)| *region != lost) {
         let mut rounds = 0;
         while !knows(&at) && rounds < 100 {
-            world.appended.send_replace(());
+            world.appended.tell();
             sleep(Duration::from_secs(5)).await;
             let _ = world.ledger(at).confirm(Look::Now).await;
             rounds += 1;

@@ -1,10 +1,10 @@
 //! Regions with a store each, their nodes, the ways between them, and what was seen.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -42,7 +42,7 @@ pub(super) struct World {
     /// While hours pass in which late writes land, followers seldom look.
     is_quiet: AtomicBool,
     /// Changes with each append.
-    pub appended: watch::Sender<()>,
+    pub appended: Appended,
     metrics: Metrics,
     planted: Option<Bug>,
     pub started: Instant,
@@ -132,7 +132,7 @@ impl World {
             record: Mutex::default(),
             random: Mutex::new(random.fork()),
             is_quiet: AtomicBool::new(false),
-            appended: watch::Sender::new(()),
+            appended: Appended::default(),
             metrics,
             planted,
             started: Instant::now(),
@@ -241,10 +241,11 @@ impl World {
 /// A node follows another region for ever.
 async fn follow(way: Way, ledger: Ledger, mut random: fastrand::Rng) {
     let mut last = None;
-    let mut told = way.world.appended.subscribe();
+    let mut heard = way.world.appended.count();
     loop {
         // As a long poll is answered.
-        let _ = timeout(Duration::from_secs(random.u64(3..20)), told.changed()).await;
+        let _ = timeout(Duration::from_secs(random.u64(3..20)), way.world.appended.since(heard)).await;
+        heard = way.world.appended.count();
         sleep(Duration::from_millis(random.u64(10..400))).await;
         if way.world.is_quiet.load(Ordering::Relaxed) {
             sleep(SELDOM).await;
@@ -256,6 +257,31 @@ async fn follow(way: Way, ledger: Ledger, mut random: fastrand::Rng) {
                 way.world.trace(format_args!("edge-{node} of {name} follows {origin}: {why}"))
             }
             Ok(Err(_)) => {}
+        }
+    }
+}
+
+/// Something was appended somewhere. Who waits is woken in the order in which it came, which `watch` leaves to chance.
+#[derive(Default)]
+pub(super) struct Appended {
+    count: AtomicU64,
+    notify: Notify,
+}
+
+impl Appended {
+    pub fn tell(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.notify.notify_waiters();
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    async fn since(&self, heard: u64) {
+        let told = self.notify.notified();
+        if self.count() == heard {
+            told.await;
         }
     }
 }
