@@ -198,10 +198,11 @@ impl Cache {
     }
 
     /// What an upstream's error about `key` means for callers. Answers (absence, refusal, nonsense) are remembered for a while; a
-    /// refusal closes the repository: what was confirmed before needs a new yes.
+    /// refusal closes the repository: what was confirmed before needs a new yes. What one caller was refused is no answer to others.
     async fn refused(&self, origin: &Origin, key: &Key, error: UpstreamError) -> CacheError {
         let now = self.inner.clock.now();
         let error = match error {
+            UpstreamError::Absent | UpstreamError::Denied if origin.upstream.is_view() => return CacheError::Absent,
             UpstreamError::Absent => CacheError::Absent,
             UpstreamError::Denied => {
                 // Of a repository that never showed anything there is nothing to close, and nothing to remember.

@@ -136,7 +136,13 @@ impl Upstream {
             authorization_ttl: self.authorization_ttl,
             max_connections: self.max_connections,
             callers: None,
+            is_view: true,
         }
+    }
+
+    /// Whether it answers one caller only: what it refuses, it may show to others.
+    pub fn is_view(&self) -> bool {
+        self.is_view
     }
 
     /// Asks the upstream, not its mirrors, whether the holder of these credentials may read a repository. Its answer about that

@@ -72,6 +72,8 @@ pub struct Upstream {
     max_connections: usize,
     /// Where the upstream itself says which of them may read what.
     callers: Option<Callers>,
+    /// As one caller sees it, with its credentials.
+    is_view: bool,
 }
 
 /// How an upstream is, as far as its answers told.
@@ -152,6 +154,7 @@ impl Upstream {
             max_connections: config.max_connections,
             authorization_ttl: config.authorization_ttl,
             callers: (config.authorize == config::Authorize::Upstream).then(Callers::new),
+            is_view: false,
         })
     }
 

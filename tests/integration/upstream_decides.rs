@@ -171,6 +171,27 @@ async fn what_the_upstream_takes_back_ends_with_the_time_of_its_yes() {
 }
 
 #[tokio::test]
+async fn what_one_caller_is_refused_others_still_get() {
+    let private = Private::new(Scheme::Bearer(TokenBy::Get), "").await;
+    let readers = |names: &[&str]| {
+        let guard = Guard::new(Scheme::Bearer(TokenBy::Get));
+        names.iter().fold(guard, |guard, name| guard.with_reader(name, &["team-a/app"]))
+    };
+    private.origin.set_guard(readers(&["alice", "carol"]));
+    for name in ["alice", "carol"] {
+        assert_eq!(private.client(name).get("/v2/origin.test/team-a/app/manifests/v1").await.status, 200, "{name}");
+    }
+    // What is fetched by her yes of a moment ago, the upstream shows her no more.
+    private.origin.set_guard(readers(&["carol"]));
+    for blob in &private.secret.blobs {
+        let target = format!("/v2/origin.test/team-a/app/blobs/{}", blob.digest());
+        assert_eq!(private.client("alice").get(&target).await.status, 404);
+        assert_eq!(private.client("carol").get(&target).await.status, 200);
+    }
+    private.edge.finish().await;
+}
+
+#[tokio::test]
 async fn an_upstream_that_cannot_be_asked_gives_no_leave_to_who_had_none() {
     let private = Private::new(Scheme::Bearer(TokenBy::Get), "").await;
     private.alice_pulls().await;
