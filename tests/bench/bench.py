@@ -5,6 +5,8 @@ The scripts beside it run as they are: `tests/bench/far`. They build the edge an
 """
 
 import argparse
+import importlib.machinery
+import importlib.util
 import json
 import os
 import platform
@@ -49,6 +51,16 @@ def options(description: str, **defaults: int | str | bool) -> argparse.Namespac
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY, check=True)
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY / "tests" / "bench", check=True)
     return chosen
+
+
+def script(name: str):
+    """A benchmark beside this file, for what it can measure. Scripts have no ending by which they could be imported."""
+    path = Path(__file__).with_name(name)
+    spec = importlib.util.spec_from_loader(name, importlib.machinery.SourceFileLoader(name, str(path)))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def tell_where() -> None:
@@ -129,9 +141,9 @@ def link(near: Namespace, far: Namespace):
 
 
 @contextmanager
-def scratch():
-    """A folder that goes away. On a disk: a cache in memory would flatter."""
-    folder = Path(tempfile.mkdtemp(prefix="outport-bench-", dir="/var/tmp"))
+def scratch(place: str = "/var/tmp"):
+    """A folder that goes away. On a disk if nothing else is said: a cache in memory would flatter."""
+    folder = Path(tempfile.mkdtemp(prefix="outport-bench-", dir=place))
     try:
         yield folder
     finally:
