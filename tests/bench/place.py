@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from processes import Process
 
 MANY = 18_000
 """Connections: what an edge may have here, and descriptors for its files."""
+SETTLE_MOST_S, QUIET_S, QUIET_SHARE = 60, 0.5, 0.05
 
 
 @dataclass
@@ -83,11 +85,11 @@ class Place:
 
     @contextmanager
     def warm_edge(self):
-        """An edge on the servers' core that has all the content, started anew since it got it."""
+        """An edge on the servers' core that has all the content, has verified it, and has nothing left to do."""
         with self.origin() as origin, self.edge(origin.url, around=loads.SERVER) as edge:
             self.warm(edge)
-            edge.stop()
-            edge.start()
+            self.warm(edge)
+            settle(edge)
             yield edge
 
     def warm(self, edge: Edge) -> None:
@@ -95,6 +97,17 @@ class Place:
             loads.pull(edge.plain, "--repository", f"{UPSTREAM}/{blob.repository}", "--blob", blob.digest)
         for manifest in self.content.manifests.values():
             loads.pull(edge.plain, "--repository", f"{UPSTREAM}/{manifest.repository}", "--reference", manifest.tag)
+
+
+def settle(edge: Edge) -> None:
+    """Waits until it does nothing: what a process opens for the first time it verifies beside serving it."""
+    until = time.monotonic() + SETTLE_MOST_S
+    while True:
+        used = edge.process.processor_seconds()
+        time.sleep(QUIET_S)
+        if edge.process.processor_seconds() - used <= QUIET_S * QUIET_SHARE:
+            return
+        assert time.monotonic() < until, "the edge does not come to rest"
 
 
 def blob_path(blob: Blob) -> str:

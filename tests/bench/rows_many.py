@@ -6,7 +6,8 @@ from pathlib import Path
 
 import bench
 import loads
-from place import Place, blob_path
+from content import Blob
+from place import Place, blob_path, settle
 from table import Line
 
 scale = bench.script("scale")
@@ -27,28 +28,34 @@ def memory(place: Place) -> list[Line]:
     tls_blob = large if place.long else middle
     with place.warm_edge() as edge:
 
-        def grown(load, before=lambda: None) -> float:
-            """Bytes, at most, over what it had when it was idle, and had done something `before`."""
+        def grown(blob: Blob, load, before=None) -> float:
+            """Bytes, at most, over what the process had when it had just been started, or when it had done something `before`."""
             edge.stop()
             edge.start()
-            before()
-            time.sleep(0.5)
-            edge.process.forget_peak()
             idle = edge.process.resident_bytes()
+            loads.drain(edge.plain, blob_path(blob), place.folder, requests=1)
+            settle(edge)
+            if before:
+                before()
+                idle = edge.process.resident_bytes()
+            edge.process.forget_peak()
             load()
             return edge.process.peak_bytes() - idle
 
-        # It has just been started.
-        time.sleep(0.5)
+        edge.stop()
+        edge.start()
+        settle(edge)
         lines.append(Line("memory, idle", "-", [edge.process.resident_bytes() / MEBIBYTE], most=30, form=".1f", unit="MiB"))
         for blob, promise in ((large, 16), (middle, None)):
-            found = grown(lambda: loads.drain(edge.plain, blob_path(blob), place.folder, requests=64, connections=64))
+            found = grown(blob, lambda: loads.drain(edge.plain, blob_path(blob), place.folder, requests=64, connections=64))
             lines.append(Line(f"memory grown by 64 pulls of {blob.size // MEBIBYTE} MiB, plain", "-", [found / 1e6], most=promise, form=".1f", unit="MB"))
         for blob, promise in ((tls_blob, 40), (place.content.blobs["shared"], None)):
-            found = grown(lambda: loads.take_tls(edge.tls, blob_path(blob), place.one_suite, requests=64, connections=64))
+            found = grown(blob, lambda: loads.take_tls(edge.tls, blob_path(blob), place.one_suite, requests=64, connections=64))
             note = "in place of 512 MiB" if promise and blob is not large else ""
             lines.append(Line(f"memory grown by 64 pulls of {blob.size // MEBIBYTE} MiB, TLS", "-", [found / 1e6], most=promise, form=".1f",
                               unit="MB", note=note))
+
+        pulled = place.content.blobs["largest" if place.long else "large"]
 
         def crowd(count: int, *, tls: bool, way: str, rate: float, path: str) -> float:
             """Bytes grown for each connection, beside what the first few of a process cost."""
@@ -59,9 +66,8 @@ def memory(place: Place) -> list[Line]:
                     time.sleep(seconds)
                 assert not found["ended"], f"{found['ended']} of {connections} connections were closed by the edge"
 
-            return grown(load, before=lambda: load(FIRST, 1)) / count
+            return grown(pulled, load, before=lambda: load(FIRST, 1)) / count
 
-        pulled = place.content.blobs["largest" if place.long else "large"]
         kinds = ((False, 32, "plain"), (True, 128, "TLS"))
         pulls = 1000 if place.long else 200
         for tls, promise, name in kinds:
