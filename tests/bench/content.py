@@ -26,15 +26,9 @@ LAYERS = {"2k": 10, "40k": 240}
 
 
 @dataclass(frozen=True)
-class Blob:
-    repository: str
-    tag: str
-    digest: str
-    size: int
+class Item:
+    """A blob or a manifest. Under the tag is the image that it belongs to."""
 
-
-@dataclass(frozen=True)
-class Manifest:
     repository: str
     tag: str
     digest: str
@@ -44,8 +38,8 @@ class Manifest:
 @dataclass(frozen=True)
 class Content:
     store: Path
-    blobs: dict[str, Blob]
-    manifests: dict[str, Manifest]
+    blobs: dict[str, Item]
+    manifests: dict[str, Item]
 
     @property
     def files(self) -> Path:
@@ -76,8 +70,7 @@ def load(long: bool) -> Content:
     listed = json.loads((folder / "content.json").read_text())
     return Content(
         folder / "store",
-        {name: Blob(**each) for name, each in listed["blobs"].items()},
-        {name: Manifest(**each) for name, each in listed["manifests"].items()},
+        *({name: Item(**each) for name, each in listed[kind].items()} for kind in ("blobs", "manifests")),
     )
 
 
@@ -85,22 +78,24 @@ def _build(folder: Path, sizes: dict[str, int]) -> None:
     with tempfile.TemporaryDirectory(prefix="outport-bench-") as scratch:
         origin = Distribution(folder / "store", Path(scratch), writable=True)
         try:
-            blobs = {name: _blob(origin, f"bench/{name}", size) for name, size in sizes.items()}
-            manifests = {name: _manifest(origin, f"bench/manifest-{name}", count) for name, count in LAYERS.items()}
+            built = {
+                "blobs": {name: _blob(origin, f"bench/{name}", size) for name, size in sizes.items()},
+                "manifests": {name: _manifest(origin, f"bench/manifest-{name}", count) for name, count in LAYERS.items()},
+            }
         finally:
             origin.stop()
-    listed = {"blobs": {name: asdict(each) for name, each in blobs.items()}, "manifests": {name: asdict(each) for name, each in manifests.items()}}
+    listed = {kind: {name: asdict(item) for name, item in items.items()} for kind, items in built.items()}
     (folder / "content.json").write_text(json.dumps(listed, indent=1))
 
 
-def _blob(origin: Distribution, repository: str, size: int) -> Blob:
+def _blob(origin: Distribution, repository: str, size: int) -> Item:
     bench.tool("push", "--address", origin.authority, "--repository", repository, "--layers", 1, "--layer-bytes", size, "--seed", size)
     manifest = json.loads(expect(Api(origin.authority).ask("GET", f"/v2/{repository}/manifests/pushed"), 200).body)
     layer = manifest["layers"][0]
-    return Blob(repository, "pushed", layer["digest"], layer["size"])
+    return Item(repository, "pushed", layer["digest"], layer["size"])
 
 
-def _manifest(origin: Distribution, repository: str, layers: int) -> Manifest:
+def _manifest(origin: Distribution, repository: str, layers: int) -> Item:
     image = image_builder.small_layers(origin.url, repository, layers, 64)
     content = expect(Api(origin.authority).ask("GET", f"/v2/{repository}/manifests/{image.digest}"), 200).body
-    return Manifest(repository, image.tag, image.digest, len(content))
+    return Item(repository, image.tag, image.digest, len(content))

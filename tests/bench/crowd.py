@@ -2,8 +2,8 @@
 """Many connections from one thread, with TLS or without: that stay idle, that take what they asked for slowly, or at once.
 
 What comes under TLS is discarded as it is, still encrypted, so that the client is not slower than the server: it only makes the
-handshakes, with the suites that OPENSSL_CONF leaves. Prints one line of JSON. With `--way idle` and `--way slow` it prints `up` first, once all connections are there, and ends
-when its input ends or the time is over.
+handshakes, with the suites that OPENSSL_CONF leaves. Prints one line of JSON. With `--way idle` and `--way slow` it prints `up` first,
+once all connections are there, and ends when there is input or the time is over.
 """
 
 import argparse

@@ -51,7 +51,8 @@ http {{
   server {{ listen {self.http2} ssl http2; root {root}; {tls} }}
 }}
 """)
-        self.process = Served("nginx", [*around, "/usr/sbin/nginx", "-c", config, "-p", folder, "-e", folder / "error.log"], folder / "nginx.log")
+        command = [*around, "/usr/sbin/nginx", "-c", config, "-p", folder, "-e", folder / "error.log"]
+        self.process = Served("nginx", command, folder / "nginx.log")
         self.process.wait_for(lambda: len(family(self.process.pid)) > 1)
 
     def stop(self) -> None:
@@ -68,7 +69,8 @@ class Varnish:
         self.plain = f"{address}:{listening}"
         program = folder / "origin.vcl"
         program.write_text(f'vcl 4.1;\nbackend default {{ .host = {json.dumps(host)}; .port = {json.dumps(port)}; }}\n')
-        command = [*around, "/usr/sbin/varnishd", "-F", "-j", "none", "-a", self.plain, "-f", program, "-n", folder / "work", "-s", "malloc,4G"]
+        command = [*around, "/usr/sbin/varnishd", "-F", "-j", "none", "-a", self.plain, "-f", program, "-n", folder / "work"]
+        command += ["-s", "malloc,4G"]
         # With fewer threads than clients that wait for one object, they would wait for threads.
         command += ["-p", "thread_pool_min=200", "-p", "thread_pool_max=2000"]
         self.process = Served("varnishd", command, folder / "varnish.log")

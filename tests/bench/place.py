@@ -12,7 +12,7 @@ from pathlib import Path
 import bench
 import loads
 from certificates import Authority, Certificate
-from content import Blob, Content, Manifest
+from content import Content, Item
 from edge import UPSTREAM, Edge, upstream
 from images import Images
 from origin import Distribution
@@ -110,15 +110,15 @@ def settle(edge: Edge) -> None:
         assert time.monotonic() < until, "the edge does not come to rest"
 
 
-def blob_path(blob: Blob) -> str:
+def blob_path(blob: Item) -> str:
     return f"/v2/{UPSTREAM}/{blob.repository}/blobs/{blob.digest}"
 
 
-def manifest_path(manifest: Manifest, *, tag: bool) -> str:
+def manifest_path(manifest: Item, *, tag: bool) -> str:
     return f"/v2/{UPSTREAM}/{manifest.repository}/manifests/{manifest.tag if tag else manifest.digest}"
 
 
-def token(edge: Edge, manifest: Manifest) -> str:
+def token(edge: Edge, manifest: Item) -> str:
     basic = base64.b64encode(b"ci:secret").decode()
     answer = edge.get(f"/oauth2/token?service=x&scope=repository:{UPSTREAM}/{manifest.repository}:pull", Authorization=f"Basic {basic}")
     assert answer.status == 200, answer.body

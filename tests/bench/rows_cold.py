@@ -8,7 +8,7 @@ import loads
 from edge import UPSTREAM
 from peers import Varnish
 from place import Place, costing
-from rows_warm import tell
+from rows_warm import REGISTRY, tell
 from table import Line, alternate, figures, ratios
 
 
@@ -72,8 +72,9 @@ def near(place: Place) -> list[Line]:
             found = alternate(place.pairs, direct=direct, varnish=via_varnish, edge=via_edge)
             size = f"{image.size_bytes / 1e6:.0f} MB"
             tell(f"loopback, cold, {title}, {size}: seconds", found, {"seconds": (1, ".3f")})
-            lines.append(Line(f"loopback cold {title}: time", "direct", ratios(found["edge"], found["direct"], "seconds"), most=2.0, note=size))
-            lines.append(Line(f"loopback cold {title}: time", "Varnish", ratios(found["edge"], found["varnish"], "seconds"), most=1.3, note=size))
+            for other, name, most in (("direct", "direct", 2.0), ("varnish", "Varnish", 1.3)):
+                times = ratios(found["edge"], found[other], "seconds")
+                lines.append(Line(f"loopback cold {title}: time", name, times, most=most, note=size))
     return lines
 
 
@@ -95,10 +96,11 @@ def cold_blob_cost(place: Place) -> list[Line]:
 
         found = alternate(place.pairs, registry=via_registry, edge=via_edge)
     tell("cold blob: processor seconds for a GB, and seconds", found, {"processor_s_per_gb": (1, ".2f"), "seconds": (1, ".2f")})
+    shares = ratios(found["edge"], found["registry"], "processor_s_per_gb")
     return [
         Line("cold blob, verified: processor seconds for a GB", "a bare tee with SHA-256, 1.63 where the targets were set",
              figures(found["edge"], "processor_s_per_gb"), most=1.65),
-        Line("the same over docker-registry 2.8 as a mirror", "docker-registry 2.8", ratios(found["edge"], found["registry"], "processor_s_per_gb")),
+        Line("the same over that of docker-registry 2.8 as a mirror", REGISTRY, shares),
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bench
 import loads
-from content import Blob
+from content import Item
 from place import Place, blob_path, settle
 from table import Line
 
@@ -28,7 +28,7 @@ def memory(place: Place) -> list[Line]:
     tls_blob = large if place.long else middle
     with place.warm_edge() as edge:
 
-        def grown(blob: Blob, load, before=None) -> float:
+        def grown(blob: Item, load, before=None) -> float:
             """Bytes, at most, over what the process had when it had just been started, or when it had done something `before`."""
             edge.stop()
             edge.start()
@@ -48,12 +48,19 @@ def memory(place: Place) -> list[Line]:
         lines.append(Line("memory, idle", "-", [edge.process.resident_bytes() / MEBIBYTE], most=30, form=".1f", unit="MiB"))
         for blob, promise in ((large, 16), (middle, None)):
             found = grown(blob, lambda: loads.drain(edge.plain, blob_path(blob), place.folder, requests=64, connections=64))
-            lines.append(Line(f"memory grown by 64 pulls of {blob.size // MEBIBYTE} MiB, plain", "-", [found / 1e6], most=promise, form=".1f", unit="MB"))
+            what = f"memory grown by 64 pulls of {blob.size // MEBIBYTE} MiB, plain"
+            lines.append(Line(what, "-", [found / 1e6], most=promise, form=".1f", unit="MB"))
         for blob, promise in ((tls_blob, 40), (place.content.blobs["shared"], None)):
             found = grown(blob, lambda: loads.take_tls(edge.tls, blob_path(blob), place.one_suite, requests=64, connections=64))
             note = "in place of 512 MiB" if promise and blob is not large else ""
             lines.append(Line(f"memory grown by 64 pulls of {blob.size // MEBIBYTE} MiB, TLS", "-", [found / 1e6], most=promise, form=".1f",
                               unit="MB", note=note))
+
+        def in_place(wanted: str) -> str:
+            return "" if place.long else f"in place of {wanted}"
+
+        def for_each(what: str, grown_bytes: float, most: float | None, note: str) -> Line:
+            return Line(f"memory for each of {what}", "-", [grown_bytes / KIBIBYTE], most=most, form=".1f", unit="KiB", note=note)
 
         pulled = place.content.blobs["largest" if place.long else "large"]
 
@@ -72,18 +79,14 @@ def memory(place: Place) -> list[Line]:
         pulls = 1000 if place.long else 200
         for tls, promise, name in kinds:
             found = crowd(pulls, tls=tls, way="slow", rate=MEBIBYTE, path=blob_path(pulled))
-            note = "" if place.long else "in place of 1,000 of 1 GiB"
-            lines.append(Line(f"memory for each of {pulls} pulls of {pulled.size // MEBIBYTE} MiB, {name}", "-", [found / KIBIBYTE], most=promise,
-                              form=".1f", unit="KiB", note=note))
+            lines.append(for_each(f"{pulls} pulls of {pulled.size // MEBIBYTE} MiB, {name}", found, promise, in_place("1,000 of 1 GiB")))
         readers = 5000 if place.long else 500
         for tls, promise, name in kinds:
             found = crowd(readers, tls=tls, way="slow", rate=4 * KIBIBYTE, path=blob_path(pulled))
-            lines.append(Line(f"memory for each of {readers} slow readers, {name}", "-", [found / KIBIBYTE], most=promise, form=".1f", unit="KiB",
-                              note="" if place.long else "in place of 5,000"))
+            lines.append(for_each(f"{readers} slow readers, {name}", found, promise, in_place("5,000")))
         idle = 15_000 if place.long else 500
         found = crowd(idle, tls=True, way="idle", rate=1, path="/v2/")
-        lines.append(Line(f"memory for each of {idle} idle TLS connections", "-", [found / KIBIBYTE], form=".1f", unit="KiB",
-                          note="" if place.long else "in place of 15,000"))
+        lines.append(for_each(f"{idle} idle TLS connections", found, None, in_place("15,000")))
     print()
     for line in lines:
         print(f"  {line.work}: {line.measured}", flush=True)
@@ -103,9 +106,9 @@ def many_blobs(place: Place) -> list[Line]:
         entry_bytes = (whole["resident_bytes"] - half["resident_bytes"]) / count
         note = "" if whole["count"] >= MILLION else f"extrapolated from {half['count']} and {whole['count']}"
         look_ups = whole["first"]["whole_ms"]["p50"] / half["first"]["whole_ms"]["p50"]
+        ready_s = whole["ready_s"] + slope_s * (MILLION - whole["count"])
         return [
-            Line("start at a million cached blobs", "-", [whole["ready_s"] + slope_s * (MILLION - whole["count"])], most=READY_MOST_S, form=".3f",
-                 unit="s", note=note),
+            Line("start at a million cached blobs", "-", [ready_s], most=READY_MOST_S, form=".3f", unit="s", note=note),
             Line(f"a look-up with {whole['count']} blobs, p50", f"with {half['count']}", [look_ups], most=ABOUT_THE_SAME),
             Line("memory for each entry", "-", [entry_bytes], form=".0f", unit="bytes"),
             evictions(folder, 100_000 if place.long else 3_000),

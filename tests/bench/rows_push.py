@@ -26,7 +26,8 @@ def pushes(place: Place) -> list[Line]:
     seeds = iter(range(1, 10**6))
 
     def push(server, address: str, words: tuple) -> dict:
-        pushed = costing(server, lambda: bench.tool("push", "--address", address, "--repository", "team/pushed", "--seed", next(seeds), *words))
+        words = ("--address", address, "--repository", "team/pushed", "--seed", next(seeds), *words)
+        pushed = costing(server, lambda: bench.tool("push", *words))
         return pushed | {"processor_ms_per_blob": pushed["processor_s"] * 1e3 / pushed["blobs"]}
 
     def to_registry(*words) -> dict:
@@ -69,10 +70,11 @@ def replication(place: Place) -> list[Line]:
     seconds = 30 if place.long else 8
     lags, lost = lag.measure(LAG["round_trip_ms"], LAG["per_s"], seconds)
     what = f"replication over {LAG['round_trip_ms']} ms, {LAG['per_s']} pushes a second"
-    print(f"\n{what}: metadata p50 {lag.at(lags.metadata_s, 0.5):.3f} s, p99 {lag.at(lags.metadata_s, 0.99):.3f} s, not arrived {lost}", flush=True)
+    middle, late = (lag.at(lags.metadata_s, share) for share in (0.5, 0.99))
+    print(f"\n{what}: metadata p50 {middle:.3f} s, p99 {late:.3f} s, not arrived {lost}", flush=True)
     return [
         Line(f"replication of {COPIED_BYTES // MEBIBYTE} MiB: rate", "the link's 200 Mbit/s", rates, least=0.9, form=".3f"),
-        Line(f"{what}: metadata lag, p99", "-", [lag.at(lags.metadata_s, 0.99)], most=LAG_MOST_S, form=".3f", unit="s"),
+        Line(f"{what}: metadata lag, p99", "-", [late], most=LAG_MOST_S, form=".3f", unit="s"),
         Line(f"{what}: pushes that did not arrive", "-", [lost], most=0, form=".0f"),
     ]
 

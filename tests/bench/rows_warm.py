@@ -84,7 +84,8 @@ def registry_on_one_core(place: Place) -> list[Line]:
         )
         tell("warm blob, plain, one core: GB/s and processor seconds for a GB", found,
              {"bytes_per_s": (1e-9, ".2f"), "processor_s_per_gb": (1, ".3f")})
-        lines = [Line("warm blob, plain, one core", REGISTRY, ratios(found["edge"], found["registry"], "bytes_per_s"), least=5, note=INSTEAD)]
+        rates = ratios(found["edge"], found["registry"], "bytes_per_s")
+        lines = [Line("warm blob, plain, one core", REGISTRY, rates, least=5, note=INSTEAD)]
         found = alternate(
             place.pairs,
             registry=lambda: loads.wrk(f"http://{registry.authority}/v2/{manifest.repository}/manifests/{manifest.digest}", seconds=seconds,
@@ -92,7 +93,8 @@ def registry_on_one_core(place: Place) -> list[Line]:
             edge=lambda: loads.wrk(f"http://{edge.plain}{manifest_path(manifest, tag=False)}", seconds=seconds, Accept=ACCEPT),
         )
         tell("manifest of 40 KB, one core: requests a second", found, {"per_s": (1, ".0f")})
-        lines.append(Line("manifest of 40 KB, one core", REGISTRY, ratios(found["edge"], found["registry"], "per_s"), least=60, note=INSTEAD))
+        rates = ratios(found["edge"], found["registry"], "per_s")
+        lines.append(Line("manifest of 40 KB, one core", REGISTRY, rates, least=60, note=INSTEAD))
     return lines
 
 
@@ -105,21 +107,27 @@ def warm_manifests(place: Place) -> list[Line]:
             def asked(path: str, **headers: str) -> dict:
                 return costing(edge.process, lambda: loads.wrk(f"http://{edge.plain}{path}", seconds=seconds, Accept=ACCEPT, **headers))
 
+            static = f"http://{nginx.plain}{Content.file(manifest.digest)}"
             bearer = {"Authorization": f"Bearer {token(edge, manifest)}"}
             by_digest, by_tag = (manifest_path(manifest, tag=tag) for tag in (False, True))
             found = alternate(
                 place.pairs,
-                nginx=lambda: costing(nginx.process, lambda: loads.wrk(f"http://{nginx.plain}{Content.file(manifest.digest)}", seconds=seconds)),
+                nginx=lambda: costing(nginx.process, lambda: loads.wrk(static, seconds=seconds)),
                 by_digest=lambda: asked(by_digest),
                 by_tag=lambda: asked(by_tag),
                 by_digest_with_token=lambda: asked(by_digest, **bearer),
                 by_tag_with_token=lambda: asked(by_tag, **bearer),
             )
-            tell(f"manifest of {manifest.size} bytes: requests a second and their p99 in ms", found, {"per_s": (1, ".0f"), "p99_ms": (1, ".2f")})
+            for results in found.values():
+                for each in results:
+                    each["processor_us"] = each["processor_s"] * 1e6 / (each["per_s"] * seconds)
+            tell(f"manifest of {manifest.size} bytes: requests a second, their p99 in ms, processor microseconds for each", found,
+                 {"per_s": (1, ".0f"), "p99_ms": (1, ".2f"), "processor_us": (1, ".1f")})
             for side in ("by_digest", "by_tag", "by_digest_with_token", "by_tag_with_token"):
                 work = f"manifest of {size}, {side.replace('_', ' ')}"
                 least = 0.85 if side.endswith("token") else 0.9
-                lines.append(Line(f"{work}: requests a second", "nginx, static file", ratios(found[side], found["nginx"], "per_s"), least=least))
+                rates = ratios(found[side], found["nginx"], "per_s")
+                lines.append(Line(f"{work}: requests a second", "nginx, static file", rates, least=least))
                 lines.append(Line(f"{work}: p99", "-", figures(found[side], "p99_ms"), most=2, unit="ms"))
     return lines
 
