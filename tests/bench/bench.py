@@ -5,6 +5,8 @@ The scripts beside it run as they are: `tests/bench/far`. They build the edge an
 """
 
 import argparse
+import importlib.machinery
+import importlib.util
 import json
 import os
 import platform
@@ -23,22 +25,25 @@ PYTHON = REPOSITORY / "target" / "python" / "bin" / "python"
 OPEN_EDGE = '[access]\nanonymous_pull = ["**"]\n'
 
 
-def use_installed_packages() -> None:
-    """Goes on in the virtual environment that tests/run makes: the images' code needs its packages."""
+def use_installed_packages(programs: tuple[str, ...] = ()) -> None:
+    """Goes on in the virtual environment that tests/run makes: the images' code needs its packages. `programs` are those of
+    `tests/run --install-bench` that must be there, too."""
     if Path(sys.executable) != PYTHON:
-        if not PYTHON.exists():
-            subprocess.run([REPOSITORY / "tests" / "run", "--install"], check=True)
+        missing = [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
+        if missing or not PYTHON.exists():
+            subprocess.run([REPOSITORY / "tests" / "run", "--install-bench" if missing else "--install"], check=True)
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(REPOSITORY / "tests" / "real"))
 
 
-def options(description: str, **defaults: int) -> argparse.Namespace:
-    """The numbers that a benchmark takes, each with its default, and --no-build."""
-    parser = argparse.ArgumentParser(description=description)
+def options(description: str, **defaults: int | str | bool) -> argparse.Namespace:
+    """The values that a benchmark takes, each with its default, and --no-build. What is False by default is a switch."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-build", action="store_true")
     for name, default in defaults.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument("--" + name.replace("_", "-"), **kind)
     chosen = parser.parse_args()
     binary = REPOSITORY / "target" / "release" / "outport"
     os.environ.setdefault("OUTPORT_BINARY", str(binary))
@@ -46,6 +51,16 @@ def options(description: str, **defaults: int) -> argparse.Namespace:
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY, check=True)
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY / "tests" / "bench", check=True)
     return chosen
+
+
+def script(name: str):
+    """A benchmark beside this file, for what it can measure. Scripts have no ending by which they could be imported."""
+    path = Path(__file__).with_name(name)
+    spec = importlib.util.spec_from_loader(name, importlib.machinery.SourceFileLoader(name, str(path)))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def tell_where() -> None:
@@ -73,7 +88,8 @@ class Namespace:
         self.name = name
         self.inside = ("ip", "netns", "exec", name)
         allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
-        if "cubic" not in allowed.read_text().split():
+        # Only the machine's own namespace has this list.
+        if allowed.exists() and "cubic" not in allowed.read_text().split():
             allowed.write_text(allowed.read_text().strip() + " cubic")
         subprocess.run(["ip", "netns", "add", name], check=True)
         subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
@@ -98,10 +114,36 @@ def namespaces(*names: str):
             namespace.remove()
 
 
+ONE_WAY_MS, MBIT_PER_S, QUEUE_BYTES = 40, 200, 4 * 1024 * 1024
+"""Of the long link."""
+NEAR_ADDRESS, FAR_ADDRESS = "10.77.0.1", "10.77.0.2"
+LINK = f"link of {2 * ONE_WAY_MS} ms and {MBIT_PER_S} Mbit/s, queue of {QUEUE_BYTES} bytes, cubic"
+
+
 @contextmanager
-def scratch():
-    """A folder that goes away. On a disk: a cache in memory would flatter."""
-    folder = Path(tempfile.mkdtemp(prefix="outport-bench-", dir="/var/tmp"))
+def link(near: Namespace, far: Namespace):
+    """Joins two namespaces by a long link."""
+    devices = {near: ("outport-near", NEAR_ADDRESS), far: ("outport-far", FAR_ADDRESS)}
+    words = ["--one-way-ms", ONE_WAY_MS, "--mbit-per-s", MBIT_PER_S, "--queue-bytes", QUEUE_BYTES]
+    wan = subprocess.Popen(
+        [str(TOOLS / "wan"), "--a", devices[near][0], "--b", devices[far][0], *map(str, words)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert wan.stdout.readline() == "up\n", "the link does not come up"
+        for namespace, (device, address) in devices.items():
+            subprocess.run(["ip", "link", "set", device, "netns", namespace.name], check=True)
+            subprocess.run(["ip", "-n", namespace.name, "address", "add", f"{address}/30", "dev", device], check=True)
+            subprocess.run(["ip", "-n", namespace.name, "link", "set", device, "up"], check=True)
+        yield
+    finally:
+        wan.terminate()
+        wan.wait()
+
+
+@contextmanager
+def scratch(place: str = "/var/tmp"):
+    """A folder that goes away. On a disk if nothing else is said: a cache in memory would flatter."""
+    folder = Path(tempfile.mkdtemp(prefix="outport-bench-", dir=place))
     try:
         yield folder
     finally:

@@ -18,7 +18,7 @@ const DISCARD_BYTES: usize = 1 << 20;
 const VERIFY_BYTES: usize = 64 * 1024;
 /// A server that is silent for so long has failed.
 const SILENCE: Duration = Duration::from_secs(60);
-const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, */*";
+pub(crate) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 
 /// What becomes of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ fn read_head(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
     }
 }
 
-fn body_length(head: &str) -> io::Result<u64> {
+pub(crate) fn body_length(head: &str) -> io::Result<u64> {
     let length = header(head, "content-length").and_then(|value| value.parse().ok());
     length.ok_or_else(|| io::Error::other(format!("no length in {head}")))
 }

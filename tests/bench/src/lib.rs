@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod options;
+pub mod spin;
 pub mod sys;
 
 /// The value below which a share (0 to 1) of the values lies; 0 for none. Sorts them.
