@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{Semaphore, watch};
 
-use super::admit::{Call, Read, Site};
+use super::admit::{Call, Read, Site, Write};
 use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
 use super::challenge::challenge;
 use super::command;
@@ -151,31 +151,35 @@ impl Http {
         if !self.0.locations.is_passed_on(&head.headers) {
             record.audited_by(&self.0.audit);
         }
+        // A connection has room for this future all the time, and each request moves it: what is not for reads lies elsewhere.
         let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
-            Ok(Call::Command(command)) => self.command(command, &site, &head, body, &mut record).await,
-            Ok(Call::Exchange) => self.exchange((&site, &head, &connection), body, &mut record).await,
-            Ok(Call::TokenForm) => self.token_form((&site, &head, &connection), body, &mut record).await,
-            Ok(Call::Write(write)) => {
-                let mut inflow = Inflow::new(body, u64::MAX);
-                let declared_bytes = inflow.declared_bytes();
-                let reply = within(self.0.request_timeout, self.write(&write, (&site, &head), &mut inflow, &record)).await;
-                // A manifest is taken with its body.
-                record.received(if write.wanted.is_manifest() { declared_bytes.unwrap_or_default() } else { inflow.received_bytes() });
-                (reply, drain_rest(&head, inflow).await)
-            }
+            Ok(Call::Command(command)) => Box::pin(self.command(command, &site, &head, body, &mut record)).await,
+            Ok(Call::Exchange) => Box::pin(self.exchange((&site, &head, &connection), body, &mut record)).await,
+            Ok(Call::TokenForm) => Box::pin(self.token_form((&site, &head, &connection), body, &mut record)).await,
+            Ok(Call::Write(write)) => Box::pin(self.take_in(&write, (&site, &head), body, &mut record)).await,
             Ok(Call::Acr(call)) => {
-                let mut inflow = Inflow::new(body, u64::MAX);
-                let reply = self.acr(&call, (&site, &head), &mut inflow, &record).await;
-                (reply, drain_rest(&head, inflow).await)
+                let answering = async {
+                    let mut inflow = Inflow::new(body, u64::MAX);
+                    let reply = self.acr(&call, (&site, &head), &mut inflow, &record).await;
+                    (reply, drain_rest(&head, inflow).await)
+                };
+                Box::pin(answering).await
             }
-            Ok(Call::Govern(permit, wanted)) => self.govern((permit, &wanted), (&site, record.caller()), &head, body).await,
+            Ok(Call::Govern(permit, wanted)) => Box::pin(self.govern((permit, &wanted), (&site, record.caller()), &head, body)).await,
+            Ok(Call::Read(read)) => {
+                let reuse = drain(&head, body).await;
+                (within(site.deadline, self.read(&read, (&site, &head), &mut record)).await, reuse)
+            }
             Ok(call) => {
                 let reuse = drain(&head, body).await;
-                (self.call(call, &site, &head, &mut record).await, reuse)
+                (Box::pin(self.call(call, &site, &head, &mut record)).await, reuse)
             }
             Err(failure) => {
-                let reuse =
-                    if failure.status == StatusCode::UNAUTHORIZED { drain_unasked(&head, body).await } else { drain(&head, body).await };
+                let reuse = if failure.status == StatusCode::UNAUTHORIZED {
+                    Box::pin(drain_unasked(&head, body)).await
+                } else {
+                    drain(&head, body).await
+                };
                 (Err(failure), reuse)
             }
         };
@@ -191,6 +195,26 @@ impl Http {
         self.0.locations.vouch(&head.headers, answer.headers_mut());
         site.tokens.vouch(&head.headers, answer.headers_mut());
         answer
+    }
+
+    /// A request that writes to a repository.
+    async fn take_in<B>(
+        &self,
+        write: &Write,
+        (site, head): (&Site, &Parts),
+        body: B,
+        record: &mut Record,
+    ) -> (Result<Response<Payload>, Failure>, Reuse)
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut inflow = Inflow::new(body, u64::MAX);
+        let declared_bytes = inflow.declared_bytes();
+        let reply = within(self.0.request_timeout, self.write(write, (site, head), &mut inflow, record)).await;
+        // A manifest is taken with its body.
+        record.received(if write.wanted.is_manifest() { declared_bytes.unwrap_or_default() } else { inflow.received_bytes() });
+        (reply, drain_rest(head, inflow).await)
     }
 
     /// A request on the operators' listener. It is in no log: probes and scrapes would fill it.
@@ -259,11 +283,10 @@ impl Http {
             Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
             Call::Audit(permit, query) => within(site.deadline, self.search_audit(permit, &query, site.deadline)).await,
             Call::Wait(waiting) => self.wait(&waiting).await,
-            Call::Read(read) => within(site.deadline, self.read(&read, (site, head), record)).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,
             Call::SignIns => Ok(exchange::sign_ins(site)),
-            Call::Write(_) | Call::Acr(_) | Call::Command(_) | Call::TokenForm | Call::Exchange | Call::Govern(..) => {
+            Call::Read(_) | Call::Write(_) | Call::Acr(_) | Call::Command(_) | Call::TokenForm | Call::Exchange | Call::Govern(..) => {
                 Err(Failure::bad_command("a command is a POST"))
             }
         }
@@ -437,6 +460,18 @@ mod tests {
     const _: fn(Http, Request<Incoming>, Arc<Connection>) = |http, request, connection| {
         drop(tokio::spawn(async move { http.registry(request, connection).await }));
     };
+
+    /// Each connection holds one such future, and each request moves it.
+    #[test]
+    fn a_request_is_small_while_it_is_answered() {
+        const BYTES_MOST: usize = 8 * 1024;
+        fn bytes_of<F>(_: impl Fn(&'static Http, Request<Incoming>, Arc<Connection>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = bytes_of(|http, request, connection| http.registry(request, connection));
+        println!("{bytes} bytes");
+        assert!(bytes <= BYTES_MOST, "{bytes}");
+    }
 
     /// Sends bytes on one connection and returns all that is answered until the server closes it. Each request is answered 200 when
     /// `serve` has done with its body.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::LedgerError;
 use super::core::Core;
@@ -23,6 +24,8 @@ const MAX_SEGMENTS: usize = 256;
 const MAX_BYTES: usize = 4 << 20;
 /// How many times as many each round of reading a ledger takes as the one before.
 const READ_AHEAD_GROWTH: usize = 4;
+/// After so long no further round begins.
+const READ_TIME: Duration = Duration::from_millis(500);
 /// Imports that are looked through for one answer, at most.
 const RELAYED_IMPORTS: usize = 8;
 
@@ -73,11 +76,14 @@ impl Source for ForeignBucket {
 
 /// Segments of the root's own ledger, up to `last` and so many bytes. Mostly one is new: each round reads four times as many as the one
 /// before, while all of them are there, so that one costs a handful of requests and many take a few rounds.
+///
+/// What there is after a moment is the answer: who asks a slow store for more than it gives in time would get nothing, and ask again.
 async fn own(root: &impl Objects, after: u64, (last, max_bytes): (u64, usize)) -> Result<Segments, BucketError> {
     let Some(first) = root.read(Key::Ledger(after + 1), MAX_OBJECT_BYTES).await? else { return Ok(Segments::None) };
     if is_stub(&first) {
         return Ok(Segments::Trimmed);
     }
+    let began = Instant::now();
     let mut bytes = first.len();
     let (mut found, mut round) = (vec![first], 1);
     while bytes < max_bytes && found.len() < MAX_SEGMENTS {
@@ -91,7 +97,7 @@ async fn own(root: &impl Objects, after: u64, (last, max_bytes): (u64, usize)) -
         bytes += more.iter().map(Bytes::len).sum::<usize>();
         let is_end = more.len() < round;
         found.extend(more);
-        if is_end {
+        if is_end || began.elapsed() >= READ_TIME {
             break;
         }
     }

@@ -13,10 +13,10 @@ use super::index::{Index, Memory};
 use super::segment::{self, Object, Stub};
 use super::{
     AppendError, Content, ContentKind, ControlRecord, Event, Foreign, Ledger, LedgerError, Look, ManifestFacts, Origin, Place,
-    ReferrersQuery, Regions, Rejected, Segments, UnforwardedQuery, testing,
+    ReferrersQuery, Regions, Rejected, Segments, Source, UnforwardedQuery, testing,
 };
-use crate::bucket::Bucket;
 use crate::bucket::testing::{Fault, Faults, INCARNATION, SimulatedStore, Verb};
+use crate::bucket::{Bucket, ForeignBucket};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
@@ -504,4 +504,35 @@ async fn an_index_on_disk_is_kept_lost_and_made_again() {
     anew.confirm(Look::Now).await.unwrap();
     assert_eq!(anew.position().unwrap().seq, 4);
     assert_eq!(anew.tag(&name("app"), &tag("latest")).unwrap().unwrap().digest, digest("v2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_a_slow_store_gets_what_it_gives_in_a_moment() {
+    const SEGMENTS: u64 = 300;
+    let store = store();
+    let writer = testing::ledger(&store.node(), "writer", Memory::default());
+    for _ in 0..SEGMENTS {
+        writer.append(vec![Event::Heartbeat {}]).await.unwrap();
+    }
+    let told = async |latency_ms: u64| {
+        let node = store.node();
+        let edge = testing::ledger(&node, "edge", Memory::default());
+        edge.read_to_end(|_| ()).await.unwrap();
+        let latency = Duration::from_millis(latency_ms);
+        node.set_faults(Faults { latency: latency..latency + Duration::from_nanos(1), ..Faults::NONE });
+        let (asked, began) = (node.requests(Verb::Read), Instant::now());
+        let Segments::Some(found) = edge.segments_of(edge.origin(), 0, 1 << 20).await.unwrap() else { panic!("nothing") };
+        (found.len(), node.requests(Verb::Read) - asked, began.elapsed())
+    };
+    assert_eq!(told(0).await.0, 256, "as many as one answer has");
+    let (found, asked, took) = told(150).await;
+    assert!((5..100).contains(&found) && asked == found as u64 && took < Duration::from_secs(1), "{found} {asked} {took:?}");
+    // Of one that is new hardly more is asked for than there is.
+    let node = store.node();
+    let other = testing::ledger(&node, "other", Memory::default());
+    other.read_to_end(|_| ()).await.unwrap();
+    let asked = node.requests(Verb::Read);
+    let abroad = ForeignBucket::simulated(&node, "eu", INCARNATION);
+    let found = Source::segments(&abroad, other.origin(), SEGMENTS - 1, Duration::ZERO).await.unwrap();
+    assert!(matches!(found, Segments::Some(found) if found.len() == 1) && node.requests(Verb::Read) - asked <= 5);
 }
