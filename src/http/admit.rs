@@ -142,7 +142,7 @@ impl Site {
             return Ok(applicant(action));
         }
         if let Some(elsewhere) = self.elsewhere(&action, host.as_deref()) {
-            return self.admit_elsewhere(elsewhere, action, &head.headers, record).await;
+            return Box::pin(self.admit_elsewhere(elsewhere, action, &head.headers, record)).await;
         }
         let caller = self.caller(head, connection, record.client()).await;
         record.authenticated(caller.as_ref());

@@ -152,7 +152,8 @@ impl Http {
             record.audited_by(&self.0.audit);
         }
         // A connection has room for this future all the time, and each request moves it: what is not for reads lies elsewhere.
-        let (reply, reuse) = match site.admit(&head, &connection, &mut record).await {
+        let admitted = site.admit(&head, &connection, &mut record).await;
+        let (reply, reuse) = match admitted {
             Ok(Call::Command(command)) => Box::pin(self.command(command, &site, &head, body, &mut record)).await,
             Ok(Call::Exchange) => Box::pin(self.exchange((&site, &head, &connection), body, &mut record)).await,
             Ok(Call::TokenForm) => Box::pin(self.token_form((&site, &head, &connection), body, &mut record)).await,
@@ -300,16 +301,16 @@ impl Http {
         let mut response = match &read.wanted {
             Wanted::Manifest(reference) => self.manifest((read, asking), reference, head, record).await?,
             Wanted::Blob(digest) => self.blob((read, asking), digest, head, record).await?,
-            Wanted::Receipt(reference) => receipts::shown(&registry.receipt(access, reference).await.map_err(refused)?),
+            Wanted::Receipt(reference) => receipts::shown(&Box::pin(registry.receipt(access, reference)).await.map_err(refused)?),
             Wanted::Tags(page) => {
-                let answer = registry.tags(access, page, asking).await.map_err(refused)?;
+                let answer = Box::pin(registry.tags(access, page, asking)).await.map_err(refused)?;
                 record.found(&answer);
                 respond::tags(answer, &read.name, Listing { page, ns: read.ns.as_deref() })
             }
             Wanted::Referrers { subject, artifact_type, last } => {
                 let artifact_type = artifact_type.as_deref();
                 let page = ReferrersPage { subject, artifact_type, after: last.as_ref() };
-                let answer = registry.referrers(access, page, asking).await.map_err(refused)?;
+                let answer = Box::pin(registry.referrers(access, page, asking)).await.map_err(refused)?;
                 record.found(&answer);
                 respond::referrers(answer, ReferrersListing { name: &read.name, ns: read.ns.as_deref(), subject, artifact_type })
             }
@@ -469,7 +470,6 @@ mod tests {
             size_of::<F>()
         }
         let bytes = bytes_of(|http, request, connection| http.registry(request, connection));
-        println!("{bytes} bytes");
         assert!(bytes <= BYTES_MOST, "{bytes}");
     }
 

@@ -170,7 +170,7 @@ impl Identity {
     ) -> Result<Caller, AuthError> {
         match Credentials::read(authorization)? {
             None => Ok(Caller::anonymous(address)),
-            Some(Credentials::Basic { name, password }) => self.sign_in(&name, &password, address).await,
+            Some(Credentials::Basic { name, password }) => Box::pin(self.sign_in(&name, &password, address)).await,
             Some(Credentials::Bearer(token)) => self.bear(token, address).await,
         }
     }

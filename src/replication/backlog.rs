@@ -12,8 +12,10 @@ use crate::oci::{Digest, RepositoryName};
 
 /// Between two looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Segments before the process began that are looked through for bytes that are not where they belong.
+/// Segments before the process began that are looked through for bytes that are not where they belong: the newest first, and few in each
+/// look, since a store that many edges start at may be slow.
 const LOOK_BACK: u64 = 4_096;
+const LOOKED_BACK_AT_ONCE: u64 = 32;
 /// Bytes of segments that are read at a time, and times of one look.
 const READ_BYTES: usize = 4 << 20;
 const MAX_READS: usize = 16;
@@ -38,6 +40,8 @@ type Content = (RepositoryName, Digest);
 pub(super) struct Backlog {
     /// The last own segment whose contents are in here.
     read: Option<u64>,
+    /// Those before the process began that were not looked through yet: from behind the first to the second.
+    unread: (u64, u64),
     /// By when they were pushed.
     pending: BTreeMap<(Timestamp, u64), Vec<Content>>,
     count: usize,
@@ -75,6 +79,7 @@ impl Backlog {
             return Ok(None);
         }
         self.read_on(ledger).await?;
+        self.look_back(ledger).await?;
         let members = inner.members(ledger)?;
         self.drop_held(inner, ledger, &members)?;
         Ok(self.pending.first_key_value().map(|((at, _), _)| *at))
@@ -83,7 +88,10 @@ impl Backlog {
     /// Takes in what was pushed since the last look.
     async fn read_on(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let tail = ledger.position()?.seq;
-        let mut read = self.read.unwrap_or(tail.saturating_sub(LOOK_BACK));
+        let mut read = self.read.unwrap_or(tail);
+        if self.read.is_none() {
+            self.unread = (tail.saturating_sub(LOOK_BACK), tail);
+        }
         for _ in 0..MAX_READS {
             if self.count >= MAX_PENDING {
                 break;
@@ -92,10 +100,7 @@ impl Backlog {
                 Segments::Some(found) => {
                     for bytes in found {
                         read += 1;
-                        if let Some(glance) = Glance::at(&bytes).filter(|glance| !glance.contents.is_empty()) {
-                            self.count += glance.contents.len();
-                            self.pending.insert((glance.clock.timestamp(), read), glance.contents);
-                        }
+                        self.take_in(read, &bytes);
                     }
                 }
                 // What was trimmed is everywhere.
@@ -105,6 +110,40 @@ impl Backlog {
         }
         self.read = Some(read);
         Ok(())
+    }
+
+    /// Takes in some of what was pushed before the process began.
+    async fn look_back(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let (first, last) = self.unread;
+        let after = last.saturating_sub(LOOKED_BACK_AT_ONCE).max(first);
+        let mut read = after;
+        while read < last && self.count < MAX_PENDING {
+            match ledger.segments_of(ledger.origin(), read, READ_BYTES).await? {
+                Segments::Some(found) => {
+                    for bytes in found.iter().take((last - read) as usize) {
+                        read += 1;
+                        self.take_in(read, bytes);
+                    }
+                }
+                // What was trimmed, and what is before it, is everywhere.
+                Segments::Trimmed => {
+                    self.unread = (first, first);
+                    return Ok(());
+                }
+                Segments::None | Segments::Unknown => return Ok(()),
+            }
+        }
+        if read == last {
+            self.unread = (first, after);
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, seq: u64, segment: &[u8]) {
+        if let Some(glance) = Glance::at(segment).filter(|glance| !glance.contents.is_empty()) {
+            self.count += glance.contents.len();
+            self.pending.insert((glance.clock.timestamp(), seq), glance.contents);
+        }
     }
 
     /// Forgets what is where it belongs, the oldest first.

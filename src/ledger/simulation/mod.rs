@@ -268,17 +268,17 @@ fn one_seed_has_one_trace() {
 fn each_planted_bug_of_several_regions_is_caught() {
     const BUGS: &[(Bug, u64)] = &[
         (Bug::DeleteTakesUnseen, 0),
-        (Bug::LockDoesNotPin, 0),
-        (Bug::LockNotChecked, 0),
-        (Bug::CausesNotAwaited, 0),
-        (Bug::GapImported, 0),
-        (Bug::ForeignChainNotChecked, 0),
+        (Bug::LockDoesNotPin, 114),
+        (Bug::LockNotChecked, 5),
+        (Bug::CausesNotAwaited, 1),
+        (Bug::GapImported, 3),
+        (Bug::ForeignChainNotChecked, 3),
         (Bug::ImportsNotSeen, 0),
-        (Bug::ImportsNotAwaited, 0),
-        (Bug::ImportRaceTakenForWon, 0),
-        (Bug::CutIgnored, 0),
-        (Bug::OwnTailNotCompared, 0),
-        (Bug::ClockNotRaised, 0),
+        (Bug::ImportsNotAwaited, 2),
+        (Bug::ImportRaceTakenForWon, 1),
+        (Bug::CutIgnored, 30),
+        (Bug::OwnTailNotCompared, 7),
+        (Bug::ClockNotRaised, 1),
         (Bug::UnreadableTakenForCommitted, 0),
     ];
     catch(regions::run, BUGS);
