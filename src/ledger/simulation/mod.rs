@@ -279,7 +279,6 @@ fn each_planted_bug_of_several_regions_is_caught() {
         (Bug::CutIgnored, 30),
         (Bug::OwnTailNotCompared, 7),
         (Bug::ClockNotRaised, 1),
-        (Bug::UnreadableTakenForCommitted, 0),
     ];
     catch(regions::run, BUGS);
 }
