@@ -172,9 +172,9 @@ async fn what_the_upstream_takes_back_ends_with_the_time_of_its_yes() {
 
 #[tokio::test]
 async fn what_one_caller_is_refused_others_still_get() {
-    let private = Private::new(Scheme::Bearer(TokenBy::Get), "").await;
+    let private = Private::new(Scheme::Basic, "").await;
     let readers = |names: &[&str]| {
-        let guard = Guard::new(Scheme::Bearer(TokenBy::Get));
+        let guard = Guard::new(Scheme::Basic);
         names.iter().fold(guard, |guard, name| guard.with_reader(name, &["team-a/app"]))
     };
     private.origin.set_guard(readers(&["alice", "carol"]));
