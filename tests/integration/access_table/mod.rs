@@ -61,8 +61,10 @@ impl Asked<'_> {
         let mut counts = Counts::default();
         let mut absent = Vec::new();
         for operation in operations(ABSENT, self.image, mark) {
-            // Who may something there is told that there is nothing.
-            let answer = if caller.may(operation.right, ABSENT) { None } else { Some(operation.ask(&self.client_of(caller)).await) };
+            // Who may something there is told that there is nothing; and who is refused is not asked twice, for each question costs a
+            // slow hash.
+            let is_compared = !caller.may(operation.right, ABSENT) && caller.standing != Standing::Refused;
+            let answer = if is_compared { Some(operation.ask(&self.client_of(caller)).await) } else { None };
             absent.push(answer.map(|answer| shown(&answer, ABSENT)));
         }
         // Who is refused gains nothing by asking for another one, and may not fail too often.
