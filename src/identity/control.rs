@@ -167,6 +167,11 @@ impl IdentityRecord {
         self.enabled && is_ahead(self.expires, now)
     }
 
+    /// Whether this secret is still there, and good.
+    pub fn has_at(&self, now: Timestamp, id: SecretId) -> bool {
+        self.secrets[id.number.index()].as_ref().is_some_and(|secret| secret.created == id.created && is_ahead(secret.expires, now))
+    }
+
     /// Which of the secrets that are good has this hash.
     pub fn secret_at(&self, now: Timestamp, hash: &str) -> Option<SecretId> {
         let number = NUMBERS.into_iter().find(|number| self.hashes_at(now)[number.index()] == Some(hash))?;
@@ -183,7 +188,7 @@ impl IdentityRecord {
 }
 
 /// Whether an end is still to come; what has none always lasts.
-pub(super) fn is_ahead(end: Option<Timestamp>, now: Timestamp) -> bool {
+fn is_ahead(end: Option<Timestamp>, now: Timestamp) -> bool {
     end.is_none_or(|end| now < end)
 }
 

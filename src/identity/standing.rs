@@ -4,52 +4,30 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::claims::{Proof, Subject};
-use super::control::{Control, NUMBERS, SecretId, is_ahead};
+use super::control::{Control, IdentityRecord};
 use crate::clock::Timestamp;
 use crate::config;
 
-/// The principals that stand in the configuration and in the control plane.
+/// The principals that stand in the control plane, and those of the configuration, which have no record.
 #[derive(Debug, Default)]
-pub(super) struct Standings(HashMap<Arc<str>, Standing>);
-
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    is_enabled: bool,
-    expires: Option<Timestamp>,
-    /// When each secret was made, and when it ends.
-    secrets: [Option<(Timestamp, Option<Timestamp>)>; 2],
-}
-
-impl Standing {
-    /// What stands in the configuration.
-    const FIXED: Standing = Standing { is_enabled: true, expires: None, secrets: [None, None] };
-
-    fn has(&self, secret: SecretId, now: Timestamp) -> bool {
-        self.secrets[secret.number.index()].is_some_and(|(created, expires)| created == secret.created && is_ahead(expires, now))
-    }
-}
+pub(super) struct Standings(HashMap<Arc<str>, Option<IdentityRecord>>);
 
 impl Standings {
     /// What the configuration says of a name counts.
     pub fn new(principals: &[config::Principal], control: &Control) -> Standings {
-        let made = control.identities.iter().map(|(name, record)| {
-            let secrets = NUMBERS.map(|number| record.secrets[number.index()].as_ref().map(|secret| (secret.created, secret.expires)));
-            let standing = Standing { is_enabled: record.enabled, expires: record.expires, secrets };
-            (name.clone(), standing)
-        });
-        let fixed = principals.iter().map(|principal| (principal.name.as_str().into(), Standing::FIXED));
+        let made = control.identities.iter().map(|(name, record)| (name.clone(), Some(record.clone())));
+        let fixed = principals.iter().map(|principal| (principal.name.as_str().into(), None));
         Standings(made.chain(fixed).collect())
     }
 
-    /// Who signed in with a password must still be there, and so must the secret, if it can be replaced at run time. Who came from a provider is never one of those who stand here: their names are
-    /// not the provider's to give.
+    /// Who signed in with a password must still be there, and so must the secret, if it can be replaced at run time. Who came from a
+    /// provider is never one of those who stand here: their names are not the provider's to give.
     pub fn admit(&self, subject: &Subject, now: Timestamp) -> bool {
         match self.0.get(&subject.name) {
             Some(_) if subject.proof == Proof::Oidc => false,
-            Some(standing) => {
-                let is_good = |secret| standing.has(secret, now);
-                standing.is_enabled && is_ahead(standing.expires, now) && subject.secret.is_none_or(is_good)
-            }
+            // A secret was another's, who had this name at run time.
+            Some(None) => subject.secret.is_none(),
+            Some(Some(record)) => record.is_accepted_at(now) && subject.secret.is_none_or(|secret| record.has_at(now, secret)),
             None => subject.proof != Proof::Basic,
         }
     }
@@ -58,7 +36,7 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{IdentityKind, IdentityRecord, Number, SecretRecord};
+    use crate::identity::{IdentityKind, Number, SecretId, SecretRecord};
 
     #[test]
     fn who_is_gone_disabled_or_expired_is_not_admitted() {

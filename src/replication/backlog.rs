@@ -1,6 +1,7 @@
 //! What was pushed here and is not elsewhere yet: how old the oldest of it is, for what ledgers say and for bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use crate::oci::{Digest, RepositoryName};
 
 /// Between two looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Segments before the process began that are looked through for bytes that are not where they belong: the newest first, and few in each
+/// Segments before the process began that are looked through for bytes that are not where they belong: the oldest first, and few in each
 /// look, since a store that many edges start at may be slow.
 const LOOK_BACK: u64 = 4_096;
-const LOOKED_BACK_AT_ONCE: u64 = 32;
+const LOOKED_BACK_BYTES: usize = 32 << 10;
+const TRIMMED_STEP: u64 = 32;
 /// Bytes of segments that are read at a time, and times of one look.
 const READ_BYTES: usize = 4 << 20;
 const MAX_READS: usize = 16;
@@ -40,8 +42,8 @@ type Content = (RepositoryName, Digest);
 pub(super) struct Backlog {
     /// The last own segment whose contents are in here.
     read: Option<u64>,
-    /// Those before the process began that were not looked through yet: from behind the first to the second.
-    unread: (u64, u64),
+    /// What is before the process began and was not looked through yet: behind its start, up to its end.
+    unread: Range<u64>,
     /// By when they were pushed.
     pending: BTreeMap<(Timestamp, u64), Vec<Content>>,
     count: usize,
@@ -88,10 +90,11 @@ impl Backlog {
     /// Takes in what was pushed since the last look.
     async fn read_on(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let tail = ledger.position()?.seq;
-        let mut read = self.read.unwrap_or(tail);
         if self.read.is_none() {
-            self.unread = (tail.saturating_sub(LOOK_BACK), tail);
+            self.unread = tail.saturating_sub(LOOK_BACK)..tail;
         }
+        // Moved with each batch: what was taken in counts once, also when the next one fails.
+        let mut read = *self.read.get_or_insert(tail);
         for _ in 0..MAX_READS {
             if self.count >= MAX_PENDING {
                 break;
@@ -107,34 +110,26 @@ impl Backlog {
                 Segments::Trimmed => read = tail,
                 Segments::None | Segments::Unknown => break,
             }
+            self.read = Some(read);
         }
-        self.read = Some(read);
         Ok(())
     }
 
     /// Takes in some of what was pushed before the process began.
     async fn look_back(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        let (first, last) = self.unread;
-        let after = last.saturating_sub(LOOKED_BACK_AT_ONCE).max(first);
-        let mut read = after;
-        while read < last && self.count < MAX_PENDING {
-            match ledger.segments_of(ledger.origin(), read, READ_BYTES).await? {
-                Segments::Some(found) => {
-                    for bytes in found.iter().take((last - read) as usize) {
-                        read += 1;
-                        self.take_in(read, bytes);
-                    }
-                }
-                // What was trimmed, and what is before it, is everywhere.
-                Segments::Trimmed => {
-                    self.unread = (first, first);
-                    return Ok(());
-                }
-                Segments::None | Segments::Unknown => return Ok(()),
-            }
+        if self.unread.is_empty() || self.count >= MAX_PENDING {
+            return Ok(());
         }
-        if read == last {
-            self.unread = (first, after);
+        match ledger.segments_of(ledger.origin(), self.unread.start, LOOKED_BACK_BYTES).await? {
+            Segments::Some(found) => {
+                for bytes in found.iter().take((self.unread.end - self.unread.start) as usize) {
+                    self.unread.start += 1;
+                    self.take_in(self.unread.start, bytes);
+                }
+            }
+            // What was trimmed is everywhere, and the oldest are trimmed first.
+            Segments::Trimmed => self.unread.start = (self.unread.start + TRIMMED_STEP).min(self.unread.end),
+            Segments::None | Segments::Unknown => {}
         }
         Ok(())
     }

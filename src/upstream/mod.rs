@@ -70,10 +70,17 @@ pub struct Upstream {
     tag_ttl: Duration,
     authorization_ttl: Duration,
     max_connections: usize,
-    /// Where the upstream itself says which of them may read what.
-    callers: Option<Callers>,
-    /// As one caller sees it, with its credentials.
-    is_view: bool,
+    asked: Asked,
+}
+
+/// With whose credentials an upstream is asked.
+enum Asked {
+    /// The edge's own.
+    ByEdge,
+    /// Each caller's: it says itself which of them may read what.
+    ByCallers(Callers),
+    /// Those of one caller, as whose this is the view.
+    ByOne,
 }
 
 /// How an upstream is, as far as its answers told.
@@ -153,8 +160,10 @@ impl Upstream {
             tag_ttl: config.tag_ttl.min(config.authorization_ttl),
             max_connections: config.max_connections,
             authorization_ttl: config.authorization_ttl,
-            callers: (config.authorize == config::Authorize::Upstream).then(Callers::new),
-            is_view: false,
+            asked: match config.authorize {
+                config::Authorize::Edge => Asked::ByEdge,
+                config::Authorize::Upstream => Asked::ByCallers(Callers::new()),
+            },
         })
     }
 

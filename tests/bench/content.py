@@ -3,9 +3,7 @@
 Blobs of bytes that do not compress, and two images for the sizes of their manifests.
 """
 
-import fcntl
 import json
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,16 +55,7 @@ def load(long: bool) -> Content:
     """The content, built where the cache folder does not have it."""
     sizes = BLOBS | (LARGEST if long else {})
     folder = image_builder.cache_folder() / f"bench-{VERSION}-{'long' if long else 'short'}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "bench.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
-            try:
-                _build(building, sizes)
-                building.rename(folder)
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
+    image_builder.build_once(folder, "bench", lambda building: _build(building, sizes))
     listed = json.loads((folder / "content.json").read_text())
     return Content(
         folder / "store",

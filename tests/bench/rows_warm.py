@@ -20,34 +20,29 @@ def warm_blobs(place: Place) -> list[Line]:
     lines = []
     with place.nginx() as nginx, place.warm_edge() as edge:
 
+        def beside(measure, nginx_address, edge_address):
+            return alternate(
+                place.pairs,
+                nginx=lambda: measure(nginx.process, nginx_address, served),
+                edge=lambda: measure(edge.process, edge_address, cached),
+            )
+
         def plain(process, address, path):
             return costing(process, lambda: loads.drain(address, path, place.folder, requests=requests, way="spin"))
 
-        found = alternate(
-            place.pairs,
-            nginx=lambda: plain(nginx.process, nginx.plain, served),
-            edge=lambda: plain(edge.process, edge.plain, cached),
-        )
+        found = beside(plain, nginx.plain, edge.plain)
         lines += over_nginx("warm blob, plain", "nginx, sendfile", found, least=0.85, most=1.25)
 
         def tls(process, address, path):
             return costing(process, lambda: loads.take_tls(address, path, place.one_suite, requests=requests // 3))
 
-        found = alternate(
-            place.pairs,
-            nginx=lambda: tls(nginx.process, nginx.tls, served),
-            edge=lambda: tls(edge.process, edge.tls, cached),
-        )
+        found = beside(tls, nginx.tls, edge.tls)
         lines += over_nginx("warm blob, TLS, HTTP/1.1", "nginx, OpenSSL", found, least=1.9, most=0.52)
 
         def http2(process, address, path):
             return costing(process, lambda: loads.h2load(f"https://{address}{path}", place.one_suite, requests=requests // 3))
 
-        found = alternate(
-            place.pairs,
-            nginx=lambda: http2(nginx.process, nginx.http2, served),
-            edge=lambda: http2(edge.process, edge.tls, cached),
-        )
+        found = beside(http2, nginx.http2, edge.tls)
         lines += over_nginx("warm blob, TLS, HTTP/2", "nginx, OpenSSL", found, least=1.3, most=0.65)
     return lines
 

@@ -24,7 +24,7 @@ RECOVERY_S = 5
 """After a link's return, how long figures are not told as those of whole links."""
 DECLARE_S = 30
 """How long declaring a region lost may take: an edge that must be asked may be dead just then."""
-CATCH_UP_S = 240
+CATCH_UP_S = 120
 """How long regions may take after healing, before that is a failure by itself."""
 HONEST_S = 20
 """How long an edge may take to say how far behind it is."""

@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -90,19 +91,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("OUTPORT_TEST_CACHE", default))
 
 
-def load(cache: Path | None = None) -> Images:
-    """The images, built if the cache folder does not have them. One process builds, others wait for it."""
-    folder = (cache or cache_folder()) / f"images-{VERSION}"
+def build_once(folder: Path, what: str, build: Callable[[Path], None]) -> None:
+    """Builds a folder that is not there yet: one process does, others wait for it, and a failed attempt leaves nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "images.lock").open("w") as lock:
+    with (folder.parent / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
             try:
-                _build(building)
+                build(building)
                 building.rename(folder)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
+
+
+def load(cache: Path | None = None) -> Images:
+    """The images, built if the cache folder does not have them. One process builds, others wait for it."""
+    folder = (cache or cache_folder()) / f"images-{VERSION}"
+    build_once(folder, "images", _build)
     listed = json.loads((folder / "images.json").read_text())
     return Images(folder / "store", **{name: Image(**image) for name, image in listed.items()})
 

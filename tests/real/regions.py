@@ -18,8 +18,6 @@ from stores import Store, fresh_prefix
 
 EDGES = 2
 SETTLED_S = 3
-DECLARING_S = 300
-"""The command reads a whole history first, and a store that is written in Python is slow while all the others use it."""
 
 
 def has(told: dict, wanted: dict[str, int]) -> bool:
@@ -69,7 +67,7 @@ class Regions:
         edge = self.by_name[by].edges[0]
         site = self._sites.get(by)
         command = [*(site.inside if site else ()), binary(), "--config", edge.config, "region", "lost", name, "--yes"]
-        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=DECLARING_S)
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
         if done.returncode != 0:
             raise LookupError(f"exit code {done.returncode}: {done.stderr}")
         return done.stdout
