@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::endpoint::{Ask, Endpoint, Scope};
 use super::error::UpstreamError;
 use super::wire::discard;
-use super::{Asked, Credentials, Upstream, content, lists};
+use super::{Credentials, Upstream, Whose, content, lists};
 use crate::access::Lent;
 use crate::clock::Timestamp;
 use crate::config::Secret;
@@ -96,14 +96,14 @@ impl Callers {
 impl Upstream {
     /// Whether it is the upstream itself that says which caller may read what.
     pub fn decides(&self) -> bool {
-        matches!(self.asked, Asked::ByCallers(_))
+        matches!(self.whose, Whose::EachCaller(_))
     }
 
     /// As a caller sees it: what is asked of the view is asked with the caller's credentials. Where the upstream does not decide, itself.
     pub fn as_seen_by(self: &Arc<Upstream>, lent: &Lent) -> Arc<Upstream> {
-        match &self.asked {
-            Asked::ByCallers(callers) => self.view(callers, lent).upstream,
-            Asked::ByEdge | Asked::ByOne => self.clone(),
+        match &self.whose {
+            Whose::EachCaller(callers) => self.view(callers, lent).upstream,
+            Whose::Edge | Whose::OneCaller => self.clone(),
         }
     }
 
@@ -135,13 +135,13 @@ impl Upstream {
             tag_ttl: self.tag_ttl,
             authorization_ttl: self.authorization_ttl,
             max_connections: self.max_connections,
-            asked: Asked::ByOne,
+            whose: Whose::OneCaller,
         }
     }
 
     /// Whether it answers one caller only: what it refuses, it may show to others.
     pub fn is_view(&self) -> bool {
-        matches!(self.asked, Asked::ByOne)
+        matches!(self.whose, Whose::OneCaller)
     }
 
     /// Asks the upstream, not its mirrors, whether the holder of these credentials may read a repository. Its answer about that
@@ -164,7 +164,7 @@ impl Upstream {
 
     /// One question at a time for each caller and repository: who waits for it is spared its own if the answer is yes or no.
     async fn verdict(&self, lent: &Lent, question: Question<'_>) -> Result<(), UpstreamError> {
-        let Asked::ByCallers(callers) = &self.asked else { return Err(UpstreamError::Denied) };
+        let Whose::EachCaller(callers) = &self.whose else { return Err(UpstreamError::Denied) };
         let known = callers.verdicts.get_with(callers.trace(lent, question.subject()), Arc::default);
         let mut known = known.lock().await;
         let now = self.wire.clock.now();

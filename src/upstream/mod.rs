@@ -70,17 +70,17 @@ pub struct Upstream {
     tag_ttl: Duration,
     authorization_ttl: Duration,
     max_connections: usize,
-    asked: Asked,
+    whose: Whose,
 }
 
 /// With whose credentials an upstream is asked.
-enum Asked {
+enum Whose {
     /// The edge's own.
-    ByEdge,
+    Edge,
     /// Each caller's: it says itself which of them may read what.
-    ByCallers(Callers),
+    EachCaller(Box<Callers>),
     /// Those of one caller, as whose this is the view.
-    ByOne,
+    OneCaller,
 }
 
 /// How an upstream is, as far as its answers told.
@@ -160,9 +160,9 @@ impl Upstream {
             tag_ttl: config.tag_ttl.min(config.authorization_ttl),
             max_connections: config.max_connections,
             authorization_ttl: config.authorization_ttl,
-            asked: match config.authorize {
-                config::Authorize::Edge => Asked::ByEdge,
-                config::Authorize::Upstream => Asked::ByCallers(Callers::new()),
+            whose: match config.authorize {
+                config::Authorize::Edge => Whose::Edge,
+                config::Authorize::Upstream => Whose::EachCaller(Box::new(Callers::new())),
             },
         })
     }
