@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import product
 
 from api import Lost, digest_of
-from load import Client, Load
+from load import AGAIN_S, PATIENCE_S, Client, Load
 from network import Network, Site
 from recorder import Image, Recorder
 from regions import Regions, has
@@ -229,12 +229,12 @@ class Drill:
         client.close()
 
     def _is_whole(self, client: Client, image: Image, name: str) -> None:
-        if client.pull(name, image, image.digest) != image.digest:
+        if self._told_in_time(lambda: client.pull(name, image, image.digest)) != image.digest:
             self.recorder.count("lost")
             self.recorder.wrong(f"{name}: {image.repository}@{image.digest}, acknowledged in {image.region}, is not whole")
 
     def _is_gone(self, client: Client, repository: str, digest: str, name: str) -> None:
-        answer = client.look(name, repository, digest)
+        answer = self._told_in_time(lambda: client.look(name, repository, digest))
         if answer is None or answer.status != 404:
             self.recorder.count("came back")
             self.recorder.wrong(f"{name}: {repository}@{digest} was deleted, and is {answer and answer.status}")
@@ -243,13 +243,9 @@ class Drill:
         found: dict[str | None, list[str]] = defaultdict(list)
         for name, region in self.regions.by_name.items():
             for edge in region.edges:
-                try:
-                    answer = client.ask(name, "GET", f"/v2/{repository}/manifests/{tag}", edge=edge)
-                except Lost as lost:
-                    self.recorder.wrong(f"{edge.plain}: {lost}")
-                    return
-                if answer.status not in (200, 404):
-                    self.recorder.wrong(f"{name}: {repository}:{tag}: {answer.status} {answer.body[:300]!r}")
+                answer = self._told_in_time(lambda n=name, e=edge: client.look(n, repository, tag, edge=e))
+                if answer is None:
+                    self.recorder.wrong(f"{name}, {edge.plain}: nothing is told of {repository}:{tag}")
                     return
                 found[digest_of(answer.body) if answer.status == 200 else None].append(name)
         self.recorder.count("tags compared")
@@ -259,6 +255,15 @@ class Drill:
         for digest in found.keys() - self.recorder.possible(repository, tag):
             self.recorder.count("reverted or lost tags")
             self.recorder.wrong(f"{repository}:{tag} is {digest}, may be {self.recorder.possible(repository, tag)}")
+
+    def _told_in_time(self, ask):
+        """What is told in the end, as a client hears it that asks again after a 503: a busy machine does not answer every peer in the time
+        that a peer has."""
+        until = time.monotonic() + PATIENCE_S
+        while (told := ask()) is None and time.monotonic() < until:
+            self.recorder.count("asked again")
+            time.sleep(AGAIN_S)
+        return told
 
     def report(self) -> str:
         told = self.recorder.told
@@ -271,7 +276,7 @@ class Drill:
             f"  faults: {_listed((count, what) for what, count in self.faults.items())}",
             f"  meanwhile: {_listed(trouble)}",
             f"  at the end: {told['tags compared']} tags compared, {len(self.conflicts)} of them set in two regions at once, "
-            f"{self.told_conflicts:.0f} counted as conflicts; {_listed(lost)}",
+            f"{self.told_conflicts:.0f} counted as conflicts, {told['asked again']} reads asked again; {_listed(lost)}",
             "  caught up: " + ", ".join(f"{took:.1f} s after {what}" for what, took in self.catch_up_s.items()),
         ]
         if self.declared:
