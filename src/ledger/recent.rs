@@ -1,44 +1,54 @@
-//! The own segments that were folded last, as they were written: several regions ask for each of them, one after the other, and the
-//! bucket need not be asked for every one.
+//! Own segments as they were written, the last of those that were folded or told: each is asked for by several edges of several regions,
+//! and the bucket need not be asked for every one.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 /// Segments that are kept, at most, and their bytes together.
-const MAX_SEGMENTS: usize = 256;
+const MAX_SEGMENTS: usize = 4_096;
 const MAX_BYTES: usize = 8 << 20;
 
-/// Without gaps: each has the number after that of the one before it.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<VecDeque<(u64, Bytes)>>);
+pub(super) struct Recent {
+    kept: Mutex<Kept>,
+    /// Held by the one who reads for others what is not kept: those that follow a region ask for the same at about the same time.
+    pub reading: tokio::sync::Mutex<()>,
+}
+
+/// Of more than there may be, those with the greatest numbers stay: who follows moves on.
+#[derive(Debug, Default)]
+struct Kept {
+    by_number: BTreeMap<u64, Bytes>,
+    bytes: usize,
+}
 
 impl Recent {
-    /// A segment was folded.
+    /// A committed segment.
     pub fn keep(&self, seq: u64, bytes: Bytes) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.back().is_some_and(|(last, _)| *last + 1 != seq) {
-            kept.clear();
+        let mut kept = self.lock();
+        kept.bytes += bytes.len();
+        if let Some(before) = kept.by_number.insert(seq, bytes) {
+            kept.bytes -= before.len();
         }
-        kept.push_back((seq, bytes));
-        let mut total: usize = kept.iter().map(|(_, bytes)| bytes.len()).sum();
-        while kept.len() > MAX_SEGMENTS || total > MAX_BYTES {
-            let Some((_, bytes)) = kept.pop_front() else { return };
-            total -= bytes.len();
+        while kept.by_number.len() > MAX_SEGMENTS || kept.bytes > MAX_BYTES {
+            let Some((_, bytes)) = kept.by_number.pop_first() else { return };
+            kept.bytes -= bytes.len();
         }
     }
 
-    /// Those behind a number, if the first of them is kept.
-    pub fn behind(&self, after: u64) -> Option<Vec<Bytes>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = kept.iter().position(|(seq, _)| *seq == after + 1)?;
-        Some(kept.iter().skip(first).map(|(_, bytes)| bytes.clone()).collect())
+    pub fn get(&self, seq: u64) -> Option<Bytes> {
+        self.lock().by_number.get(&seq).cloned()
     }
 
     /// What was folded turned out to be another ledger's.
     pub fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.lock() = Kept::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -47,20 +57,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_ones_are_kept_without_gaps_and_within_bounds() {
+    fn the_last_ones_are_kept_within_bounds() {
         let recent = Recent::default();
         let bytes = |seq: u64| Bytes::from(vec![seq as u8; 3]);
-        (1..=300).for_each(|seq| recent.keep(seq, bytes(seq)));
-        assert_eq!(recent.behind(298), Some(vec![bytes(299), bytes(300)]));
-        assert_eq!((recent.behind(300), recent.behind(10)), (None, None));
-        assert_eq!(recent.behind(44).map(|kept| kept.len()), Some(MAX_SEGMENTS));
-        recent.keep(400, bytes(1));
-        assert_eq!((recent.behind(298), recent.behind(399)), (None, Some(vec![bytes(1)])));
-        for seq in 401..410 {
+        (1..=5_000).for_each(|seq| recent.keep(seq, bytes(seq)));
+        assert_eq!((recent.get(5_000), recent.get(905), recent.get(904)), (Some(bytes(5_000)), Some(bytes(905)), None));
+        // One that is older than all that there is room for.
+        recent.keep(1, bytes(1));
+        assert_eq!(recent.get(1), None);
+        for seq in 6_000..6_010 {
             recent.keep(seq, Bytes::from(vec![0; 1 << 20]));
         }
-        assert_eq!(recent.behind(401).map(|kept| kept.len()), Some(8));
+        assert_eq!((recent.get(5_000), recent.get(6_001), recent.get(6_002).map(|kept| kept.len())), (None, None, Some(1 << 20)));
+        // The same once more takes no more room.
+        recent.keep(6_009, Bytes::from(vec![0; 1 << 20]));
+        assert!(recent.get(6_002).is_some());
         recent.forget();
-        assert_eq!(recent.behind(408), None);
+        assert_eq!(recent.get(6_009), None);
     }
 }

@@ -46,6 +46,24 @@ impl Objects for ForeignBucket {
     }
 }
 
+/// The own root, of which segments that were read are kept for whoever asks next.
+struct Kept<'a>(&'a Core);
+
+impl Objects for Kept<'_> {
+    async fn read(&self, key: Key, limit_bytes: u64) -> Result<Option<Bytes>, BucketError> {
+        let Kept(Core { bucket, recent, .. }) = self;
+        let Key::Ledger(seq) = key else { return bucket.read(&key, limit_bytes).await };
+        if let Some(kept) = recent.get(seq) {
+            return Ok(Some(kept));
+        }
+        let read = bucket.read(&key, limit_bytes).await?;
+        if let Some(segment) = read.as_ref().filter(|segment| !is_stub(segment)) {
+            recent.keep(seq, segment.clone());
+        }
+        Ok(read)
+    }
+}
+
 impl Core {
     /// See [`Ledger::segments_of`](super::Ledger::segments_of).
     pub async fn segments_of(self: &Arc<Core>, origin: &Origin, after: u64, max_bytes: usize) -> Result<Segments, LedgerError> {
@@ -54,10 +72,9 @@ impl Core {
             return Ok(if at.seq == 0 && *origin != self.origin { Segments::Unknown } else { Segments::None });
         }
         if *origin == self.origin {
-            if let Some(found) = self.recent.behind(after) {
-                return Ok(Segments::Some(fitting(found, max_bytes)));
-            }
-            return Ok(own(&self.bucket, after, (at.seq, max_bytes)).await?);
+            let is_kept = self.recent.get(after + 1).is_some();
+            let _alone = if is_kept { None } else { Some(self.recent.reading.lock().await) };
+            return Ok(own(&Kept(self), after, (at.seq, max_bytes)).await?);
         }
         relayed(&self.bucket, origin, after, (self.imports()?.number, max_bytes)).await
     }

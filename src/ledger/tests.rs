@@ -518,6 +518,8 @@ async fn who_follows_a_slow_store_gets_what_it_gives_in_a_moment() {
         let node = store.node();
         let edge = testing::ledger(&node, "edge", Memory::default());
         edge.read_to_end(|_| ()).await.unwrap();
+        // As after a start, with its index on disk.
+        edge.0.core.recent.forget();
         let latency = Duration::from_millis(latency_ms);
         node.set_faults(Faults { latency: latency..latency + Duration::from_nanos(1), ..Faults::NONE });
         let (asked, began) = (node.requests(Verb::Read), Instant::now());
@@ -527,6 +529,15 @@ async fn who_follows_a_slow_store_gets_what_it_gives_in_a_moment() {
     assert_eq!(told(0).await.0, 256, "as many as one answer has");
     let (found, asked, took) = told(150).await;
     assert!((5..100).contains(&found) && asked == found as u64 && took < Duration::from_secs(1), "{found} {asked} {took:?}");
+    // Those that follow ask for the same: it is read once.
+    let node = store.node();
+    let edge = testing::ledger(&node, "edge", Memory::default());
+    edge.read_to_end(|_| ()).await.unwrap();
+    edge.0.core.recent.forget();
+    let asked = node.requests(Verb::Read);
+    let told = futures_util::future::join_all((0..4).map(|_| edge.segments_of(edge.origin(), 0, 1 << 20))).await;
+    assert!(told.iter().all(|told| matches!(told, Ok(Segments::Some(found)) if found.len() == 256)), "{told:?}");
+    assert_eq!(node.requests(Verb::Read) - asked, 256);
     // Of one that is new hardly more is asked for than there is.
     let node = store.node();
     let other = testing::ledger(&node, "other", Memory::default());

@@ -14,9 +14,9 @@ use crate::oci::{Digest, RepositoryName};
 /// Between two looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Segments before the process began that are looked through for bytes that are not where they belong: the oldest first, and few in each
-/// look, since a store that many edges start at may be slow.
+/// look, one after the other, since a store that many edges start at may be slow.
 const LOOK_BACK: u64 = 4_096;
-const LOOKED_BACK_BYTES: usize = 32 << 10;
+const LOOKED_BACK: usize = 16;
 const TRIMMED_STEP: u64 = 32;
 /// Bytes of segments that are read at a time, and times of one look.
 const READ_BYTES: usize = 4 << 20;
@@ -117,19 +117,21 @@ impl Backlog {
 
     /// Takes in some of what was pushed before the process began.
     async fn look_back(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        if self.unread.is_empty() || self.count >= MAX_PENDING {
-            return Ok(());
-        }
-        match ledger.segments_of(ledger.origin(), self.unread.start, LOOKED_BACK_BYTES).await? {
-            Segments::Some(found) => {
-                for bytes in found.iter().take((self.unread.end - self.unread.start) as usize) {
-                    self.unread.start += 1;
-                    self.take_in(self.unread.start, bytes);
-                }
+        for _ in 0..LOOKED_BACK {
+            if self.unread.is_empty() || self.count >= MAX_PENDING {
+                break;
             }
-            // What was trimmed is everywhere, and the oldest are trimmed first.
-            Segments::Trimmed => self.unread.start = (self.unread.start + TRIMMED_STEP).min(self.unread.end),
-            Segments::None | Segments::Unknown => {}
+            match ledger.segments_of(ledger.origin(), self.unread.start, 1).await? {
+                Segments::Some(found) => {
+                    for bytes in found {
+                        self.unread.start += 1;
+                        self.take_in(self.unread.start, &bytes);
+                    }
+                }
+                // What was trimmed is everywhere, and the oldest are trimmed first.
+                Segments::Trimmed => self.unread.start = (self.unread.start + TRIMMED_STEP).min(self.unread.end),
+                Segments::None | Segments::Unknown => break,
+            }
         }
         Ok(())
     }

@@ -5,12 +5,13 @@
 //!
 //! Of an old region the first segments are trimmed. Who comes late takes its last snapshot over, from its store, and goes on from there.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::gate::Haste;
 use super::remote::{Remote, Standing, Through};
@@ -35,6 +36,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(3);
 const BLIND_MEMORY: Duration = Duration::from_secs(1);
 /// A snapshot that could not be taken over is tried again after this time: it is large.
 const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How long segments wait for what they need and its own region is known to have.
+const CAUSE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long after what was imported is there its outcome may be told.
+const OUTCOME_PATIENCE: Duration = Duration::from_millis(100);
 /// Rounds of one catching up, at most: what is written meanwhile is not waited for, so that only a long history takes many.
 const MAX_ROUNDS: usize = 64;
 
@@ -213,7 +218,7 @@ impl Link {
         let is_hidden = |origin: &Origin| {
             let is_third = origin.region != ledger.origin().region && origin.region != *self.region();
             let seen = inner.links.iter().find(|link| *link.region() == origin.region);
-            is_third && seen.is_none_or(|link| link.sight().blind(inner.clock.now()).is_some() && !link.sight().is_refused())
+            is_third && seen.is_none_or(|link| link.sight().is_hidden(inner.clock.now()))
         };
         let Ok(vector) = ledger.vector() else { return };
         for (origin, seq) in standing.seen.iter().filter(|(origin, seq)| vector.get(origin) < *seq && is_hidden(origin)) {
@@ -222,10 +227,12 @@ impl Link {
                 // What they name was not seen one by one.
                 inner.copies.look_again();
                 let is_there = ledger.vector().is_ok_and(|vector| vector.covers(origin, seq));
+                // Once it can be seen it is followed itself, which is cheaper.
+                let is_over = is_there || !is_hidden(origin);
                 if pulled == Ok(Pulled::Trimmed) {
                     self.is_trimmed.store(true, Ordering::Relaxed);
                 }
-                if is_there || !matches!(pulled, Ok(Pulled::Some(_))) {
+                if is_over || !matches!(pulled, Ok(Pulled::Some(_))) {
                     break;
                 }
             }
@@ -303,7 +310,7 @@ impl Link {
         }
         if !is_there() {
             let segments = (after + 1..).zip(found).map(|(seq, bytes)| Foreign { origin: origin.clone(), seq, bytes });
-            let offered = inner.gate.offer(segments.collect(), haste).await;
+            let offered = self.offer(inner, ledger, segments.collect(), haste).await;
             if !is_there() {
                 self.after_refusal(inner, ledger, origin, offered).await?;
             }
@@ -314,6 +321,34 @@ impl Link {
             inner.saw_segment(self.region(), (origin, seq), glance, now);
         }
         Ok(())
+    }
+
+    /// Offers segments for import. Where what they need is on its way from its own region, they go along with it: far behind two regions
+    /// that saw each other all the time, that is much less than to search the one for what it has of the other.
+    async fn offer(&self, inner: &Inner, ledger: &Ledger, segments: Vec<Foreign>, haste: Haste) -> Result<(), ImportError> {
+        let Some((origin, last)) = segments.last().map(|last| (last.origin.clone(), last.seq)) else { return Ok(()) };
+        let reached = || ledger.vector().map_or(0, |vector| vector.get(&origin));
+        let mut offered = inner.gate.offer(segments.clone(), haste).await;
+        let (mut before, mut since) = (reached(), Instant::now());
+        while haste == Haste::Paced && before < last && since.elapsed() < CAUSE_PATIENCE {
+            let Some((cause, seq)) = inner.coming(&offered, &origin) else { break };
+            let mut along = pin!(inner.gate.offer(segments.clone(), Haste::Along));
+            offered = tokio::select! {
+                biased;
+                outcome = &mut along => outcome,
+                came = ledger.reached(&cause, seq, CAUSE_PATIENCE) => match timeout(OUTCOME_PATIENCE, along).await {
+                    // Mostly these came along. If not, they were just too late.
+                    Ok(outcome) => outcome,
+                    Err(_) if came => inner.gate.offer(segments.clone(), haste).await,
+                    Err(_) => break,
+                },
+                () = self.kicked.notified() => break,
+            };
+            if reached() > before {
+                (before, since) = (reached(), Instant::now());
+            }
+        }
+        offered
     }
 
     /// Not all of it was imported: causes are missing, or it cannot be.

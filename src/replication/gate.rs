@@ -21,11 +21,14 @@ const QUEUE: usize = 256;
 /// Bytes that are offered together, about: more is left for the next import.
 const MAX_OFFERED_BYTES: usize = 8 << 20;
 
-/// Whether somebody waits for it.
+/// When segments are to be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Haste {
+    /// Somebody waits for them.
     Now,
     Paced,
+    /// With the next ones that somebody offers: these need what those may bring.
+    Along,
 }
 
 struct Offer {
@@ -89,8 +92,15 @@ impl Drop for Gate {
 
 async fn run(region: Region, mut waiting: mpsc::Receiver<Offer>, pace: Arc<Pace>) {
     let mut last: Option<Instant> = None;
+    let mut along: Vec<Offer> = Vec::new();
     while let Some(first) = waiting.recv().await {
-        let offers = gather(first, (last, pace.due()), &mut waiting).await;
+        along.retain(|offer| !offer.tell.is_closed());
+        if first.haste == Haste::Along {
+            along.push(first);
+            continue;
+        }
+        let mut offers = gather(first, (last, pace.due()), &mut waiting).await;
+        offers.append(&mut along);
         let (segments, tell): (Vec<_>, Vec<_>) = offers.into_iter().map(|offer| (offer.segments, offer.tell)).unzip();
         let outcome = match region.get() {
             Ok(open) => open.ledger.import(segments.concat()).await,

@@ -57,7 +57,7 @@ use sight::Sight;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::ledger::{Glance, Ledger, LedgerError, Look, Origin, Position, Standing};
+use crate::ledger::{Glance, ImportError, Ledger, LedgerError, Look, Origin, Position, Standing};
 use crate::metrics::Metrics;
 use crate::oci::Reference;
 use crate::region::Region;
@@ -360,6 +360,16 @@ impl Inner {
         };
         let wrote = origin.and_then(|origin| ledger.seen_by(&origin).ok()).map_or(0, |seen| seen.get(ledger.origin()));
         told.max(wrote)
+    }
+
+    /// What segments of a ledger wait for, if it is of another ledger that is seen to have it.
+    fn coming(&self, offered: &Result<(), ImportError>, waiting: &Origin) -> Option<(Origin, u64)> {
+        let Err(ImportError::Behind { origin: cause, seq }) = offered else { return None };
+        let brings = |link: &Arc<Link>| {
+            let sight = link.sight();
+            sight.origin() == Some(cause) && sight.tail() >= *seq && sight.blind(self.clock.now()).is_none()
+        };
+        (cause != waiting && self.links.iter().any(brings)).then(|| (cause.clone(), *seq))
     }
 
     /// A ledger is not followed any further.

@@ -35,6 +35,8 @@ pub(super) struct Sight {
 /// Why a peer cannot be seen.
 #[derive(Clone, Debug, PartialEq)]
 enum Trouble {
+    /// It was not asked yet.
+    Unasked,
     /// Now.
     Unreachable(String),
     /// Until somebody has looked.
@@ -69,13 +71,17 @@ impl Sight {
             folded: 0,
             seen_at: now,
             oldest: None,
-            trouble: Some(Trouble::Unreachable("it was not asked yet".to_owned())),
+            trouble: Some(Trouble::Unasked),
             seen_of_us: 0,
         }
     }
 
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
+    }
+
+    pub fn tail(&self) -> u64 {
+        self.tail
     }
 
     pub fn seen_of_us(&self) -> u64 {
@@ -90,7 +96,7 @@ impl Sight {
         self.origin = Some(origin.clone());
         (self.tail, self.folded, self.oldest) = (folded, folded, None);
         // A refusal was another ledger's.
-        self.trouble = Some(Trouble::Unreachable("it was not asked yet".to_owned()));
+        self.trouble = Some(Trouble::Unasked);
         true
     }
 
@@ -147,10 +153,16 @@ impl Sight {
 
     pub fn blind(&self, now: Timestamp) -> Option<String> {
         match &self.trouble {
+            Some(Trouble::Unasked) => Some("it was not asked yet".to_owned()),
             Some(Trouble::Unreachable(why) | Trouble::Refused(why)) => Some(why.clone()),
             None if now.since(self.seen_at) > OVERDUE => Some("its tail was not seen for long".to_owned()),
             None => None,
         }
+    }
+
+    /// It was asked in vain: others may have seen more of it.
+    pub fn is_hidden(&self, now: Timestamp) -> bool {
+        self.blind(now).is_some() && !matches!(self.trouble, Some(Trouble::Unasked | Trouble::Refused(_)))
     }
 
     pub fn behind(&self, now: Timestamp) -> Duration {

@@ -1,7 +1,7 @@
 //! Regions with ledgers in memory, which are asked as a script has it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -107,6 +107,10 @@ struct Script {
     realm: Realm,
     manner: Mutex<Manner>,
     asked: AtomicU64,
+    /// Of those, for segments of a ledger that it only imported.
+    asked_to_relay: AtomicU64,
+    /// Of one answer with segments, about.
+    answer_bytes: AtomicUsize,
     /// Where its snapshots can be read.
     store: Mutex<Option<ForeignBucket>>,
 }
@@ -128,7 +132,14 @@ enum Manner {
 
 impl Script {
     fn of(realm: &Realm) -> Arc<Script> {
-        Arc::new(Script { realm: realm.clone(), manner: Mutex::new(Manner::True), asked: AtomicU64::new(0), store: Mutex::default() })
+        Arc::new(Script {
+            realm: realm.clone(),
+            manner: Mutex::new(Manner::True),
+            asked: AtomicU64::new(0),
+            asked_to_relay: AtomicU64::new(0),
+            answer_bytes: AtomicUsize::new(1 << 20),
+            store: Mutex::default(),
+        })
     }
 
     fn turn(&self, manner: Manner) {
@@ -176,10 +187,11 @@ impl Remote for Far {
         async move {
             let manner = self.0.manner().await?;
             let ledger = &self.0.realm.ledger;
+            self.0.asked_to_relay.fetch_add(u64::from(origin != ledger.origin()), Ordering::Relaxed);
             let until = Instant::now() + wait;
             loop {
                 ledger.confirm(Look::Now).await.unwrap();
-                let found = ledger.segments_of(origin, after, 1 << 20).await.unwrap();
+                let found = ledger.segments_of(origin, after, self.0.answer_bytes.load(Ordering::Relaxed)).await.unwrap();
                 match (found, &manner) {
                     (_, Manner::Reborn(new)) if new == origin => return Ok(Batch { segments: Segments::None, tail: Some(0) }),
                     (Segments::Some(_), Manner::Garbled) => {
@@ -190,7 +202,7 @@ impl Remote for Far {
                         // Who waits notices when the line is cut.
                         self.0.manner().await?;
                     }
-                    (segments, _) => return Ok(Batch { segments, tail: None }),
+                    (segments, _) => return Ok(Batch { segments, tail: Some(ledger.vector().unwrap().get(origin)) }),
                 }
             }
         }
@@ -364,6 +376,32 @@ async fn what_a_region_cannot_see_another_one_relays() {
     assert!(replication.lag()[1].blind.is_some());
 }
 
+/// What one has seen of the other comes from the other, and not, at the cost of a search, from what the one has imported.
+#[tokio::test]
+async fn regions_that_saw_each_other_all_the_time_are_caught_up_with_side_by_side() {
+    const SEGMENTS: u64 = 200;
+    let clock = Clock::system();
+    let (eu, us, ap) = (Realm::new("eu", &clock).await, Realm::new("us", &clock).await, Realm::new("ap", &clock).await);
+    let scripts = [Script::of(&eu), Script::of(&us)];
+    for _ in 0..SEGMENTS {
+        for (writer, other) in [(&eu, &scripts[1]), (&us, &scripts[0])] {
+            writer.ledger.pull(&Through(&Far(other.clone())), &other.realm.origin(), Duration::ZERO).await.unwrap();
+            writer.ledger.append(vec![Event::Heartbeat {}]).await.unwrap();
+        }
+    }
+    for script in &scripts {
+        script.answer_bytes.store(16 << 10, Ordering::Relaxed);
+    }
+    let (replication, began) = (ap.follow(&[&scripts[0], &scripts[1]]), Instant::now());
+    let has_all = || scripts.iter().all(|script| ap.ledger.vector().unwrap().get(&script.realm.origin()) >= SEGMENTS);
+    until("all is here", || async { has_all() }).await;
+    let told = |count: fn(&Script) -> &AtomicU64| scripts.iter().map(|script| count(script).load(Ordering::Relaxed)).sum::<u64>();
+    let (relayed, imports) = (told(|script| &script.asked_to_relay), ap.ledger.imports().unwrap().0);
+    println!("{SEGMENTS} segments of two regions: {relayed} questions to relay, {imports} imports, {:?}", began.elapsed());
+    assert!(relayed <= 2 && imports <= SEGMENTS, "{relayed} questions to relay, {imports} imports");
+    replication.stop();
+}
+
 /// A region whose first segments were trimmed, and what others read of its store.
 async fn old_realm(clock: &Clock) -> (Realm, ForeignBucket) {
     let store = SimulatedStore::new(1, clock.clone());
@@ -377,6 +415,9 @@ async fn old_realm(clock: &Clock) -> (Realm, ForeignBucket) {
         clock.advance(Duration::from_secs(25 * 3600));
         assert!(realm.ledger.upkeep().await.unwrap().snapshot.is_some());
     }
+    // A node that was not there when they were written.
+    let realm = Realm::on(realm.bucket.clone(), "later", clock, Metrics::new()).await;
+    realm.ledger.confirm(Look::Now).await.unwrap();
     assert_eq!(realm.ledger.segments_of(&realm.origin(), 0, 1 << 20).await, Ok(Segments::Trimmed));
     (realm, ForeignBucket::simulated(&store.node(), "us", INCARNATION))
 }
