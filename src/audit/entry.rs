@@ -55,6 +55,9 @@ pub struct Event {
     /// What that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// What was changed, where no digest says it: the role and who has it on what, or the rule, in JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<str>>,
     /// Of content: sent, or received where something was pushed.
     pub bytes: u64,
     /// From the request's head to the end of the answer.
@@ -204,6 +207,7 @@ mod tests {
             repository: None,
             reference: None,
             digest: None,
+            detail: Some("a change".into()),
             outcome: Outcome::Denied,
             why: Some("authentication required".into()),
             ..pull("ci", "a")

@@ -22,6 +22,7 @@ pub(super) fn pull(principal: &str, repository: &str) -> Event {
         repository: repository.parse().ok(),
         reference: Some("v1".to_owned()),
         digest: Some(Digest::sha256(b"")),
+        detail: None,
         bytes: 7,
         took_ms: 3,
         status: 200,

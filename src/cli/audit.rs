@@ -158,12 +158,13 @@ fn row(entry: &Entry) -> [String; 8] {
     let event = &entry.event;
     let repository = event.repository.as_ref().map_or("", |name| name.as_str());
     let what = match &event.reference {
+        Some(name) if repository.is_empty() => name.clone(),
         Some(digest) if digest.contains(':') => format!("{repository}@{digest}"),
         Some(tag) => format!("{repository}:{tag}"),
         None => repository.to_owned(),
     };
-    let note = match (&event.why, event.bytes) {
-        (Some(why), _) => why.to_string(),
+    let note = match (event.why.as_ref().or(event.detail.as_ref()), event.bytes) {
+        (Some(text), _) => text.to_string(),
         (None, 0) => String::new(),
         (None, bytes) => size(bytes),
     };
@@ -199,11 +200,18 @@ mod tests {
             "method": "PUT", "repository": "team/app", "reference": "v1", "bytes": 2048, "took_ms": 3, "status": 201,
             "outcome": "allowed",
         });
+        let mut assigned = entry.clone();
+        for (field, value) in
+            [("action", json!("role")), ("reference", json!("01AB")), ("detail", json!(r#"{"role":"AcrPull","to":"ci"}"#))]
+        {
+            assigned[field] = value;
+        }
+        assigned.as_object_mut().unwrap().remove("repository");
         let mut denied = entry.clone();
         for (field, value) in [("principal", json!("anonymous")), ("outcome", json!("denied")), ("why", json!("who\u{1b}[2J?"))] {
             denied[field] = value;
         }
-        json!({ "entries": [entry, denied], "more": true, "regions": [
+        json!({ "entries": [entry, denied, assigned], "more": true, "regions": [
             { "region": "eu", "complete": true }, { "region": "us", "complete": false, "why": "no route" },
         ] })
     }
@@ -214,7 +222,8 @@ mod tests {
             table(&entries(&answer())),
             "TIME                      REGION  PRINCIPAL  ADDRESS   ACTION  WHAT         OUTCOME\n\
              2026-11-29T10:45:11.120Z  eu      ci         10.0.0.1  push    team/app:v1  allowed  2.0 KiB\n\
-             2026-11-29T10:45:11.120Z  eu      anonymous  10.0.0.1  push    team/app:v1  denied   who\\u{1b}[2J?\n"
+             2026-11-29T10:45:11.120Z  eu      anonymous  10.0.0.1  push    team/app:v1  denied   who\\u{1b}[2J?\n\
+             2026-11-29T10:45:11.120Z  eu      ci         10.0.0.1  role    01AB         allowed  {\"role\":\"AcrPull\",\"to\":\"ci\"}\n"
         );
         assert_eq!(notes(&answer()), "there may be more in us: no route\nthere may be older entries: --until and --limit show more\n");
         assert_eq!(table(&[]), "no such entries\n");

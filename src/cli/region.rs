@@ -189,6 +189,7 @@ fn event(command: &Command, error: Option<&RegionError>, took: Duration) -> Opti
         repository: None,
         reference: of,
         digest: None,
+        detail: None,
         bytes: 0,
         took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         status: 0,

@@ -124,7 +124,8 @@ impl Wanted {
 impl Site {
     /// Routes, checks the Host, authenticates and authorizes. What is learned on the way goes into the record.
     pub async fn admit(&self, head: &Parts, connection: &Connection, record: &mut Record) -> Result<Call, Failure> {
-        let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default())?;
+        let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default())
+            .inspect_err(|_| record.went_nowhere(head.uri.path()))?;
         record.routed(&action);
         let host = host(head)?;
         self.check_server_name(connection, host.as_deref())?;

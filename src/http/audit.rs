@@ -4,7 +4,7 @@
 //! what edges of other regions ask all the time to follow this one, nor a request that another edge of this region passed on: that one
 //! has written it down, with the client's address.
 
-use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use http::{HeaderName, Response, StatusCode, header};
 
 use super::body::Payload;
 use super::error::Failure;
@@ -35,14 +35,19 @@ pub(super) struct Notes {
     /// Of a push.
     received_bytes: Option<u64>,
     denies: bool,
-    why: Option<Box<str>>,
+    /// Why it was refused; and of a change that was made, what it is where no digest says it.
+    note: Option<Box<str>>,
 }
+
+/// What a request has changed, with its answer on the way to the record.
+#[derive(Clone, Debug)]
+pub(super) struct Detail(pub(super) Box<str>);
 
 impl Notes {
     /// The credentials are refused.
     pub(super) fn unproved(&mut self) {
         self.denies = true;
-        self.why = Some("the credentials are not accepted".into());
+        self.note = Some("the credentials are not accepted".into());
     }
 
     /// The request has been understood.
@@ -61,7 +66,7 @@ impl Record {
     /// The answer is a refusal.
     pub fn refused(&mut self, failure: &Failure) {
         self.notes.denies |= failure.is_denial();
-        self.notes.why = Some(failure.why());
+        self.notes.note = Some(failure.why());
     }
 
     /// So much of a push has come.
@@ -69,8 +74,12 @@ impl Record {
         self.notes.received_bytes = Some(bytes);
     }
 
-    /// What the answer's head says of its content.
-    pub fn named(&mut self, headers: &HeaderMap) {
+    /// What the answer says of its content.
+    pub fn named(&mut self, answer: &mut Response<Payload>) {
+        if let Some(Detail(text)) = answer.extensions_mut().remove() {
+            self.notes.note = Some(text);
+        }
+        let headers = answer.headers();
         // A request that names a digest is answered about that one.
         if self.notes.digest.is_none() {
             self.notes.digest = headers.get(&DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -89,20 +98,21 @@ impl Record {
         if !audit.wants(action, outcome) {
             return;
         }
-        let why = match (self.notes.why.take(), ending) {
-            _ if outcome == Outcome::Allowed => None,
-            (Some(why), _) => Some(clean(&why).into()),
-            (None, Ending::Cut) => Some("the content broke".into()),
-            (None, Ending::Left) => Some("the client left".into()),
-            (None, Ending::Complete) => self.status.canonical_reason().map(Into::into),
+        let note = self.notes.note.take().map(|note| clean(&note).into());
+        let (detail, why) = match (note, ending) {
+            (note, _) if outcome == Outcome::Allowed => (note, None),
+            (Some(why), _) => (None, Some(why)),
+            (None, Ending::Cut) => (None, Some("the content broke".into())),
+            (None, Ending::Left) => (None, Some("the client left".into())),
+            (None, Ending::Complete) => (None, self.status.canonical_reason().map(Into::into)),
         };
         let is_refused = self.status.is_client_error() || self.status.is_server_error();
         audit.record(Event {
-            request: std::mem::take(&mut self.request_id),
+            request: std::mem::take(&mut self.request_id).into(),
             principal: self.caller.principal.clone(),
             proof: self.caller.proof.into(),
             address: Some(self.caller.address),
-            agent: self.agent.take(),
+            agent: self.agent.take().map(String::from),
             action: action.into(),
             route: self.class.as_str().into(),
             method: std::mem::take(&mut self.method).into(),
@@ -110,6 +120,7 @@ impl Record {
             repository: self.repository.take(),
             reference: self.reference.take(),
             digest: self.notes.digest,
+            detail,
             bytes: self.notes.received_bytes.unwrap_or(if is_refused { 0 } else { sent_bytes }),
             took_ms,
             status: self.status.as_u16(),

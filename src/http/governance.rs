@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::admit::Site;
+use super::audit::Detail;
 use super::body::Payload;
 use super::error::Failure;
 use super::intake::{Reuse, drain, json_body};
@@ -268,15 +269,18 @@ impl Http {
             }
             Governing::Create(Collection::Roles) => {
                 let RoleFields { role, principal, repositories } = fields(body)?;
-                let changed = governance.assign(permit, RoleRecord { role, to: principal, repositories }).await?;
-                Ok(created(&format!("roles/{}", changed.made), with_id(changed)))
+                let record = RoleRecord { role, to: principal, repositories };
+                let detail = json!(record);
+                let changed = governance.assign(permit, record).await?;
+                Ok(detailed(created(&format!("roles/{}", changed.made), with_id(changed)), &detail))
             }
             Governing::Create(Collection::Rules) => {
                 let RuleFields { allow, deny, default, roles, force } = fields(body)?;
                 let force = if force { Force::Forced } else { Force::Careful };
                 let record = RuleRecord { allow, deny, default, roles };
+                let detail = json!(record);
                 let changed = governance.add_rule(permit, record, (caller, &site.policy), force).await?;
-                Ok(created(&format!("rules/{}", changed.made), with_id(changed)))
+                Ok(detailed(created(&format!("rules/{}", changed.made), with_id(changed)), &detail))
             }
             Governing::Switch(name) => {
                 let StandingFields { enabled } = fields(body)?;
@@ -333,6 +337,12 @@ fn secrets(name: &str, changed: Changed<Vec<Made>>) -> Response<Payload> {
         told
     };
     positioned(&changed, json!({ "name": name, "secrets": changed.made.iter().map(secret).collect::<Vec<_>>() }))
+}
+
+/// With what the audit record keeps of the change.
+fn detailed(mut response: Response<Payload>, change: &Value) -> Response<Payload> {
+    response.extensions_mut().insert(Detail(change.to_string().into()));
+    response
 }
 
 fn with_id(changed: Changed<String>) -> Response<Payload> {

@@ -80,12 +80,12 @@ pub struct Record {
     first_byte: Duration,
     pub(super) status: StatusCode,
     written: bool,
-    pub(super) request_id: String,
+    pub(super) request_id: Box<str>,
     client: IpAddr,
     pub(super) method: String,
-    pub(super) agent: Option<String>,
+    pub(super) agent: Option<Box<str>>,
     /// Only for a request that went nowhere.
-    path: Option<String>,
+    path: Option<Box<str>>,
     pub(super) class: Class,
     pub(super) caller: Caller,
     pub upstream: Option<Arc<str>>,
@@ -169,11 +169,11 @@ impl Record {
             first_byte: Duration::ZERO,
             status: client_left(),
             written: false,
-            request_id,
+            request_id: request_id.into(),
             client,
             method: method_text(&head.method),
             agent: agent(&head.headers),
-            path: Some(clean(head.uri.path())),
+            path: None,
             class: Class::Other,
             caller: Caller { listener: connection.listener, ..Caller::anonymous(client) },
             upstream: None,
@@ -195,11 +195,15 @@ impl Record {
         &self.request_id
     }
 
+    /// There is nothing where the request goes.
+    pub fn went_nowhere(&mut self, path: &str) {
+        self.path = Some(clean(path).into());
+    }
+
     /// The request has been understood.
     pub fn routed(&mut self, action: &Action) {
         self.class = Class::of(action);
         self.notes.routed(action);
-        self.path = None;
         self.reference = match action {
             Action::Read { wanted, .. } => match wanted {
                 Wanted::Manifest(reference) | Wanted::Receipt(reference) => Some(reference.to_string()),
@@ -274,12 +278,12 @@ impl Record {
         self.metrics.request_finished(self.class.as_str(), self.source_label(), self.status, sent_bytes, whole);
         tracing::info!(
             target: "outport::access",
-            id = self.request_id,
+            id = &*self.request_id,
             principal = self.caller.principal.as_str(),
             client = %self.client,
             method = self.method,
             route = self.class.as_str(),
-            path = self.path,
+            path = self.path.as_deref(),
             upstream = self.upstream.as_deref(),
             repository = self.repository.as_ref().map(RepositoryName::as_str),
             reference = self.reference,
@@ -291,7 +295,7 @@ impl Record {
             bytes = sent_bytes,
             ending = ending.as_str(),
             cause = self.cause.as_deref().map(clean),
-            agent = self.agent,
+            agent = self.agent.as_deref(),
         );
         self.leave(sent_bytes, u64::try_from(whole.as_millis()).unwrap_or(u64::MAX), ending);
     }
@@ -352,8 +356,8 @@ fn method_text(method: &Method) -> String {
     clean(method.as_str()).chars().take(16).collect()
 }
 
-fn agent(headers: &HeaderMap) -> Option<String> {
-    headers.get(header::USER_AGENT).map(|value| clean(&String::from_utf8_lossy(value.as_bytes())))
+fn agent(headers: &HeaderMap) -> Option<Box<str>> {
+    headers.get(header::USER_AGENT).map(|value| clean(&String::from_utf8_lossy(value.as_bytes())).into())
 }
 
 /// Printable ASCII as it is, everything else escaped: no terminal or log reader sees a control character or a look-alike.
@@ -403,6 +407,7 @@ mod tests {
             let connection = Connection::plain(peer.parse().unwrap());
             let finish = || {
                 let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
+                record.went_nowhere(head.uri.path());
                 record.answered(StatusCode::NOT_FOUND);
                 record.finish(7, Ending::Complete);
             };

@@ -10,6 +10,8 @@ use crate::clock::Timestamp;
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const MAX_CHARS: usize = 64;
+/// Of ours.
+const CHARS: usize = 26;
 /// Crockford's base 32, as ULIDs use it.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
@@ -36,7 +38,9 @@ impl RequestIds {
     fn next(&self, now: Timestamp) -> String {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
         let bits = u128::from(now.as_ms()) << 80 | u128::from(self.process) << 32 | u128::from(count);
-        (0..26).rev().map(|place| char::from(ALPHABET[(bits >> (place * 5)) as usize & 31])).collect()
+        let mut id = String::with_capacity(CHARS);
+        id.extend((0..CHARS).rev().map(|place| char::from(ALPHABET[(bits >> (place * 5)) as usize & 31])));
+        id
     }
 }
 

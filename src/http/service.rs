@@ -420,7 +420,7 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
 fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: &Connection, mut record: Record) -> Response<Body> {
     shared_headers(&mut reply, head, reuse, record.request_id());
     reply.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    record.named(reply.headers());
+    record.named(&mut reply);
     record.answered(reply.status());
     let block_bytes = if connection.tls { TLS_BLOCK_BYTES } else { PLAIN_BLOCK_BYTES };
     let way = Way { block_bytes, outbox: connection.outbox.clone() };

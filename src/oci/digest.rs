@@ -41,12 +41,15 @@ impl FromStr for Algorithm {
     }
 }
 
+/// Bytes of a hash of the algorithm with the longest one.
+const LONGEST_HASH: usize = 64;
+
 /// The hash of a content, 32 or 64 bytes; copied freely, compared by value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
     /// The hash, then zeros up to the longest algorithm's length.
-    bytes: [u8; 64],
+    bytes: [u8; LONGEST_HASH],
 }
 
 /// Why a text is not a digest.
@@ -83,13 +86,19 @@ impl Digest {
 
     /// The hash in lower-case hexadecimal, without the algorithm.
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        let mut hex = String::with_capacity(self.algorithm.hash_bytes() * 2);
-        for byte in self.as_bytes() {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
+        self.with_hex(str::to_owned)
+    }
+
+    /// Each answer and record tells a digest: no formatter for every byte, and no memory.
+    fn with_hex<T>(&self, tell: impl FnOnce(&str) -> T) -> T {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 2 * LONGEST_HASH];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.bytes) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 0xf)];
         }
-        hex
+        let hex = &hex[..2 * self.algorithm.hash_bytes()];
+        tell(str::from_utf8(hex).expect("hexadecimal digits are ASCII"))
     }
 
     /// A digest from its parts; `None` when the length is not the algorithm's.
@@ -97,7 +106,7 @@ impl Digest {
         if hash.len() != algorithm.hash_bytes() {
             return None;
         }
-        let mut bytes = [0; 64];
+        let mut bytes = [0; LONGEST_HASH];
         bytes[..hash.len()].copy_from_slice(hash);
         Some(Digest { algorithm, bytes })
     }
@@ -112,7 +121,7 @@ impl FromStr for Digest {
         if hex.len() != algorithm.hash_bytes() * 2 {
             return Err(DigestError::Hex);
         }
-        let mut bytes = [0; 64];
+        let mut bytes = [0; LONGEST_HASH];
         for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
             *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
         }
@@ -131,7 +140,9 @@ fn nibble(character: u8) -> Result<u8, DigestError> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex())
+        f.write_str(self.algorithm.as_str())?;
+        f.write_str(":")?;
+        self.with_hex(|hex| f.write_str(hex))
     }
 }
 

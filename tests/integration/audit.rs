@@ -160,6 +160,8 @@ async fn each_kind_of_request_leaves_one_entry() {
     assert_eq!((field(1, "why"), field(10, "why")), (json!("the credentials are not accepted"), json!("the caller may not know of it")));
     assert_eq!((field(15, "upstream"), field(15, "repository")), (json!("origin.test"), json!("origin.test/app")));
     assert!(field(20, "reference").is_string(), "the name of the rule");
+    let detail: Value = serde_json::from_str(field(20, "detail").as_str().unwrap()).unwrap();
+    assert_eq!((detail["allow"].clone(), detail["default"].clone()), (json!(["127.0.0.0/8"]), json!("allow")));
     // The newest first; and the search itself is in the next one.
     let times: Vec<&str> = all.iter().filter_map(|entry| entry["time"].as_str()).collect();
     assert!(times.is_sorted_by(|newer, older| newer >= older));
