@@ -237,16 +237,18 @@ impl Core {
         if self.work(Core::mend).await?? == Mended::Emptied {
             self.metrics.ledger_rebuilt("damaged");
         }
-        let (mut reads, mut folded, mut fruitless, mut restores) = (1, Folded::All, 0, 0);
+        let (mut reads, mut import_reads) = (1, 1);
+        let (mut folded, mut fruitless, mut restores) = (Folded::All, 0, 0);
         loop {
             let loads = self.loads.load(Ordering::Acquire);
             self.compare().await?;
             let (at, imports) = (self.position()?, self.imports()?);
             let has_imports = self.regions == Regions::Many || imports.number > 0 || at.imports > 0 || folded == Folded::WaitsForImport;
             let segments = self.read_from(Key::Ledger, at.seq + 1, (reads, MAX_OBJECT_BYTES));
-            let imports = self.read_from(Key::Import, imports.number + 1, (if has_imports { reads } else { 0 }, MAX_IMPORT_BYTES));
+            let import_count = if has_imports { import_reads } else { 0 };
+            let imports = self.read_from(Key::Import, imports.number + 1, (import_count, MAX_IMPORT_BYTES));
             let (segments, imports) = futures_util::future::try_join(segments, imports).await?;
-            let is_tail = segments.len() < reads && imports.len() < reads;
+            let (has_more, has_more_imports) = (segments.len() == reads, has_imports && imports.len() == import_count);
             fruitless = if folded == Folded::WaitsForImport && imports.is_empty() { fruitless + 1 } else { 0 };
             if fruitless > 1 {
                 return Err(LedgerError::Broken(format!("segment {} names an import that is not there", at.seq + 1)));
@@ -255,7 +257,7 @@ impl Core {
             let segments = segments.into_iter().map(|(seq, bytes)| Piece::Segment(seq, bytes));
             folded = self.fold(imports.chain(segments).collect()).await?;
             // What was read belongs to an index that is no more, if a snapshot came between.
-            if is_tail && folded == Folded::All && loads == self.loads.load(Ordering::Acquire) {
+            if !has_more && !has_more_imports && folded == Folded::All && loads == self.loads.load(Ordering::Acquire) {
                 self.settled.fetch_max(loads, Ordering::AcqRel);
                 return Ok(());
             }
@@ -263,8 +265,10 @@ impl Core {
             if restores > MAX_RESTORES {
                 return Err(LedgerError::Broken("no snapshot leads to the end of the ledger".into()));
             }
-            reads = (reads * 2).min(READ_AHEAD);
-            if reads >= LEAP_READS {
+            // The one may end long before the other.
+            let next = |reads: usize, has_more| if has_more { (reads * 2).min(READ_AHEAD) } else { 1 };
+            (reads, import_reads) = (next(reads, has_more), next(import_reads, has_more_imports));
+            if reads.max(import_reads) >= LEAP_READS {
                 self.leap().await?;
             }
         }

@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 4 << 20;
 const READ_AHEAD_GROWTH: usize = 4;
 /// After so long no further round begins.
 const READ_TIME: Duration = Duration::from_millis(500);
-/// Imports that are looked through for one answer, at most.
+/// Imports that are looked through at a time for an answer: they can be large.
 const RELAYED_IMPORTS: usize = 8;
 
 /// A region's root, to read from.
@@ -136,26 +136,32 @@ fn fitting(mut found: Vec<Bytes>, max_bytes: usize) -> Vec<Bytes> {
 /// What a root has imported of another ledger.
 async fn relayed(root: &impl Objects, origin: &Origin, after: u64, (last, max_bytes): (u64, usize)) -> Result<Segments, LedgerError> {
     let mut next = after + 1;
-    let (mut number, mut import) = match find(root, (origin, next), last).await? {
+    let (mut number, import) = match find(root, (origin, next), last).await? {
         Place::At(number, import) => (number, import),
         Place::Trimmed => return Ok(Segments::Trimmed),
         Place::Nowhere if after == 0 => return Ok(Segments::Unknown),
         Place::Nowhere => return Ok(Segments::None),
     };
-    let mut found = Vec::new();
-    for _ in 0..RELAYED_IMPORTS {
-        for bytes in segments_in(&import, origin, next) {
-            found.push(bytes);
-            next += 1;
+    let began = Instant::now();
+    let (mut found, mut bytes, mut imports) = (Vec::new(), 0, vec![import]);
+    loop {
+        for import in &imports {
+            for segment in segments_in(import, origin, next) {
+                bytes += segment.len();
+                found.push(segment);
+                next += 1;
+            }
         }
-        number += 1;
-        if number > last {
+        if bytes >= max_bytes || found.len() >= MAX_SEGMENTS || number >= last || began.elapsed() >= READ_TIME {
             break;
         }
-        match root.read(Key::Import(number), MAX_IMPORT_BYTES).await? {
-            Some(bytes) => import = bytes,
-            None => break,
+        let numbers = (number + 1..=last).take(RELAYED_IMPORTS);
+        let reads = join_all(numbers.map(|number| root.read(Key::Import(number), MAX_IMPORT_BYTES))).await;
+        imports = reads.into_iter().map_while(|read| read.ok().flatten()).collect();
+        if imports.is_empty() {
+            break;
         }
+        number += imports.len() as u64;
     }
     // Its import says that it is there or before: then it was folded from a snapshot, or trimmed.
     Ok(if found.is_empty() { Segments::Trimmed } else { Segments::Some(fitting(found, max_bytes)) })

@@ -36,8 +36,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(3);
 const BLIND_MEMORY: Duration = Duration::from_secs(1);
 /// A snapshot that could not be taken over is tried again after this time: it is large.
 const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// How long segments wait for what they need and its own region is known to have.
+/// How long segments wait for what they need and its own region is known to have; and while a client waits for them.
 const CAUSE_PATIENCE: Duration = Duration::from_secs(3);
+const HASTY_CAUSE_PATIENCE: Duration = Duration::from_millis(500);
 /// How long after what was imported is there its outcome may be told.
 const OUTCOME_PATIENCE: Duration = Duration::from_millis(100);
 /// Rounds of one catching up, at most: what is written meanwhile is not waited for, so that only a long history takes many.
@@ -310,7 +311,8 @@ impl Link {
         }
         if !is_there() {
             let segments = (after + 1..).zip(found).map(|(seq, bytes)| Foreign { origin: origin.clone(), seq, bytes });
-            let offered = self.offer(inner, ledger, segments.collect(), haste).await;
+            // Each request of a client holds what it may have to do.
+            let offered = Box::pin(self.offer(inner, ledger, segments.collect(), haste)).await;
             if !is_there() {
                 self.after_refusal(inner, ledger, origin, offered).await?;
             }
@@ -330,19 +332,20 @@ impl Link {
         let reached = || ledger.vector().map_or(0, |vector| vector.get(&origin));
         let mut offered = inner.gate.offer(segments.clone(), haste).await;
         let (mut before, mut since) = (reached(), Instant::now());
-        while haste == Haste::Paced && before < last && since.elapsed() < CAUSE_PATIENCE {
+        let patience = if haste == Haste::Now { HASTY_CAUSE_PATIENCE } else { CAUSE_PATIENCE };
+        while before < last && since.elapsed() < patience {
             let Some((cause, seq)) = inner.coming(&offered, &origin) else { break };
             let mut along = pin!(inner.gate.offer(segments.clone(), Haste::Along));
             offered = tokio::select! {
                 biased;
                 outcome = &mut along => outcome,
-                came = ledger.reached(&cause, seq, CAUSE_PATIENCE) => match timeout(OUTCOME_PATIENCE, along).await {
+                came = ledger.reached(&cause, seq, patience) => match timeout(OUTCOME_PATIENCE, along).await {
                     // Mostly these came along. If not, they were just too late.
                     Ok(outcome) => outcome,
                     Err(_) if came => inner.gate.offer(segments.clone(), haste).await,
                     Err(_) => break,
                 },
-                () = self.kicked.notified() => break,
+                () = self.kicked.notified(), if haste == Haste::Paced => break,
             };
             if reached() > before {
                 (before, since) = (reached(), Instant::now());
