@@ -3,6 +3,8 @@
 //! Between the two lies a bounded queue. When it is full, lines are dropped and counted. (The `tracing-appender` crate does the
 //! same, but keeps its own count, and wakes its thread for every line; this is one channel and one thread.)
 
+mod text;
+
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{JoinHandle, sleep};
@@ -12,6 +14,8 @@ use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use text::TextLine;
 
 use crate::config::{self, LogFormat};
 use crate::metrics::Metrics;
@@ -87,7 +91,7 @@ where
     let writer = Queue { queue: queue.clone(), metrics: metrics.clone() };
     let filtered = tracing_subscriber::registry().with(filter);
     let subscriber: Box<dyn Subscriber + Send + Sync> = match log.format {
-        LogFormat::Text => Box::new(filtered.with(fmt::layer().with_ansi(false).with_writer(writer))),
+        LogFormat::Text => Box::new(filtered.with(fmt::layer().event_format(TextLine).with_writer(writer))),
         LogFormat::Json => Box::new(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer))),
     };
     Ok((subscriber, LogHandle { level, queue: Some(queue), thread: Some(thread) }))
@@ -211,6 +215,43 @@ mod tests {
         drop(handle);
         let line: serde_json::Value = serde_json::from_str(&sink.text()).unwrap();
         assert_eq!((line["status"].as_u64(), line["message"].as_str()), (Some(200), Some("answered")));
+    }
+
+    /// As the library has it without colours: whoever reads the log reads the same.
+    #[test]
+    fn lines_are_text_as_everybody_knows_it() {
+        let (ours, theirs) = (Sink::default(), Sink::default());
+        let (subscriber, handle) = build(&log(LogFormat::Text, "debug"), &Metrics::new(), ours.clone()).unwrap();
+        let known = theirs.clone();
+        let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+        let known = builder.with_writer(move || known.clone()).finish();
+        let leave = || {
+            let (address, none) = (std::net::Ipv4Addr::LOCALHOST, None::<&str>);
+            tracing::info!(target: "outport::access", status = 200, client = %address, took_ms = 0.25, first_ms = 3.0, left = -1, "answered");
+            tracing::warn!(id = "a \"b\" \\ \u{e9}\u{1b}[2J", held = true, why = ?Some("none"), none, "it is said");
+            tracing::debug!("{} of {}", 1, 2);
+            tracing::error!(error = %io::Error::other("no route"), sum = u64::MAX);
+        };
+        tracing::subscriber::with_default(subscriber, leave);
+        tracing::subscriber::with_default(known, leave);
+        drop(handle);
+        let untimed = |text: String| text.lines().map(|line| line.split_at(27).1.to_owned()).collect::<Vec<_>>();
+        let (ours, theirs) = (ours.text(), theirs.text());
+        assert!(ours.as_bytes()[26] == b'Z' && theirs.as_bytes()[26] == b'Z', "{ours}{theirs}");
+        assert_eq!(untimed(ours), untimed(theirs));
+    }
+
+    #[test]
+    fn row_86_an_event_is_one_line_whatever_is_in_it() {
+        let sink = Sink::default();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &Metrics::new(), sink.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || tracing::info!(why = %"a\nb\u{9b}2J", id = "c\r\nd", "e\u{1b}[0m\nf\u{e9}"));
+        drop(handle);
+        let text = sink.text();
+        assert!(
+            text.ends_with(" INFO outport::cli::logging::tests: e\\u{1b}[0m\\nf\u{e9} why=a\\nb\\u{9b}2J id=\"c\\r\\nd\"\n"),
+            "{text:?}"
+        );
     }
 
     #[test]

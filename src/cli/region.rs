@@ -18,7 +18,7 @@ use crate::audit::{self, Outcome, record_in};
 use crate::clock::Clock;
 use crate::config::{Config, process_environment};
 use crate::edge::Edge;
-use crate::ledger::{Event, Ledger, Look, Origin, Recovered, Standing, VersionVector};
+use crate::ledger::{Event, Ledger, Origin, Recovered, Standing, VersionVector};
 use crate::metrics::Metrics;
 use crate::region::{Open, Region};
 use crate::replication::{Nodes, Surveyed, inherit, survey};
@@ -285,7 +285,8 @@ async fn join(region: &Region, open: &Open, timeout: Duration) -> Result<Answer,
     }
     let deadline = Instant::now() + timeout;
     loop {
-        open.ledger.confirm(Look::Now).await.map_err(unavailable)?;
+        // A snapshot that was taken over takes long to read.
+        open.ledger.read_to_end(|_| ()).await.map_err(unavailable)?;
         let vector = open.ledger.vector().map_err(unavailable)?;
         let (have, want) = goal.iter().fold((0, 0), |(have, want), (origin, seq)| (have + vector.get(origin).min(seq), want + seq));
         progress(&format!("{have} of {want} segments of {} regions", region.peers().len()));
@@ -312,7 +313,8 @@ async fn leave(open: &Open, sure: &Sure, timeout: Duration) -> Result<Answer, Re
     stand(&open.ledger, &own, Standing::Leaving).await?;
     let deadline = Instant::now() + timeout;
     loop {
-        open.ledger.confirm(Look::Now).await.map_err(unavailable)?;
+        // A snapshot that was taken over takes long to read.
+        open.ledger.read_to_end(|_| ()).await.map_err(unavailable)?;
         let (contents, bytes) = open.ledger.held_alone().map_err(unavailable)?;
         progress(&format!("{contents} contents ({bytes} bytes) are nowhere else yet"));
         if contents == 0 {

@@ -255,6 +255,8 @@ impl Ledger {
             if vector != has {
                 (has, since) = (vector, Instant::now());
                 told(&has);
+            } else if self.0.core.is_loading() {
+                since = Instant::now();
             } else if since.elapsed() > STALL {
                 return Err(why);
             }
