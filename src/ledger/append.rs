@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::LedgerError;
 use super::check::Rejected;
-use super::core::{Core, End, Piece, Whose};
+use super::core::{Core, End, Pieces, Whose};
 use super::draft::{Draft, Verdict};
 use super::event::{Content, Event};
 use super::identity::Position;
@@ -221,7 +221,7 @@ impl Writer {
 
     /// Folds what stands at a number now. A failure does not undo a commit: the next look finds the segment.
     async fn folded(&self, seq: u64, bytes: &Bytes) {
-        let folded = self.core.fold(vec![Piece::Segment(seq, bytes.clone())]).await;
+        let folded = self.core.fold(Pieces::segment(seq, bytes.clone())).await;
         let is_there = self.core.position().is_ok_and(|at| at.seq >= seq);
         if (folded.is_err() || !is_there)
             && let Err(why) = self.core.catch_up().await

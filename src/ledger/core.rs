@@ -105,11 +105,28 @@ pub(super) struct Identity {
     pub regions: Regions,
 }
 
-/// A segment of the own ledger or an import, as it was read, with its number.
-#[derive(Clone, Debug)]
-pub(super) enum Piece {
-    Segment(u64, Bytes),
-    Import(u64, Bytes),
+type Numbered = (u64, Bytes);
+
+/// Segments of the own ledger and imports, as they were read, in order.
+///
+/// What an import brings may have seen any segment that stood before it was made. So segments come first, and an import before the first
+/// one that names it: then no effect is ever without its cause, also while a whole history is folded.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pieces {
+    segments: Vec<Numbered>,
+    imports: Vec<Numbered>,
+    /// There is more of the own ledger than this. At its end come the imports that no segment names yet.
+    has_more: bool,
+}
+
+impl Pieces {
+    pub fn segment(seq: u64, bytes: Bytes) -> Pieces {
+        Pieces { segments: vec![(seq, bytes)], ..Pieces::default() }
+    }
+
+    pub fn import(number: u64, bytes: Bytes) -> Pieces {
+        Pieces { imports: vec![(number, bytes)], ..Pieces::default() }
+    }
 }
 
 /// How far a fold came.
@@ -239,25 +256,33 @@ impl Core {
         }
         let (mut reads, mut import_reads) = (1, 1);
         let (mut folded, mut fruitless, mut restores) = (Folded::All, 0, 0);
+        // Imports that come behind segments which were not read yet.
+        let mut held: Vec<Numbered> = Vec::new();
         loop {
             let loads = self.loads.load(Ordering::Acquire);
             self.compare().await?;
             let (at, imports) = (self.position()?, self.imports()?);
             let has_imports = self.regions == Regions::Many || imports.number > 0 || at.imports > 0 || folded == Folded::WaitsForImport;
             let segments = self.read_from(Key::Ledger, at.seq + 1, (reads, MAX_OBJECT_BYTES));
-            let import_count = if has_imports { import_reads } else { 0 };
-            let imports = self.read_from(Key::Import, imports.number + 1, (import_count, MAX_IMPORT_BYTES));
+            held.retain(|(number, _)| *number > imports.number);
+            if held.first().is_some_and(|(number, _)| *number > imports.number + 1) {
+                held.clear();
+            }
+            let is_import_due = has_imports && (held.is_empty() || folded == Folded::WaitsForImport);
+            let import_count = if is_import_due { import_reads } else { 0 };
+            let next_import = imports.number + 1 + held.len() as u64;
+            let imports = self.read_from(Key::Import, next_import, (import_count, MAX_IMPORT_BYTES));
             let (segments, imports) = futures_util::future::try_join(segments, imports).await?;
-            let (has_more, has_more_imports) = (segments.len() == reads, has_imports && imports.len() == import_count);
+            let (has_more, has_more_imports) = (segments.len() == reads, is_import_due && imports.len() == import_count);
             fruitless = if folded == Folded::WaitsForImport && imports.is_empty() { fruitless + 1 } else { 0 };
             if fruitless > 1 {
                 return Err(LedgerError::Broken(format!("segment {} names an import that is not there", at.seq + 1)));
             }
-            let imports = imports.into_iter().map(|(number, bytes)| Piece::Import(number, bytes));
-            let segments = segments.into_iter().map(|(seq, bytes)| Piece::Segment(seq, bytes));
-            folded = self.fold(imports.chain(segments).collect()).await?;
+            held.extend(imports);
+            folded = self.fold(Pieces { segments, imports: held.clone(), has_more }).await?;
+            let is_end = !has_more && (is_import_due || !has_imports) && !has_more_imports && folded == Folded::All;
             // What was read belongs to an index that is no more, if a snapshot came between.
-            if !has_more && !has_more_imports && folded == Folded::All && loads == self.loads.load(Ordering::Acquire) {
+            if is_end && loads == self.loads.load(Ordering::Acquire) {
                 self.settled.fetch_max(loads, Ordering::AcqRel);
                 return Ok(());
             }
@@ -267,7 +292,10 @@ impl Core {
             }
             // The one may end long before the other.
             let next = |reads: usize, has_more| if has_more { (reads * 2).min(READ_AHEAD) } else { 1 };
-            (reads, import_reads) = (next(reads, has_more), next(import_reads, has_more_imports));
+            reads = next(reads, has_more);
+            if is_import_due {
+                import_reads = next(import_reads, has_more_imports);
+            }
             if reads.max(import_reads) >= LEAP_READS {
                 self.leap().await?;
             }
@@ -280,7 +308,7 @@ impl Core {
         key: impl Fn(u64) -> Key,
         from: u64,
         (count, limit_bytes): (usize, u64),
-    ) -> Result<Vec<(u64, Bytes)>, BucketError> {
+    ) -> Result<Vec<Numbered>, BucketError> {
         let numbers = (from..).take(count);
         let reads = numbers.clone().map(async |number| self.bucket.read(&key(number), limit_bytes).await);
         let mut found = Vec::with_capacity(count);
@@ -329,8 +357,8 @@ impl Core {
 
     /// Folds what was read, as far as it follows what is folded. Where it does not, and the index turns out to be the one that is
     /// wrong, it is empty afterwards.
-    pub async fn fold(self: &Arc<Core>, pieces: Vec<Piece>) -> Result<Folded, LedgerError> {
-        if pieces.is_empty() {
+    pub async fn fold(self: &Arc<Core>, pieces: Pieces) -> Result<Folded, LedgerError> {
+        if pieces.segments.is_empty() && pieces.imports.is_empty() {
             return Ok(Folded::All);
         }
         let folded = self.work(move |core| core.fold_now(&pieces)).await?;
@@ -363,7 +391,7 @@ impl Core {
         }
     }
 
-    fn fold_now(&self, pieces: &[Piece]) -> Result<Folded, FoldError> {
+    fn fold_now(&self, pieces: &Pieces) -> Result<Folded, FoldError> {
         let folded = self.fold_read(pieces);
         if let Err(FoldError::Index(why)) = &folded {
             self.index.suspect(why.clone());
@@ -371,7 +399,7 @@ impl Core {
         folded
     }
 
-    fn fold_read(&self, pieces: &[Piece]) -> Result<Folded, FoldError> {
+    fn fold_read(&self, pieces: &Pieces) -> Result<Folded, FoldError> {
         let started = Instant::now();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_loading() {
@@ -380,28 +408,14 @@ impl Core {
         let snapshot = self.index.snapshot()?;
         let mut rows = Overlay::new(snapshot.as_ref());
         let before = (self.position_in(&rows)?.seq, Core::imports_in(&rows)?.number);
-        let mut outcome = Ok(Folded::All);
-        for piece in pieces {
-            let folded = match piece {
-                Piece::Segment(seq, bytes) => self.fold_segment(&mut rows, *seq, bytes),
-                Piece::Import(number, bytes) => self.fold_import(&mut rows, *number, bytes),
-            };
-            if !matches!(folded, Ok(Folded::All)) {
-                outcome = folded;
-                break;
-            }
-        }
+        let outcome = self.fold_pieces(&mut rows, pieces);
         let after = (self.position_in(&rows)?.seq, Core::imports_in(&rows)?.number);
         let changes = rows.into_changes();
         drop(snapshot);
         if after != before {
             self.commit(changes)?;
-            for piece in pieces {
-                if let Piece::Segment(seq, bytes) = piece
-                    && (before.0 + 1..=after.0).contains(seq)
-                {
-                    self.recent.keep(*seq, bytes.clone());
-                }
+            for (seq, bytes) in pieces.segments.iter().filter(|(seq, _)| (before.0 + 1..=after.0).contains(seq)) {
+                self.recent.keep(*seq, bytes.clone());
             }
             self.metrics.ledger_folded(after.0, after.0 - before.0, started.elapsed());
             self.folds.send_modify(|folds| *folds += 1);
@@ -413,25 +427,34 @@ impl Core {
         Folding { home: &self.origin.region, planted: self.planted }
     }
 
-    fn fold_segment(&self, rows: &mut Overlay<'_>, seq: u64, bytes: &Bytes) -> Result<Folded, FoldError> {
-        let at = self.position_in(rows)?;
-        // Somebody else was faster; or the index was made anew meanwhile.
-        if seq != at.seq + 1 {
-            return Ok(Folded::All);
+    fn fold_pieces(&self, rows: &mut Overlay<'_>, pieces: &Pieces) -> Result<Folded, FoldError> {
+        let mut imports = pieces.imports.iter();
+        for (seq, bytes) in &pieces.segments {
+            let at = self.position_in(rows)?;
+            // Somebody else was faster; or the index was made anew meanwhile.
+            if *seq != at.seq + 1 {
+                continue;
+            }
+            let segment = self.next_segment(&at, *seq, bytes)?;
+            while segment.header.imports > Core::imports_in(rows)?.number && !self.planted.is(Bug::ImportsNotAwaited) {
+                let Some((number, bytes)) = imports.next() else { return Ok(Folded::WaitsForImport) };
+                self.fold_import(rows, *number, bytes)?;
+            }
+            fold::segment(rows, &segment, segment::hash(bytes), self.folding())?;
         }
-        let segment = self.next_segment(&at, seq, bytes)?;
-        if segment.header.imports > Core::imports_in(rows)?.number && !self.planted.is(Bug::ImportsNotAwaited) {
-            return Ok(Folded::WaitsForImport);
+        if !pieces.has_more {
+            for (number, bytes) in imports {
+                self.fold_import(rows, *number, bytes)?;
+            }
         }
-        fold::segment(rows, &segment, segment::hash(bytes), self.folding())?;
         Ok(Folded::All)
     }
 
     /// What an import brings that was not folded yet.
-    fn fold_import(&self, rows: &mut Overlay<'_>, number: u64, bytes: &Bytes) -> Result<Folded, FoldError> {
+    fn fold_import(&self, rows: &mut Overlay<'_>, number: u64, bytes: &Bytes) -> Result<(), FoldError> {
         let at = Core::imports_in(rows)?;
         if number != at.number + 1 {
-            return Ok(Folded::All);
+            return Ok(());
         }
         let Import { header, segments } = match import::decode(bytes) {
             Ok(import::Object::Import(import)) => import,
@@ -448,7 +471,7 @@ impl Core {
             self.fold_foreign(rows, object).map_err(|why| FoldError::Import(number, why.to_string()))?;
         }
         fold::import(rows, &ImportsRow { number, hash: segment::hash(bytes), node: header.node });
-        Ok(Folded::All)
+        Ok(())
     }
 
     fn fold_foreign(&self, rows: &mut Overlay<'_>, object: &Bytes) -> Result<(), FoldError> {

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::LedgerError;
 use super::append::{FIRST_PAUSE, LAST_PAUSE};
-use super::core::{Core, End, Piece, Whose};
+use super::core::{Core, End, Pieces, Whose};
 use super::fold;
 use super::identity::Origin;
 use super::import::{self, Header, MAX_SEGMENT_BYTES, MAX_SEGMENTS, Object};
@@ -190,7 +190,7 @@ pub(super) async fn attempt(core: &Arc<Core>, plan: &Plan) -> End {
 }
 
 pub(super) async fn folded(core: &Arc<Core>, number: u64, bytes: Bytes) {
-    let folded = core.fold(vec![Piece::Import(number, bytes)]).await;
+    let folded = core.fold(Pieces::import(number, bytes)).await;
     let is_there = core.imports().is_ok_and(|at| at.number >= number);
     if (folded.is_err() || !is_there)
         && let Err(why) = core.catch_up().await
