@@ -185,6 +185,8 @@ impl Link {
         }
         match ledger.adopt(&origin, &Through(&*self.remote)).await.map_err(|why| why.to_string())? {
             Adopted::Adopted => {
+                // The others trim what all have, and know it from what each says.
+                heart::remember(inner, ledger);
                 tracing::info!(region = %self.region(), through = folded(&origin)?, "a region's snapshot was taken over");
                 Ok(())
             }

@@ -59,8 +59,8 @@ pub(super) async fn beat(inner: Arc<Inner>) {
     }
 }
 
-/// What was imported before this process began may not have been told either.
-fn remember(inner: &Inner, ledger: &Ledger) {
+/// What was imported before this process began, or taken over as a whole, may not have been told either.
+pub(super) fn remember(inner: &Inner, ledger: &Ledger) {
     let Ok(vector) = ledger.vector() else { return };
     let mut news = inner.news.lock().unwrap_or_else(PoisonError::into_inner);
     for (origin, seq) in vector.iter().filter(|(origin, _)| *origin != ledger.origin()) {

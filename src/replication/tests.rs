@@ -439,6 +439,11 @@ async fn what_was_trimmed_comes_with_the_snapshot_of_the_region() {
     sleep(30 * SECOND).await;
     until("its snapshot is here", || eu.knows("team/old", "latest")).await;
     assert!(eu.knows("team/own", "v1").await);
+    // It says that it has it, or the others could trim nothing that comes after.
+    sleep(3 * SECOND).await;
+    clock.advance(Duration::from_secs(61));
+    let (own, taken_over) = (eu.origin(), us.ledger.position().unwrap().seq);
+    until("eu has told what it has", || async { eu.ledger.seen_by(&own).unwrap().get(&us.origin()) >= taken_over }).await;
     us.push("team/new", "v1", "two").await;
     until("it is followed from there", || eu.knows("team/new", "v1")).await;
     assert_eq!(names(replication.catch_up(SECOND).await), Vec::<String>::new());
