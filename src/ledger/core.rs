@@ -474,7 +474,7 @@ impl Core {
         Ok(())
     }
 
-    fn fold_foreign(&self, rows: &mut Overlay<'_>, object: &Bytes) -> Result<(), FoldError> {
+    pub(super) fn fold_foreign(&self, rows: &mut Overlay<'_>, object: &Bytes) -> Result<(), FoldError> {
         let segment = match segment::decode(object) {
             Ok(Object::Segment(segment)) => segment,
             Ok(Object::Stub(stub)) => return Err(FoldError::Segment(stub.trimmed, SegmentError::Damaged("a stub was imported".into()))),

@@ -268,16 +268,16 @@ fn one_seed_has_one_trace() {
 fn each_planted_bug_of_several_regions_is_caught() {
     const BUGS: &[(Bug, u64)] = &[
         (Bug::DeleteTakesUnseen, 0),
-        (Bug::LockDoesNotPin, 114),
-        (Bug::LockNotChecked, 5),
-        (Bug::CausesNotAwaited, 1),
-        (Bug::GapImported, 3),
-        (Bug::ForeignChainNotChecked, 3),
+        (Bug::LockDoesNotPin, 184),
+        (Bug::LockNotChecked, 6),
+        (Bug::CausesNotAwaited, 6),
+        (Bug::GapImported, 4),
+        (Bug::ForeignChainNotChecked, 4),
         (Bug::ImportsNotSeen, 0),
-        (Bug::ImportsNotAwaited, 2),
-        (Bug::ImportRaceTakenForWon, 1),
+        (Bug::ImportsNotAwaited, 9),
+        (Bug::ImportRaceTakenForWon, 3),
         (Bug::CutIgnored, 30),
-        (Bug::OwnTailNotCompared, 7),
+        (Bug::OwnTailNotCompared, 15),
         (Bug::ClockNotRaised, 1),
     ];
     catch(regions::run, BUGS);

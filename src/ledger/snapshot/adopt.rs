@@ -2,24 +2,30 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+
 use super::make::{Made, Of, Packing};
 use super::{Manifest, Snapshots};
 use crate::bucket::{BucketError, Key, SnapshotPart};
-use crate::ledger::core::{Core, End};
+use crate::ledger::core::{Core, End, FoldError};
 use crate::ledger::identity::{Origin, VersionVector};
 use crate::ledger::import::{self, Header};
 use crate::ledger::importer::{Plan, attempt, folded};
-use crate::ledger::index::{Changes, Index, IndexError, Memory};
+use crate::ledger::index::{Changes, Index, IndexError, Memory, Overlay};
 use crate::ledger::segment::{self, Object, READER};
 use crate::ledger::state::ImportsRow;
 use crate::ledger::{ImportError, Ledger, LedgerError, fold, query};
+
+/// Imports that are read at one time.
+const READ_AHEAD: usize = 16;
 
 /// What became of an attempt to adopt a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adopted {
     /// The peer is followed from there.
     Adopted,
-    /// The region has none that this program can use, or that covers what was imported here.
+    /// The region has none that this program can use, or that brings what is missing here.
     None,
     /// Another import came between: look again, and try again if it is still needed.
     Overtaken,
@@ -74,7 +80,7 @@ impl Core {
         for through in snapshots.list(of).await.map_err(ImportError::Unavailable)?.into_iter().rev() {
             let bytes = snapshots.part(of, through, SnapshotPart::Manifest).await.map_err(ImportError::Unavailable)?;
             let Some(manifest) = bytes.and_then(|bytes| Manifest::read(&bytes, of, through)) else { continue };
-            if !ours.iter().all(|(of, seq)| *of == self.origin || manifest.vector.covers(of, seq)) {
+            if manifest.vector.get(of) <= ours.get(of) {
                 continue;
             }
             let seen = manifest.vector.get(&self.origin);
@@ -100,7 +106,7 @@ impl Core {
 
     /// The import that stands for the snapshot: the same at every node that takes the same one over.
     fn plan_adoption(&self, manifest: &Manifest) -> Result<Plan, ImportError> {
-        let mut seen = VersionVector::default();
+        let mut seen = self.index.read(|rows| fold::seen(rows, &self.origin))?.others;
         for (origin, seq) in manifest.vector.iter().filter(|(origin, _)| **origin != self.origin) {
             seen.raise(origin.clone(), seq);
         }
@@ -121,7 +127,8 @@ impl Core {
         Ok(Plan { number, nonce, bytes })
     }
 
-    /// The peer's rows, each shard verified, as rows of this region. `None` if they are not what the manifest says.
+    /// The peer's rows, each shard verified, as rows of this region, with what this region has and the peer had not. `None` if they are
+    /// not what the manifest says, or what is to be added is no longer there.
     async fn lay_out(
         self: &Arc<Core>,
         snapshots: &impl Snapshots,
@@ -150,7 +157,40 @@ impl Core {
         }
         let (home, row) = (self.origin.region.clone(), imports_row(plan, manifest));
         self.on(&scratch, move |index| index.change(|rows| fold::become_of(rows, &home, &row))).await?;
-        Ok(Some(scratch))
+        Ok(self.fold_rest(&scratch).await?.then_some(scratch))
+    }
+
+    /// Folds what was imported here and the peer had not seen, in the order in which it was imported: whose ledger was short, or came
+    /// first, is not waited for until a peer's next snapshot has it, too. Whether that was all.
+    async fn fold_rest(self: &Arc<Core>, scratch: &Arc<Index>) -> Result<bool, LedgerError> {
+        let (ours, last) = (self.index.read(query::vector)?, self.imports()?.number);
+        let is_all = || {
+            let has = scratch.read(query::vector)?;
+            Ok::<bool, IndexError>(ours.iter().all(|(of, seq)| *of == self.origin || has.covers(of, seq)))
+        };
+        let mut number = 0;
+        while number < last && !is_all()? {
+            let numbers = (number + 1..=last).take(READ_AHEAD);
+            let read = try_join_all(numbers.map(async |number| self.bucket.read(&Key::Import(number), import::MAX_IMPORT_BYTES).await));
+            let read: Vec<Bytes> = read.await?.into_iter().flatten().collect();
+            number += READ_AHEAD as u64;
+            let core = self.clone();
+            self.on(scratch, move |index| index.change(|rows| core.fold_on(rows, &read))).await?;
+        }
+        Ok(is_all()?)
+    }
+
+    /// Folds what follows of some imports. What was trimmed, or lies behind a snapshot that was taken over, does not.
+    fn fold_on(&self, rows: &mut Overlay<'_>, imports: &[Bytes]) -> Result<(), IndexError> {
+        for bytes in imports {
+            let Ok(import::Object::Import(import)) = import::decode(bytes) else { continue };
+            for object in &import.segments {
+                if let Err(FoldError::Index(why)) = self.fold_foreign(rows, object) {
+                    return Err(why);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes what was laid out.

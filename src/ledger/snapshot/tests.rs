@@ -10,6 +10,7 @@ use crate::bucket::testing::{Fault, INCARNATION, SimulatedStore, Verb};
 use crate::bucket::{Bucket, ForeignBucket, Key, Through};
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::core::{Core, Identity};
+use crate::ledger::import;
 use crate::ledger::index::{Index, Memory, Table, Walk};
 use crate::ledger::segment::{self, Object};
 use crate::ledger::trim::Trimmed;
@@ -510,7 +511,7 @@ async fn a_region_joins_a_trimmed_history_by_the_snapshot_of_its_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_that_lacks_what_was_imported_or_is_damaged_is_not_adopted() {
-    for case in ["damaged", "imported more", "own trimmed", "set back", "none"] {
+    for case in ["damaged", "imported more, and trimmed", "own trimmed", "set back", "none"] {
         let store = store();
         let (eu, us) = (old_region(&store).await, node(&store, "us", in_memory));
         blobs(&us, 100..102).await;
@@ -522,10 +523,13 @@ async fn a_snapshot_that_lacks_what_was_imported_or_is_damaged_is_not_adopted() 
                     store.plant(&path, bytes);
                 }
             }
-            "imported more" => {
+            "imported more, and trimmed" => {
                 let ap = node(&store, "ap", in_memory);
                 blobs(&ap, 200..201).await;
                 us.import(segments(&store, &ap, 0)).await.unwrap();
+                let path = format!("{}/imports/{:020}", us.origin(), 1);
+                let stub = segment::Stub { trimmed: 1, hash: segment::hash(&store.objects()[&path]) };
+                store.plant(&path, import::encode_stub(&stub).unwrap());
             }
             "own trimmed" => {
                 let path = format!("{}/ledger/{:020}", us.origin(), 1);
@@ -547,6 +551,32 @@ async fn a_snapshot_that_lacks_what_was_imported_or_is_damaged_is_not_adopted() 
             assert!(dump(&us) == before, "{case}");
         }
     }
+}
+
+/// Of three regions that meet, the short ledger of one is imported before the snapshot of another is taken over, which lacks it.
+#[tokio::test(start_paused = true)]
+async fn what_was_imported_before_a_snapshot_is_taken_over_stays() {
+    let store = store();
+    let (eu, us, ap) = (old_region(&store).await, node(&store, "us", in_memory), node(&store, "ap", in_memory));
+    blobs(&ap, 200..202).await;
+    us.import(segments(&store, &ap, 0)).await.unwrap();
+    blobs(&us, 100..101).await;
+    let other = node(&store, "us", in_memory);
+    assert_eq!(us.adopt(eu.origin(), &abroad(&store, "eu")).await, Ok(Adopted::Adopted));
+    for node in [&us, &other, &node(&store, "us", in_memory)] {
+        node.confirm(Look::Now).await.unwrap();
+        let vector = node.vector().unwrap();
+        assert_eq!((vector.get(eu.origin()), vector.get(ap.origin()), vector.get(us.origin())), (9, 2, 1));
+        for blob in ["blob 201", "blob 3", "blob 100"] {
+            assert!(node.places(&Digest::sha256(blob.as_bytes())).unwrap().is_some(), "{blob}");
+        }
+    }
+    // Both regions go on and say the same.
+    us.import(segments(&store, &eu, 9)).await.unwrap();
+    eu.import([segments(&store, &ap, 0), segments(&store, &us, 0)].concat()).await.unwrap();
+    assert!(shared(&us) == shared(&eu), "regions differ");
+    // The same once more brings nothing.
+    assert_eq!(us.adopt(eu.origin(), &abroad(&store, "eu")).await, Ok(Adopted::None));
 }
 
 #[tokio::test(start_paused = true)]
