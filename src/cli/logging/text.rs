@@ -20,13 +20,18 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let (now, metadata) = (humantime::format_rfc3339_micros(SystemTime::now()), event.metadata());
-        write!(writer, "{now} {:>5} {}:", metadata.level(), metadata.target())?;
+        let metadata = event.metadata();
+        write!(writer, "{} {:>5} {}:", humantime::format_rfc3339_micros(now()), metadata.level(), metadata.target())?;
         let mut fields = Fields { writer, outcome: Ok(()) };
         event.record(&mut fields);
         fields.outcome?;
         fields.writer.write_char('\n')
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing follows from when a line was written, and a log has its machine's time")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Writes fields, each with a space before it.
