@@ -4,13 +4,14 @@
 //! line took a sixth of all instructions of a warm manifest request. Here a text that needs no escapes is copied.
 
 use std::fmt::{self, Write};
-use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::clock::written_at;
 
 pub(super) struct TextLine;
 
@@ -21,17 +22,12 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let metadata = event.metadata();
-        write!(writer, "{} {:>5} {}:", humantime::format_rfc3339_micros(now()), metadata.level(), metadata.target())?;
+        write!(writer, "{} {:>5} {}:", written_at(), metadata.level(), metadata.target())?;
         let mut fields = Fields { writer, outcome: Ok(()) };
         event.record(&mut fields);
         fields.outcome?;
         fields.writer.write_char('\n')
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "nothing follows from when a line was written, and a log has its machine's time")]
-fn now() -> SystemTime {
-    SystemTime::now()
 }
 
 /// Writes fields, each with a space before it.
