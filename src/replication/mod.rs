@@ -64,6 +64,8 @@ use crate::region::Region;
 
 /// Conflicts that are counted, at most.
 const MAX_CONFLICTS: usize = 10_000;
+/// So many segments of a region are missing where it pays to wait for the next of them, and not to have them searched for elsewhere.
+const FAR_BEHIND: u64 = 32;
 
 /// The other regions. Cloning is cheap; dropping the last clone stops what goes on here.
 #[derive(Clone)]
@@ -362,12 +364,14 @@ impl Inner {
         told.max(wrote)
     }
 
-    /// What segments of a ledger wait for, if it is of another ledger that is seen to have it.
+    /// What segments of a ledger wait for, if it is of another ledger that is seen to have it, and much else that is missing here. The
+    /// last few are had sooner from who names them.
     fn coming(&self, offered: &Result<(), ImportError>, waiting: &Origin) -> Option<(Origin, u64)> {
         let Err(ImportError::Behind { origin: cause, seq }) = offered else { return None };
         let brings = |link: &Arc<Link>| {
             let sight = link.sight();
-            sight.origin() == Some(cause) && sight.tail() >= *seq && sight.blind(self.clock.now()).is_none()
+            let is_far = sight.behind_events() >= FAR_BEHIND && sight.tail() >= *seq;
+            sight.origin() == Some(cause) && is_far && sight.blind(self.clock.now()).is_none()
         };
         (cause != waiting && self.links.iter().any(brings)).then(|| (cause.clone(), *seq))
     }

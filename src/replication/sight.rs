@@ -84,6 +84,10 @@ impl Sight {
         self.tail
     }
 
+    pub fn behind_events(&self) -> u64 {
+        self.tail.saturating_sub(self.folded)
+    }
+
     pub fn seen_of_us(&self) -> u64 {
         self.seen_of_us
     }
@@ -179,7 +183,7 @@ impl Sight {
             incarnation: self.origin.as_ref().map(|origin| origin.incarnation.clone()),
             tail: self.tail,
             folded: self.folded,
-            behind_events: self.tail.saturating_sub(self.folded),
+            behind_events: self.behind_events(),
             behind_ms: u64::try_from(self.behind(now).as_millis()).unwrap_or(u64::MAX),
             blind: self.blind(now),
             seen_at: self.seen_at,
