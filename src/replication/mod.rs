@@ -419,19 +419,23 @@ impl Inner {
             let origin = origin.or_else(|| ledger.incarnation_of(&position.region).ok().flatten());
             origin.is_some_and(|origin| ledger.vector().is_ok_and(|vector| vector.covers(&origin, position.seq)))
         };
+        // A region that was lost may have begun anew: then the position is in a ledger of which nothing is known here yet.
+        let is_over = |origin: &Option<Origin>| origin.as_ref().is_some_and(|origin| ledger.cut(origin).is_ok_and(|cut| cut.is_some()));
         loop {
             let origin = link.sight().origin().cloned();
-            if folded(origin) {
+            if !is_over(&origin) && folded(origin) {
                 return true;
             }
             let caught_up = link.catch_up(self).await;
             let origin = link.sight().origin().cloned();
-            if folded(origin) {
+            let is_sure = caught_up.is_ok() || !is_over(&origin);
+            let is_there = folded(origin);
+            if is_there && is_sure {
                 return true;
             }
             // An edge there may not have seen yet what another one committed; or it is away.
             if caught_up.is_err() && Instant::now() >= deadline {
-                return false;
+                return is_there;
             }
             sleep(reach_pause()).await;
         }
