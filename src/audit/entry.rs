@@ -1,7 +1,6 @@
 //! One entry of the record: a line of JSON. The names of its fields are a contract; readers pass over those that they do not know.
 
 use std::borrow::Cow;
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -76,10 +75,10 @@ pub struct Entry {
     #[serde(with = "rfc3339")]
     pub time: Timestamp,
     /// Nothing else has it. Of one node, in the order of writing.
-    #[serde(with = "text")]
+    #[serde(with = "ulid_text")]
     pub id: Ulid,
     pub region: Arc<str>,
-    #[serde(with = "text")]
+    #[serde(with = "ulid_text")]
     pub node: Ulid,
     /// How many entries of this node were lost since the one before.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -160,16 +159,16 @@ mod rfc3339 {
     }
 }
 
-mod text {
+mod ulid_text {
     use serde::de::Error;
 
-    use super::{Cow, Deserialize, Deserializer, Display, FromStr, Serializer};
+    use super::{Cow, Deserialize, Deserializer, Serializer, Ulid};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
+    pub(super) fn serialize<S: Serializer>(value: &Ulid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value.array_to_str(&mut [0; ulid::ULID_LEN]))
     }
 
-    pub(super) fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ulid, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
         text.parse().map_err(|_| D::Error::custom("not of the form of an identifier"))
     }

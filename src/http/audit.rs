@@ -74,6 +74,11 @@ impl Record {
         self.notes.received_bytes = Some(bytes);
     }
 
+    /// What was asked for is this.
+    pub fn is_about(&mut self, digest: &Digest) {
+        self.notes.digest = Some(*digest);
+    }
+
     /// What the answer says of its content.
     pub fn named(&mut self, answer: &mut Response<Payload>) {
         if let Some(Detail(text)) = answer.extensions_mut().remove() {
@@ -115,7 +120,7 @@ impl Record {
             agent: self.agent.take().map(String::from),
             action: action.into(),
             route: self.class.as_str().into(),
-            method: std::mem::take(&mut self.method).into(),
+            method: std::mem::take(&mut self.method),
             upstream: self.upstream.take(),
             repository: self.repository.take(),
             reference: self.reference.take(),

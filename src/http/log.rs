@@ -3,6 +3,7 @@
 //! What a client chose (agent, path of a request that went nowhere) is cleaned first: printable ASCII only, the rest escaped,
 //! and cut to a length. Headers other than User-Agent and X-Request-Id, and query parameters, are never written.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub struct Record {
     written: bool,
     pub(super) request_id: Box<str>,
     client: IpAddr,
-    pub(super) method: String,
+    pub(super) method: Cow<'static, str>,
     pub(super) agent: Option<Box<str>>,
     /// Only for a request that went nowhere.
     path: Option<Box<str>>,
@@ -281,7 +282,7 @@ impl Record {
             id = &*self.request_id,
             principal = self.caller.principal.as_str(),
             client = %self.client,
-            method = self.method,
+            method = &*self.method,
             route = self.class.as_str(),
             path = self.path.as_deref(),
             upstream = self.upstream.as_deref(),
@@ -352,8 +353,12 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// A method of the client's own invention can be long.
-fn method_text(method: &Method) -> String {
-    clean(method.as_str()).chars().take(16).collect()
+fn method_text(method: &Method) -> Cow<'static, str> {
+    match *method {
+        Method::GET => "GET".into(),
+        Method::HEAD => "HEAD".into(),
+        _ => clean(method.as_str()).chars().take(16).collect::<String>().into(),
+    }
 }
 
 fn agent(headers: &HeaderMap) -> Option<Box<str>> {
@@ -362,6 +367,9 @@ fn agent(headers: &HeaderMap) -> Option<Box<str>> {
 
 /// Printable ASCII as it is, everything else escaped: no terminal or log reader sees a control character or a look-alike.
 pub(super) fn clean(text: &str) -> String {
+    if text.len() <= MAX_TEXT_CHARS && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut cleaned = String::with_capacity(text.len().min(MAX_TEXT_CHARS));
     for character in text.chars().take(MAX_TEXT_CHARS) {
         if matches!(character, ' '..='~') {

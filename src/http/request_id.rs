@@ -38,9 +38,8 @@ impl RequestIds {
     fn next(&self, now: Timestamp) -> String {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
         let bits = u128::from(now.as_ms()) << 80 | u128::from(self.process) << 32 | u128::from(count);
-        let mut id = String::with_capacity(CHARS);
-        id.extend((0..CHARS).rev().map(|place| char::from(ALPHABET[(bits >> (place * 5)) as usize & 31])));
-        id
+        let id: [u8; CHARS] = std::array::from_fn(|at| ALPHABET[(bits >> ((CHARS - 1 - at) * 5)) as usize & 31]);
+        str::from_utf8(&id).expect("the alphabet is ASCII").to_owned()
     }
 }
 

@@ -20,6 +20,8 @@ const OUTPORT_FRESHNESS: HeaderName = HeaderName::from_static("outport-freshness
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// Headers of an answer with content, at most, with those that the connection adds.
+const CONTENT_HEADERS: usize = 12;
 /// RFC 3986's unreserved characters may stand in a query as they are.
 pub(super) const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -33,13 +35,38 @@ pub fn version() -> Response<Payload> {
     json(Bytes::from_static(b"{}"))
 }
 
+/// A digest as headers tell it: bare and as an entity tag, from the same bytes in memory.
+struct Name {
+    digest: HeaderValue,
+    etag: HeaderValue,
+}
+
+impl Name {
+    fn of(digest: &Digest) -> Name {
+        let quoted = digest.with_text(|text| {
+            let mut quoted = Vec::with_capacity(text.len() + 2);
+            quoted.push(b'"');
+            quoted.extend_from_slice(text.as_bytes());
+            quoted.push(b'"');
+            Bytes::from(quoted)
+        });
+        let bare = quoted.slice(1..quoted.len() - 1);
+        let value = |bytes| HeaderValue::from_maybe_shared(bytes).expect("digests are visible ASCII");
+        Name { digest: value(bare), etag: value(quoted) }
+    }
+
+    fn etag(&self) -> &str {
+        self.etag.to_str().expect("digests are visible ASCII")
+    }
+}
+
 /// A manifest: its exact bytes and type.
 pub fn manifest(answer: Answer<StoredManifest>, headers: &HeaderMap) -> Result<Response<Payload>, Failure> {
-    let (manifest, etag) = (&answer.value, etag(&answer.value.digest));
-    if is_unmodified(headers, &etag) {
-        return Ok(not_modified(&answer, &etag));
+    let (manifest, name) = (&answer.value, Name::of(&answer.value.digest));
+    if is_unmodified(headers, name.etag()) {
+        return Ok(not_modified(&answer, name));
     }
-    let mut response = content(Payload::Bytes(manifest.bytes.clone()), &answer, &manifest.digest, &etag);
+    let mut response = content(Payload::Bytes(manifest.bytes.clone()), &answer, name);
     let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| Failure::wrong_answer("the media type is no header value"))?;
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
     response.headers_mut().insert(header::CONTENT_LENGTH, manifest.bytes.len().into());
@@ -48,11 +75,11 @@ pub fn manifest(answer: Answer<StoredManifest>, headers: &HeaderMap) -> Result<R
 
 /// What a HEAD tells of a blob, and a GET whose entity tag still holds.
 pub fn blob_head(answer: &Answer<BlobHead>, digest: &Digest, headers: &HeaderMap) -> Response<Payload> {
-    let etag = etag(digest);
-    if is_unmodified(headers, &etag) {
-        return not_modified(answer, &etag);
+    let name = Name::of(digest);
+    if is_unmodified(headers, name.etag()) {
+        return not_modified(answer, name);
     }
-    let mut response = content(Payload::Empty, answer, digest, &etag);
+    let mut response = content(Payload::Empty, answer, name);
     blob_headers(response.headers_mut());
     response.headers_mut().insert(header::CONTENT_LENGTH, answer.value.size_bytes.into());
     response
@@ -60,8 +87,8 @@ pub fn blob_head(answer: &Answer<BlobHead>, digest: &Digest, headers: &HeaderMap
 
 /// A blob or a part of it. Its first byte is here.
 pub fn blob(answer: Answer<Content>, digest: &Digest, headers: &HeaderMap) -> Result<Response<Payload>, Failure> {
-    let (etag, size_bytes) = (etag(digest), answer.value.size_bytes());
-    let (status, payload, range) = match portion(headers, &etag, size_bytes) {
+    let (name, size_bytes) = (Name::of(digest), answer.value.size_bytes());
+    let (status, payload, range) = match portion(headers, name.etag(), size_bytes) {
         Portion::Whole => (StatusCode::OK, Payload::Region { region: answer.value.whole(), size_bytes }, None),
         Portion::Part(range) => {
             let payload = Payload::Region { region: answer.value.region(range.clone()), size_bytes: Some(range.end - range.start) };
@@ -69,7 +96,7 @@ pub fn blob(answer: Answer<Content>, digest: &Digest, headers: &HeaderMap) -> Re
         }
         Portion::Unsatisfiable => return Err(Failure::unsatisfiable(size_bytes.unwrap_or_default())),
     };
-    let mut response = content(payload, &answer, digest, &etag);
+    let mut response = content(payload, &answer, name);
     *response.status_mut() = status;
     blob_headers(response.headers_mut());
     if let Some((range, size_bytes)) = range.zip(size_bytes) {
@@ -183,19 +210,21 @@ pub fn json(body: Bytes) -> Response<Payload> {
 }
 
 /// 200 with what all content has.
-fn content<T>(payload: Payload, answer: &Answer<T>, digest: &Digest, etag: &str) -> Response<Payload> {
+fn content<T>(payload: Payload, answer: &Answer<T>, name: Name) -> Response<Payload> {
     let mut response = Response::new(payload);
     let headers = response.headers_mut();
-    insert_text(headers, DOCKER_CONTENT_DIGEST, &digest.to_string());
-    insert_text(headers, header::ETAG, etag);
+    // All that an answer will have fits without being moved.
+    headers.reserve(CONTENT_HEADERS);
+    headers.insert(DOCKER_CONTENT_DIGEST, name.digest);
+    headers.insert(header::ETAG, name.etag);
     provenance(headers, answer);
     response
 }
 
-fn not_modified<T>(answer: &Answer<T>, etag: &str) -> Response<Payload> {
+fn not_modified<T>(answer: &Answer<T>, name: Name) -> Response<Payload> {
     let mut response = Response::new(Payload::Empty);
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    insert_text(response.headers_mut(), header::ETAG, etag);
+    response.headers_mut().insert(header::ETAG, name.etag);
     provenance(response.headers_mut(), answer);
     response
 }
@@ -203,9 +232,9 @@ fn not_modified<T>(answer: &Answer<T>, etag: &str) -> Response<Payload> {
 /// Where an answer came from and how old it may be.
 fn provenance<T>(headers: &mut HeaderMap, answer: &Answer<T>) {
     match &answer.source {
-        Source::Memory => insert_text(headers, OUTPORT_SOURCE, "memory"),
-        Source::Disk => insert_text(headers, OUTPORT_SOURCE, "disk"),
-        Source::Bucket => insert_text(headers, OUTPORT_SOURCE, "bucket"),
+        Source::Memory => drop(headers.insert(OUTPORT_SOURCE, HeaderValue::from_static("memory"))),
+        Source::Disk => drop(headers.insert(OUTPORT_SOURCE, HeaderValue::from_static("disk"))),
+        Source::Bucket => drop(headers.insert(OUTPORT_SOURCE, HeaderValue::from_static("bucket"))),
         Source::Region(name) => insert_text(headers, OUTPORT_SOURCE, &format!("region={name}")),
         Source::Upstream(name) => insert_text(headers, OUTPORT_SOURCE, &format!("upstream={name}")),
     }

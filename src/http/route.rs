@@ -472,23 +472,25 @@ impl Endpoint<'_> {
         if segments.last().is_some_and(|last| last.is_empty()) && word != Word::Uploads {
             return Err(RouteError::Path);
         }
-        let rest = segments.split_off(at).into_iter().skip(1).collect::<Vec<_>>().join("/");
+        let rest = segments[at + 1..].join("/");
+        segments.truncate(at);
         Ok(Endpoint { name: segments, word, rest })
     }
 }
 
 /// The route word that counts, and where it stands.
 fn place_of_word(segments: &[Cow<'_, str>]) -> Option<(Word, usize)> {
-    let texts: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-    match texts.as_slice() {
-        [name @ .., "tags", "list"] => return Some((Word::Tags, name.len())),
-        [name @ .., "blobs", "uploads"] => return Some((Word::Uploads, name.len())),
-        [.., before, _] if Word::of(before).is_some() => {}
-        [name @ .., "blobs", "uploads", _] => return Some((Word::Uploads, name.len())),
+    let from_end = |count: usize| segments.len().checked_sub(count).map(|at| (&*segments[at], at));
+    let (last, before, third) = (from_end(1), from_end(2), from_end(3));
+    match (third, before, last) {
+        (_, Some(("tags", at)), Some(("list", _))) => return Some((Word::Tags, at)),
+        (_, Some(("blobs", at)), Some(("uploads", _))) => return Some((Word::Uploads, at)),
+        (_, Some((text, _)), _) if Word::of(text).is_some() => {}
+        (Some(("blobs", at)), Some(("uploads", _)), _) => return Some((Word::Uploads, at)),
         _ => {}
     }
-    let followed = texts.len().saturating_sub(1);
-    texts.iter().take(followed).enumerate().rev().find_map(|(at, text)| Some((Word::of(text)?, at)))
+    let followed = segments.len().saturating_sub(1);
+    segments.iter().take(followed).enumerate().rev().find_map(|(at, text)| Some((Word::of(text)?, at)))
 }
 
 /// For a path under `/v2/` without a route word: a bad name is told from an endpoint that does not exist.

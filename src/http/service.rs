@@ -1,5 +1,6 @@
 //! The two services that a server mounts: the registry's and the operators'.
 
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -169,7 +170,9 @@ impl Http {
             Ok(Call::Govern(permit, wanted)) => Box::pin(self.govern((permit, &wanted), (&site, record.caller()), &head, body)).await,
             Ok(Call::Read(read)) => {
                 let reuse = drain(&head, body).await;
-                (within(site.deadline, self.read(&read, (&site, &head), &mut record)).await, reuse)
+                // Where it lies, so that no timer moves it.
+                let reading = pin!(self.read(&read, (&site, &head), &mut record));
+                (within(site.deadline, reading).await, reuse)
             }
             Ok(call) => {
                 let reuse = drain(&head, body).await;
@@ -333,6 +336,7 @@ impl Http {
         let refused = |error| Failure::from_cache(error, Subject::Manifest);
         let answer = self.0.registry.manifest(&read.access, reference, asking).await.map_err(refused)?;
         record.found(&answer);
+        record.is_about(&answer.value.digest);
         respond::manifest(answer, &head.headers)
     }
 
@@ -344,7 +348,8 @@ impl Http {
         record: &mut Record,
     ) -> Result<Response<Payload>, Failure> {
         let refused = |error| Failure::from_cache(error, Subject::Blob);
-        if head.method == Method::HEAD || is_unmodified(&head.headers, &respond::etag(digest)) {
+        let is_conditional = head.headers.contains_key(header::IF_NONE_MATCH);
+        if head.method == Method::HEAD || is_conditional && is_unmodified(&head.headers, &respond::etag(digest)) {
             let answer = self.0.registry.blob_head(&read.access, digest, asking).await.map_err(refused)?;
             record.found(&answer);
             return Ok(respond::blob_head(&answer, digest, &head.headers));

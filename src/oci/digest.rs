@@ -43,6 +43,8 @@ impl FromStr for Algorithm {
 
 /// Bytes of a hash of the algorithm with the longest one.
 const LONGEST_HASH: usize = 64;
+/// Of `sha256:` and `sha512:` alike.
+const PREFIX_BYTES: usize = 7;
 
 /// The hash of a content, 32 or 64 bytes; copied freely, compared by value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,19 +88,23 @@ impl Digest {
 
     /// The hash in lower-case hexadecimal, without the algorithm.
     pub fn hex(&self) -> String {
-        self.with_hex(str::to_owned)
+        self.with_text(|text| text[PREFIX_BYTES..].to_owned())
     }
 
-    /// Each answer and record tells a digest: no formatter for every byte, and no memory.
-    fn with_hex<T>(&self, tell: impl FnOnce(&str) -> T) -> T {
+    /// The digest as it is written. Each answer and record tells one: no formatter for every byte, and no memory.
+    pub fn with_text<T>(&self, tell: impl FnOnce(&str) -> T) -> T {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = [0; 2 * LONGEST_HASH];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.bytes) {
+        let mut text = [0; PREFIX_BYTES + 2 * LONGEST_HASH];
+        let (prefix, hex) = text.split_at_mut(PREFIX_BYTES);
+        let (algorithm, colon) = prefix.split_at_mut(PREFIX_BYTES - 1);
+        algorithm.copy_from_slice(self.algorithm.as_str().as_bytes());
+        colon[0] = b':';
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.as_bytes()) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
             pair[1] = DIGITS[usize::from(byte & 0xf)];
         }
-        let hex = &hex[..2 * self.algorithm.hash_bytes()];
-        tell(str::from_utf8(hex).expect("hexadecimal digits are ASCII"))
+        let text = &text[..PREFIX_BYTES + 2 * self.algorithm.hash_bytes()];
+        tell(str::from_utf8(text).expect("hexadecimal digits are ASCII"))
     }
 
     /// A digest from its parts; `None` when the length is not the algorithm's.
@@ -140,9 +146,7 @@ fn nibble(character: u8) -> Result<u8, DigestError> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.algorithm.as_str())?;
-        f.write_str(":")?;
-        self.with_hex(|hex| f.write_str(hex))
+        self.with_text(|text| f.write_str(text))
     }
 }
 
@@ -154,7 +158,7 @@ impl fmt::Debug for Digest {
 
 impl serde::Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 

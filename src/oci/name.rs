@@ -69,22 +69,28 @@ impl FromStr for RepositoryName {
         if text.is_empty() || text.len() > MAX_NAME_BYTES {
             return Err(NameError::Length);
         }
-        if text.split('/').all(is_component) { Ok(RepositoryName(text.into())) } else { Err(NameError::Form) }
+        if has_form(text.as_bytes()) { Ok(RepositoryName(text.into())) } else { Err(NameError::Form) }
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-fn is_component(component: &str) -> bool {
+/// Components of `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, joined by `/`: letters and digits at both ends, and between two runs of them one
+/// separator. Each request has a name, so each byte is looked at once.
+fn has_form(name: &[u8]) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = component.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    if !alphanumeric(first) || !alphanumeric(last) {
+    if !(name.first().is_some_and(alphanumeric) && name.last().is_some_and(alphanumeric)) {
         return false;
     }
-    bytes.split(alphanumeric).all(|separator| match separator {
-        [] | b"." | b"_" | b"__" => true,
-        other => other.iter().all(|byte| *byte == b'-'),
-    })
+    let mut rest = name;
+    while let Some(at) = rest.iter().position(|byte| !alphanumeric(byte)) {
+        let from_separator = &rest[at..];
+        let separator_bytes = from_separator.iter().position(alphanumeric).unwrap_or(from_separator.len());
+        let (separator, behind) = from_separator.split_at(separator_bytes);
+        if !matches!(separator, b"/" | b"." | b"_" | b"__") && separator.iter().any(|byte| *byte != b'-') {
+            return false;
+        }
+        rest = behind;
+    }
+    true
 }
 
 impl Tag {

@@ -69,6 +69,9 @@ impl Names {
 
     /// The upstream that a Host (port included or not) or a TLS server name stands for.
     pub fn by_host(&self, host: &str) -> Option<&Arc<str>> {
+        if self.hosts.is_empty() {
+            return None;
+        }
         let host = host.to_ascii_lowercase();
         let without_port = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
         self.hosts.get(&host).or_else(|| self.hosts.get(without_port))
@@ -78,15 +81,24 @@ impl Names {
         let first = name.as_str().split('/').next().unwrap_or_default();
         let upstream = self.upstreams.iter().find(|upstream| path_prefix(upstream) == first);
         match upstream.zip(name.as_str().split_once('/')) {
-            Some((upstream, (_, rest))) => Ok(Target { repository: full_name(upstream, rest)?, upstream: Some(upstream.clone()) }),
+            Some((upstream, (_, rest))) => {
+                // Most names are full as they come.
+                let repository = if is_bare(upstream, rest) { full_name(upstream, rest)? } else { name.clone() };
+                Ok(Target { repository, upstream: Some(upstream.clone()) })
+            }
             None => Ok(Target { repository: name.clone(), upstream: None }),
         }
     }
 }
 
-/// The full name of `rest` at `upstream`. A bare Docker Hub name is an official image's and lies under `library/`.
+/// A bare Docker Hub name is an official image's and lies under `library/`.
+fn is_bare(upstream: &str, rest: &str) -> bool {
+    upstream == "docker.io" && !rest.contains('/')
+}
+
+/// The full name of `rest` at `upstream`.
 fn full_name(upstream: &str, rest: &str) -> Result<RepositoryName, UnknownNamespace> {
-    let library = if upstream == "docker.io" && !rest.contains('/') { "library/" } else { "" };
+    let library = if is_bare(upstream, rest) { "library/" } else { "" };
     format!("{}/{library}{rest}", path_prefix(upstream)).parse().map_err(|_| UnknownNamespace)
 }
 

@@ -56,11 +56,12 @@ impl<S> Doorway<S> {
         // Without this nobody can take the connection over, whatever `Upgrade` says.
         request.extensions_mut().remove::<OnUpgrade>();
         let refusal = self.refusal(number, &request);
-        let served = refusal.is_none().then(|| (self.service)(request, Arc::clone(&self.connection)));
+        let (service, connection) = (Arc::clone(&self.service), Arc::clone(&self.connection));
         async move {
-            let served = match served {
-                Some(served) => Some(served.await),
-                None => None,
+            // Called here and not before: the service's future is large, and would be moved from there to here.
+            let served = match refusal {
+                None => Some(service(request, connection).await),
+                Some(_) => None,
             };
             // A body that turned out malformed overrules the answer.
             let late = (protocol == Protocol::Http1).then(|| vitals.refusal_of(number)).flatten();

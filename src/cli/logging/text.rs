@@ -92,6 +92,9 @@ struct OneLine<'a, 'b>(&'a mut Writer<'b>);
 
 impl Write for OneLine<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return self.0.write_str(text);
+        }
         for piece in text.split_inclusive(char::is_control) {
             let mut characters = piece.chars();
             match characters.next_back().filter(|last| last.is_control()) {

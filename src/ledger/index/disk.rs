@@ -1,13 +1,13 @@
 //! The index in a database file of this node. It can be made anew from the ledger, so most commits are not forced to the disk: a
 //! kill leaves it as it was at a forced one, rows and position together, and the ledger is folded on from there.
 
-use std::cell::OnceCell;
+use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
@@ -34,6 +34,9 @@ pub struct Disk {
     path: PathBuf,
     /// `None` after a failure, until it is opened anew.
     database: RwLock<Option<Database>>,
+    /// What readers share until something is committed: a transaction and its tables take longer to open than rows to read. Locked
+    /// before the database where both are.
+    shared: RwLock<Option<Arc<Snapshot>>>,
     unforced: Mutex<Unforced>,
 }
 
@@ -69,14 +72,31 @@ impl Disk {
             opened => opened?,
         };
         let unforced = Mutex::new(Unforced::none());
-        Ok(Disk { path: path.to_owned(), database: RwLock::new(Some(database)), unforced })
+        Ok(Disk { path: path.to_owned(), database: RwLock::new(Some(database)), shared: RwLock::default(), unforced })
+    }
+
+    /// The rows as they are now, for a short look.
+    pub fn shared(&self) -> Result<Arc<Snapshot>, IndexError> {
+        if let Some(snapshot) = &*self.shared.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(snapshot.clone());
+        }
+        // Taken under the lock: a commit that it does not see forgets it afterwards.
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        match &*shared {
+            Some(snapshot) => Ok(snapshot.clone()),
+            None => Ok(shared.insert(Arc::new(self.snapshot()?)).clone()),
+        }
+    }
+
+    fn forget_shared(&self) {
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub fn snapshot(&self) -> Result<Snapshot, IndexError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(closed)?;
         let transaction = guarded(|| Ok(database.begin_read()?))?;
-        Ok(Snapshot { transaction, tables: std::array::from_fn(|_| OnceCell::new()) })
+        Ok(Snapshot { transaction, tables: std::array::from_fn(|_| OnceLock::new()) })
     }
 
     /// Makes the changes, all or none. Blocks.
@@ -90,6 +110,12 @@ impl Disk {
     }
 
     fn write(&self, changes: Changes, force: Force) -> Result<(), IndexError> {
+        let written = self.write_changes(changes, force);
+        self.forget_shared();
+        written
+    }
+
+    fn write_changes(&self, changes: Changes, force: Force) -> Result<(), IndexError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(closed)?;
         let is_forced = self.is_forced(force, changes.len());
@@ -128,6 +154,9 @@ impl Disk {
 
     /// Opens the file again, as it was when it was last forced to the disk. Blocks.
     pub fn reopen(&self) -> Result<(), IndexError> {
+        // A transaction that is left would keep the file locked.
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = None;
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
         *database = Some(open(&self.path)?);
@@ -136,6 +165,8 @@ impl Disk {
 
     /// Throws everything away, the file included. Blocks.
     pub fn clear(&self) -> Result<(), IndexError> {
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = None;
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
         match fs::remove_file(&self.path) {
@@ -177,14 +208,20 @@ fn open(path: &Path) -> Result<Database, IndexError> {
 /// The rows as they were; tables are opened when they are first read.
 pub struct Snapshot {
     transaction: ReadTransaction,
-    tables: [OnceCell<ReadOnlyTable<&'static [u8], &'static [u8]>>; Table::ALL.len()],
+    tables: [OnceLock<ReadOnlyTable<&'static [u8], &'static [u8]>>; Table::ALL.len()],
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {
     fn table(&self, table: Table) -> Result<&ReadOnlyTable<&'static [u8], &'static [u8]>, redb::Error> {
         let cell = &self.tables[table as usize];
         if cell.get().is_none() {
-            // Nobody else can fill it: a snapshot stays in its thread.
+            // Another reader may have filled it meanwhile, with the same.
             let _ = cell.set(self.transaction.open_table(definition(table))?);
         }
         cell.get().ok_or(redb::Error::DatabaseClosed)

@@ -82,8 +82,10 @@ impl Index {
 
     /// Asks a consistent state; a failure is remembered.
     pub fn read<T>(&self, ask: impl FnOnce(&dyn Rows) -> Result<T, IndexError>) -> Result<T, IndexError> {
-        let snapshot = self.snapshot()?;
-        self.watched(ask(snapshot.as_ref()))
+        self.watched(match &self.rows {
+            Backend::Memory(memory) => ask(&memory.snapshot()),
+            Backend::Disk(disk) => disk.shared().and_then(|snapshot| ask(snapshot.as_ref())),
+        })
     }
 
     /// Makes the changes, all or none. Blocks.
