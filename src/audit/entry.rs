@@ -1,6 +1,7 @@
 //! One entry of the record: a line of JSON. The names of its fields are a contract; readers pass over those that they do not know.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -116,16 +117,84 @@ impl FromStr for Outcome {
 }
 
 impl Entry {
-    /// Appends its line.
+    /// Appends its line: the same that `serde_json` writes, which took a ninth of all instructions of a warm manifest request, since it
+    /// looks at each byte of each text for what has to be escaped.
     pub(super) fn write_line(&self, lines: &mut Vec<u8>) {
-        // Writing to memory cannot fail, and nothing in an entry is without a form in JSON.
-        let _ = serde_json::to_writer(&mut *lines, self);
-        lines.push(b'\n');
+        let Entry { time, id, region, node, lost, event } = self;
+        let mut line = Line { bytes: lines, separator: b'{' };
+        line.text("time", &time.rfc3339());
+        line.text("id", id.array_to_str(&mut [0; ulid::ULID_LEN]));
+        line.text("region", region);
+        line.text("node", node.array_to_str(&mut [0; ulid::ULID_LEN]));
+        if *lost > 0 {
+            line.number("lost", *lost);
+        }
+        line.text("request", &event.request);
+        line.text("principal", event.principal.as_str());
+        line.text("proof", &event.proof);
+        if let Some(address) = event.address {
+            line.text("address", &address.to_string());
+        }
+        line.maybe("agent", event.agent.as_deref());
+        line.text("action", &event.action);
+        line.text("route", &event.route);
+        line.text("method", &event.method);
+        line.maybe("upstream", event.upstream.as_deref());
+        line.maybe("repository", event.repository.as_ref().map(RepositoryName::as_str));
+        line.maybe("reference", event.reference.as_deref());
+        if let Some(digest) = &event.digest {
+            digest.with_text(|text| line.text("digest", text));
+        }
+        line.maybe("detail", event.detail.as_deref());
+        line.number("bytes", event.bytes);
+        line.number("took_ms", event.took_ms);
+        line.number("status", event.status.into());
+        line.text("outcome", event.outcome.as_str());
+        line.maybe("why", event.why.as_deref());
+        line.bytes.extend_from_slice(b"}\n");
     }
 
     /// Reads a line; `None` for one that was cut, or is no entry.
     pub(super) fn read(line: &[u8]) -> Option<Entry> {
         serde_json::from_slice(line).ok()
+    }
+}
+
+/// One object in JSON, field by field.
+struct Line<'a> {
+    bytes: &'a mut Vec<u8>,
+    separator: u8,
+}
+
+impl Line<'_> {
+    fn name(&mut self, name: &str) {
+        self.bytes.push(std::mem::replace(&mut self.separator, b','));
+        self.bytes.push(b'"');
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+            self.bytes.push(b'"');
+            self.bytes.extend_from_slice(value.as_bytes());
+            self.bytes.push(b'"');
+        } else {
+            // Writing to memory cannot fail, and every text has a form in JSON.
+            let _ = serde_json::to_writer(&mut *self.bytes, value);
+        }
+    }
+
+    fn maybe(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        let _ = write!(self.bytes, "{value}");
     }
 }
 
@@ -206,14 +275,16 @@ mod tests {
             repository: None,
             reference: None,
             digest: None,
-            detail: Some("a change".into()),
+            detail: Some("a \"change\" of C:\\ and é".into()),
             outcome: Outcome::Denied,
             why: Some("authentication required".into()),
             ..pull("ci", "a")
         };
-        for entry in [entry(5, pull("ci", "team/app")), Entry { lost: 9, ..entry(7, denied) }] {
+        let whole = Event { upstream: Some("docker.io".into()), ..pull("ci", "team/app") };
+        for entry in [entry(5, pull("ci", "team/app")), entry(6, whole), Entry { lost: 9, ..entry(7, denied) }] {
             let mut line = Vec::new();
             entry.write_line(&mut line);
+            assert_eq!(line, [serde_json::to_vec(&entry).unwrap().as_slice(), b"\n"].concat());
             assert_eq!(Entry::read(&line), Some(entry));
             assert_eq!(Entry::read(&line[..line.len() / 2]), None, "a line that was cut");
         }

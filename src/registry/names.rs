@@ -1,5 +1,6 @@
 //! Which upstream and which repository a request means.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub struct Target {
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     upstreams: Vec<Arc<str>>,
-    hosts: HashMap<String, Arc<str>>,
+    hosts: HashMap<String, Arc<str>, foldhash::fast::RandomState>,
 }
 
 /// `ns` names no upstream.
@@ -72,9 +73,12 @@ impl Names {
         if self.hosts.is_empty() {
             return None;
         }
-        let host = host.to_ascii_lowercase();
-        let without_port = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
-        self.hosts.get(&host).or_else(|| self.hosts.get(without_port))
+        let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(host.to_ascii_lowercase()),
+            false => Cow::Borrowed(host),
+        };
+        let without_port = host.rsplit_once(':').map_or(&*host, |(name, _)| name);
+        self.hosts.get(&*host).or_else(|| self.hosts.get(without_port))
     }
 
     fn by_prefix(&self, name: &RepositoryName) -> Result<Target, UnknownNamespace> {
@@ -109,7 +113,7 @@ mod tests {
     fn names() -> Names {
         Names {
             upstreams: vec!["docker.io".into(), "ghcr.io".into(), "registry.local:5000".into()],
-            hosts: [("hub.example.com".into(), "docker.io".into())].into(),
+            hosts: [("hub.example.com".into(), "docker.io".into())].into_iter().collect(),
         }
     }
 

@@ -46,7 +46,7 @@ pub enum Found {
 impl Scan {
     /// `bytes` starts where the head starts, and only ever grows from call to call.
     pub fn advance(&mut self, bytes: &[u8]) -> Found {
-        while let Some(step) = bytes.get(self.at..).and_then(|fresh| fresh.iter().position(|byte| *byte == b'\n')) {
+        while let Some(step) = bytes.get(self.at..).and_then(|fresh| memchr::memchr(b'\n', fresh)) {
             let line_end = self.at + step;
             let line = bytes.get(self.line_start..line_end).unwrap_or_default();
             self.at = line_end + 1;

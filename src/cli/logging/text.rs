@@ -15,6 +15,9 @@ use crate::clock::written_at;
 
 pub(super) struct TextLine;
 
+/// What a request's line takes, about.
+const LINE_BYTES: usize = 512;
+
 impl<S, N> FormatEvent<S, N> for TextLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -22,31 +25,30 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let metadata = event.metadata();
-        write!(writer, "{} {:>5} {}:", written_at(), metadata.level(), metadata.target())?;
-        let mut fields = Fields { writer, outcome: Ok(()) };
+        let mut fields = Fields(String::with_capacity(LINE_BYTES));
+        // Writing to a String cannot fail.
+        let _ = write!(fields.0, "{} {:>5} {}:", written_at(), metadata.level(), metadata.target());
         event.record(&mut fields);
-        fields.outcome?;
-        fields.writer.write_char('\n')
+        fields.0.push('\n');
+        writer.write_str(&fields.0)
     }
 }
 
 /// Writes fields, each with a space before it.
-struct Fields<'a> {
-    writer: Writer<'a>,
-    outcome: fmt::Result,
-}
+struct Fields(String);
 
-impl Fields<'_> {
-    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        let writer = &mut self.writer;
-        self.outcome = self.outcome.and_then(|()| {
-            writer.write_char(' ')?;
-            if !is_message(field) {
-                writer.write_str(field.name())?;
-                writer.write_char('=')?;
-            }
-            value(writer)
-        });
+impl Fields {
+    fn name(&mut self, field: &Field) -> &mut String {
+        self.0.push(' ');
+        if !is_message(field) {
+            self.0.push_str(field.name());
+            self.0.push('=');
+        }
+        &mut self.0
+    }
+
+    fn display(&mut self, field: &Field, value: impl fmt::Display) {
+        let _ = write!(self.name(field), "{value}");
     }
 }
 
@@ -54,55 +56,56 @@ fn is_message(field: &Field) -> bool {
     field.name() == "message"
 }
 
-impl Visit for Fields<'_> {
+impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
+        let line = self.name(field);
         if is_message(field) {
-            self.write(field, |writer| OneLine(writer).write_str(value));
-        } else if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
-            self.write(field, |writer| {
-                writer.write_char('"')?;
-                writer.write_str(value)?;
-                writer.write_char('"')
-            });
+            let _ = OneLine(line).write_str(value);
+        } else if is_plain(value) && !value.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+            line.push('"');
+            line.push_str(value);
+            line.push('"');
         } else {
-            self.write(field, |writer| write!(writer, "{value:?}"));
+            let _ = write!(line, "{value:?}");
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.write(field, |writer| write!(writer, "{value}"));
+        self.display(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.write(field, |writer| write!(writer, "{value}"));
+        self.display(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.write(field, |writer| write!(writer, "{value}"));
+        self.display(field, value);
     }
 
     /// Also what is to be displayed as it is.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.write(field, |writer| write!(OneLine(writer), "{value:?}"));
+        let _ = write!(OneLine(self.name(field)), "{value:?}");
     }
 }
 
-/// Escapes what would end the line, or tell a terminal something.
-struct OneLine<'a, 'b>(&'a mut Writer<'b>);
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
 
-impl Write for OneLine<'_, '_> {
+/// Escapes what would end the line, or tell a terminal something.
+struct OneLine<'a>(&'a mut String);
+
+impl Write for OneLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return self.0.write_str(text);
+        if is_plain(text) {
+            self.0.push_str(text);
+            return Ok(());
         }
-        for piece in text.split_inclusive(char::is_control) {
-            let mut characters = piece.chars();
-            match characters.next_back().filter(|last| last.is_control()) {
-                Some(control) => {
-                    self.0.write_str(characters.as_str())?;
-                    write!(self.0, "{}", control.escape_default())?;
-                }
-                None => self.0.write_str(piece)?,
+        for character in text.chars() {
+            if character.is_control() {
+                self.0.extend(character.escape_default());
+            } else {
+                self.0.push(character);
             }
         }
         Ok(())
