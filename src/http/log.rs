@@ -367,7 +367,7 @@ fn agent(headers: &HeaderMap) -> Option<Box<str>> {
 
 /// Printable ASCII as it is, everything else escaped: no terminal or log reader sees a control character or a look-alike.
 pub(super) fn clean(text: &str) -> String {
-    if text.len() <= MAX_TEXT_CHARS && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    if text.len() <= MAX_TEXT_CHARS && text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~')) {
         return text.to_owned();
     }
     let mut cleaned = String::with_capacity(text.len().min(MAX_TEXT_CHARS));

@@ -93,15 +93,14 @@ impl Digest {
 
     /// The digest as it is written. Each answer and record tells one: no formatter for every byte, and no memory.
     pub fn with_text<T>(&self, tell: impl FnOnce(&str) -> T) -> T {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        const PAIRS: [[u8; 2]; 256] = hex_pairs();
         let mut text = [0; PREFIX_BYTES + 2 * LONGEST_HASH];
         let (prefix, hex) = text.split_at_mut(PREFIX_BYTES);
         let (algorithm, colon) = prefix.split_at_mut(PREFIX_BYTES - 1);
         algorithm.copy_from_slice(self.algorithm.as_str().as_bytes());
         colon[0] = b':';
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.as_bytes()) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 0xf)];
+            pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
         }
         let text = &text[..PREFIX_BYTES + 2 * self.algorithm.hash_bytes()];
         tell(str::from_utf8(text).expect("hexadecimal digits are ASCII"))
@@ -116,6 +115,17 @@ impl Digest {
         bytes[..hash.len()].copy_from_slice(hash);
         Some(Digest { algorithm, bytes })
     }
+}
+
+/// How each byte is written in hexadecimal.
+const fn hex_pairs() -> [[u8; 2]; 256] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let (mut pairs, mut byte) = ([[0; 2]; 256], 0);
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
 }
 
 impl FromStr for Digest {

@@ -46,10 +46,6 @@ impl Fields {
         }
         &mut self.0
     }
-
-    fn display(&mut self, field: &Field, value: impl fmt::Display) {
-        let _ = write!(self.name(field), "{value}");
-    }
 }
 
 fn is_message(field: &Field) -> bool {
@@ -61,7 +57,7 @@ impl Visit for Fields {
         let line = self.name(field);
         if is_message(field) {
             let _ = OneLine(line).write_str(value);
-        } else if is_plain(value) && !value.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+        } else if is_plain(value) && !has_escapes(value) {
             line.push('"');
             line.push_str(value);
             line.push('"');
@@ -71,15 +67,15 @@ impl Visit for Fields {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.display(field, value);
+        self.name(field).push_str(itoa::Buffer::new().format(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.display(field, value);
+        self.name(field).push_str(itoa::Buffer::new().format(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.display(field, value);
+        self.name(field).push_str(if value { "true" } else { "false" });
     }
 
     /// Also what is to be displayed as it is.
@@ -88,8 +84,13 @@ impl Visit for Fields {
     }
 }
 
+/// All bytes are looked at, which a processor does many at a time.
 fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
+}
+
+fn has_escapes(text: &str) -> bool {
+    text.bytes().fold(false, |has, byte| has | (byte == b'"') | (byte == b'\\'))
 }
 
 /// Escapes what would end the line, or tell a terminal something.
