@@ -135,7 +135,8 @@ impl Edge {
         let also = config.listen.also.iter().map(|also| (also.address, also.tls, &also.proxies));
         let mut listeners = Vec::new();
         for (number, (address, tls, proxies)) in std::iter::once(main).chain(also).enumerate() {
-            let listening = Listening { mode: mode(tls), proxies: Arc::new(proxies.clone()), number };
+            let (proxies, sendfile) = (Arc::new(proxies.clone()), config.listen.sendfile);
+            let listening = Listening { mode: mode(tls), proxies, number, sendfile };
             let http = http.clone();
             let service = move |request, connection| {
                 let http = http.clone();

@@ -88,6 +88,8 @@ pub struct Listen {
     pub proxies: TrustedProxies,
     /// Further registry listeners, each plain or TLS.
     pub also: Vec<ListenAlso>,
+    /// Whether plain listeners send files of the cache by `sendfile(2)`.
+    pub sendfile: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -275,7 +277,7 @@ impl Config {
             log,
             audit,
         } = self;
-        let Listen { registry, ops, public_url: _, proxies, also } = listen;
+        let Listen { registry, ops, public_url: _, proxies, also, sendfile } = listen;
         // The http room judges each request by the deadline in force; all other limits are built into listeners.
         let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
         let fixed = [
@@ -285,6 +287,7 @@ impl Config {
             ("listen.ops", *ops != new.listen.ops),
             ("listen.trusted_proxies", *proxies != new.listen.proxies),
             ("listen.also", *also != new.listen.also),
+            ("listen.sendfile", *sendfile != new.listen.sendfile),
             // The files may change; whether the registry listener speaks TLS may not.
             ("tls", tls.is_some() != new.tls.is_some()),
             ("cache", *cache != new.cache),

@@ -108,8 +108,9 @@ fn read_listen(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, access: &Acc
         }
     }
     let proxies = proxies::read(&mut section);
+    let sendfile = section.or("sendfile", true);
     section.finish();
-    Listen { registry, ops, public_url, proxies, also }
+    Listen { registry, ops, public_url, proxies, also, sendfile }
 }
 
 fn read_also(mut section: Section<'_, '_, '_>, tls: Option<&Tls>, taken: &mut Vec<(String, SocketAddr)>) -> Option<ListenAlso> {

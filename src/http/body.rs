@@ -19,8 +19,8 @@ use crate::store::{ContentError, Piece, Region};
 
 /// Bytes of a block on a plain connection.
 pub const PLAIN_BLOCK_BYTES: usize = 32 * 1024;
-/// Bytes of a block under TLS: four of its largest records.
-pub const TLS_BLOCK_BYTES: usize = 64 * 1024;
+/// Bytes of a block under TLS: two of its largest records. Each connection may hold one beside as much that is sealed.
+pub const TLS_BLOCK_BYTES: usize = 32 * 1024;
 
 /// What an answer consists of, before it is tied to a connection and a log record.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
 const _: () = assert!(HTTP1_BUFFER_BYTES > MAX_HEAD_BYTES, "a head that the guard passes must fit");
 /// Sealed bytes that rustls holds for a client that does not read.
-const TLS_BUFFER_BYTES: usize = 64 * 1024;
+const TLS_BUFFER_BYTES: usize = 32 * 1024;
 /// Bytes that h2 holds for one stream whose window is shut.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Leave to send that a client gets for all request bodies of a connection.
@@ -64,10 +64,10 @@ where
         let _open = Open::new(&self.metrics);
         // Small answers must not wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        let Listening { mode, proxies, number } = &self.listening;
+        let Listening { mode, proxies, number, sendfile } = &self.listening;
         let Some(client) = self.client(&mut stream, peer.ip()).await else { return };
         // Under TLS all bytes have to be sealed here first.
-        let outbox = matches!(mode, Mode::Plain).then(|| Outbox::new(&self.stand_in));
+        let outbox = (*sendfile && matches!(mode, Mode::Plain)).then(|| Outbox::new(&self.stand_in));
         let (socket, vitals_slot) = Socket::new(stream, outbox.clone());
         let mut connection = Connection { client, proxies: Arc::clone(proxies), listener: *number, outbox, ..Connection::plain(peer) };
         match mode {

@@ -88,12 +88,14 @@ pub struct Listening {
     pub proxies: Arc<TrustedProxies>,
     /// By which its connections are told apart from other listeners'.
     pub number: usize,
+    /// Whether it lets the kernel send files, where there is no TLS.
+    pub sendfile: bool,
 }
 
 impl From<Mode> for Listening {
     /// The first one, with nobody before it.
     fn from(mode: Mode) -> Listening {
-        Listening { mode, proxies: Arc::default(), number: 0 }
+        Listening { mode, proxies: Arc::default(), number: 0, sendfile: true }
     }
 }
 

@@ -17,10 +17,15 @@ use super::vitals::Vitals;
 use crate::http::outbox::{Next, Outbox, Then};
 use crate::store::FilePart;
 
+/// What one connection sends before it is others' turn: a reader that is as fast as this edge would never let anybody else go first.
+const TURN_BYTES: usize = 256 << 10;
+
 /// A client's socket.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
+    /// Sent in this turn.
+    turn_bytes: usize,
     /// Set once the protocol is known; during a TLS handshake another timer watches.
     vitals: Arc<OnceLock<Arc<Vitals>>>,
     outbox: Option<Outbox>,
@@ -30,7 +35,26 @@ impl Socket {
     /// The second value is where the connection's vitals are to be put.
     pub fn new(stream: TcpStream, outbox: Option<Outbox>) -> (Socket, Arc<OnceLock<Arc<Vitals>>>) {
         let vitals = Arc::new(OnceLock::new());
-        (Socket { stream, vitals: Arc::clone(&vitals), outbox }, vitals)
+        (Socket { stream, turn_bytes: 0, vitals: Arc::clone(&vitals), outbox }, vitals)
+    }
+
+    /// Sends within this connection's turn.
+    fn poll_in_turn(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            // A task that is woken while it runs goes to the end of the queue.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let sent = self.poll_send(cx, bufs);
+        match &sent {
+            Poll::Ready(Ok(count)) => self.turn_bytes += count,
+            // Others have their turn while this one waits.
+            Poll::Pending => self.turn_bytes = 0,
+            Poll::Ready(Err(_)) => {}
+        }
+        self.note(&sent);
+        sent
     }
 
     /// Writes bytes, or a part of a file where its stand-in comes first.
@@ -55,7 +79,7 @@ impl Socket {
     }
 
     fn poll_send_file(&self, cx: &mut Context<'_>, part: &FilePart, most: usize) -> Poll<io::Result<usize>> {
-        let count = most.min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
+        let count = most.min(TURN_BYTES).min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
         let send = || {
             let mut offset = part.range.start;
             match rustix::fs::sendfile(&self.stream, &*part.file, Some(&mut offset), count)? {
@@ -80,14 +104,13 @@ impl Socket {
         }
     }
 
-    fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn note<T>(&self, written: &Poll<io::Result<T>>) {
         if let Some(vitals) = self.vitals.get() {
-            match &written {
+            match written {
                 Poll::Pending => vitals.write_blocked(Instant::now()),
                 Poll::Ready(_) => vitals.write_moved(Instant::now()),
             }
         }
-        written
     }
 }
 
@@ -99,13 +122,11 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.poll_send(cx, &[IoSlice::new(buf)]);
-        self.note(written)
+        self.poll_in_turn(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = self.poll_send(cx, bufs);
-        self.note(written)
+        self.poll_in_turn(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -174,6 +195,32 @@ mod tests {
             expected.extend_from_slice(b"tail");
         }
         assert!(received.await.unwrap().unwrap() == expected);
+    }
+
+    /// A reader that takes everything at once lets others go first now and then.
+    #[tokio::test]
+    async fn nobody_sends_for_longer_than_a_turn() {
+        let (mut socket, outbox, client) = connected().await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut stream = client.into_std().unwrap();
+            stream.set_nonblocking(false).unwrap();
+            io::copy(&mut stream, &mut io::sink()).unwrap()
+        });
+        let file = file_of(&vec![1; LARGE_BYTES]);
+        let turns = std::cell::Cell::new(0_usize);
+        for _ in 0..8 {
+            let stand_in = outbox.put(FilePart { file: file.clone(), range: 0..LARGE_BYTES as u64 }).unwrap();
+            let mut sending = std::pin::pin!(socket.write_all(&stand_in));
+            std::future::poll_fn(|cx| {
+                turns.set(turns.get() + 1);
+                sending.as_mut().poll(cx)
+            })
+            .await
+            .unwrap();
+        }
+        drop(socket);
+        assert_eq!(reading.await.unwrap(), 8 * LARGE_BYTES as u64);
+        assert!(turns.get() >= 8 * LARGE_BYTES / (2 * TURN_BYTES), "{} turns", turns.get());
     }
 
     #[tokio::test]

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::error::ContentError;
 use super::growing::{Follower, Growing, Step};
+use super::lock;
 use super::resident::is_resident;
 use super::stamp::Stamp;
 
@@ -63,7 +64,7 @@ pub struct Region {
     /// What is still to be read.
     rest: Range<u64>,
     /// The last block's buffer: used again once the block is dropped.
-    buffer: BytesMut,
+    buffer: Arc<Spare>,
     /// The place in a growing content, once the reading has begun.
     follower: Option<Follower>,
 }
@@ -114,7 +115,7 @@ impl Content {
 
     /// The part `range` of the whole.
     pub fn region(&self, range: Range<u64>) -> Region {
-        Region { content: self.clone(), rest: range, buffer: BytesMut::new(), follower: None }
+        Region { content: self.clone(), rest: range, buffer: Arc::default(), follower: None }
     }
 
     /// All the bytes of a small content, once they are verified.
@@ -177,7 +178,7 @@ impl Region {
                         Some(sendable) => Some(Piece::File(sendable)),
                         None => {
                             let last = part.end >= end;
-                            let block = read(file, part.start, (part.end - part.start) as usize, &mut self.buffer).await?;
+                            let block = read(file, part.start, (part.end - part.start) as usize, &self.buffer).await?;
                             // Whoever changed the file since it was verified also changed its stamp: then this answer is not
                             // completed. The last block is always read, so that all others have been sent by now.
                             if last && Stamp::of(file).map_err(unreadable)?.0 != *stamp {
@@ -198,7 +199,7 @@ impl Region {
                         Some(sendable) => Some(Piece::File(sendable)),
                         None => {
                             let count = usize::try_from(part.end - part.start).unwrap_or(max).min(max);
-                            Some(Piece::Bytes(read(&file, part.start, count, &mut self.buffer).await?))
+                            Some(Piece::Bytes(read(&file, part.start, count, &self.buffer).await?))
                         }
                     },
                 }
@@ -245,27 +246,61 @@ impl Takes {
     }
 }
 
+/// Memory for a block that nobody has just now. It was written once, so that it need not be cleared for each block.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<u8>>);
+
+impl Spare {
+    /// At least `count` bytes of whatever was there.
+    fn take(&self, count: usize) -> Vec<u8> {
+        let mut memory = std::mem::take(&mut *lock(&self.0));
+        if memory.len() < count {
+            // Fresh memory is clear as it comes from the kernel.
+            memory = vec![0; count];
+        }
+        memory
+    }
+}
+
+/// A block, whose memory goes back where it came from.
+struct Block {
+    memory: Vec<u8>,
+    size_bytes: usize,
+    home: Arc<Spare>,
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.size_bytes]
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        *lock(&self.home.0) = std::mem::take(&mut self.memory);
+    }
+}
+
 /// Reads up to `count` bytes at `offset`, at least one: at once when the page cache has them, else in the blocking pool, so that
 /// no disk holds up an executor thread (preadv2(2), `RWF_NOWAIT`).
-async fn read(file: &Arc<File>, offset: u64, count: usize, buffer: &mut BytesMut) -> Result<Bytes, ContentError> {
+async fn read(file: &Arc<File>, offset: u64, count: usize, spare: &Arc<Spare>) -> Result<Bytes, ContentError> {
     let count = count.min(READ_BYTES);
-    buffer.clear();
-    buffer.resize(count, 0);
-    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
-        Ok(0) => Err(ContentError::Io("the file is shorter than it was".into())),
-        Ok(read) => Ok(buffer.split_to(read).freeze()),
+    let mut memory = spare.take(count);
+    let home = spare.clone();
+    let block = match rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut memory[..count])], offset, ReadWriteFlags::NOWAIT) {
+        Ok(0) => return Err(ContentError::Io("the file is shorter than it was".into())),
+        Ok(size_bytes) => Block { memory, size_bytes, home },
         // Not cached, or a file system that cannot tell (older overlay file systems).
         Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => {
             let file = file.clone();
-            let block = tokio::task::spawn_blocking(move || {
-                let mut block = vec![0; count];
-                file.read_exact_at(&mut block, offset).map(|()| block)
+            let read = tokio::task::spawn_blocking(move || {
+                file.read_exact_at(&mut memory[..count], offset).map(|()| Block { memory, size_bytes: count, home })
             });
-            let block = block.await.map_err(|stopped| ContentError::Io(stopped.to_string()))?;
-            block.map(Bytes::from).map_err(unreadable)
+            read.await.map_err(|stopped| ContentError::Io(stopped.to_string()))?.map_err(unreadable)?
         }
-        Err(error) => Err(unreadable(error.into())),
-    }
+        Err(error) => return Err(unreadable(error.into())),
+    };
+    Ok(Bytes::from_owner(block))
 }
 
 fn unreadable(error: io::Error) -> ContentError {

@@ -36,3 +36,4 @@ mod specification;
 mod tokens;
 mod upstream_decides;
 mod upstreams;
+mod zero_copy;

@@ -292,6 +292,11 @@ impl Exchange {
         self.read_whole().await
     }
 
+    /// The whole answer, and the connection for what comes after it.
+    pub async fn whole_and_more(mut self) -> io::Result<(Response, Wire)> {
+        Ok((self.read_whole().await?, self.wire))
+    }
+
     /// Reads to the end and checks each byte against `blob` from `at` on; returns how many there were and when the first one came.
     pub async fn compare(&mut self, blob: &super::image::Blob, at: u64) -> io::Result<Compared> {
         let mut compared = Compared { bytes: 0, first_byte_at: None };
