@@ -3,10 +3,11 @@
 //! An object is created once and never written again. Where nobody can tell whether it was created, it is read: the file here goes only
 //! when the bucket has it. A bucket that is away or hangs makes files wait, and nobody else.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use ulid::Ulid;
@@ -105,8 +106,7 @@ impl Shipper {
 
     /// Returns when the bucket has it; its size there.
     pub(super) async fn ship_one(&self, bucket: &Bucket, found: &Found) -> Result<u64, ShipError> {
-        let path = found.path.clone();
-        let packed = self.blocking(move |_| Ok(Bytes::from(pack(&std::fs::read(&path)?)))).await?;
+        let packed = packed_at_leisure(found.path.clone()).await?;
         let key = Key::Audit(AuditFile { file: found.file, node: self.node });
         if bucket.create(&key, packed.clone()).await? == Created::Exists {
             // By an earlier try, whose answer was lost; or not at all.
@@ -168,6 +168,19 @@ impl Shipper {
     }
 }
 
+/// On a thread of its own that lets all others go first: packing takes tenths of a second, and no request is to wait for its core.
+async fn packed_at_leisure(path: PathBuf) -> std::io::Result<Bytes> {
+    const LAST: i32 = 19;
+    let (done, packed) = oneshot::channel();
+    std::thread::Builder::new().name("pack".to_owned()).spawn(move || {
+        // In Linux it is the calling thread's alone (nice(2)); where it is refused, packing goes on as everybody else.
+        let _ = rustix::process::nice(LAST);
+        // Who waits for it may have left.
+        let _ = done.send(std::fs::read(&path).map(|lines| Bytes::from(pack(&lines))));
+    })?;
+    packed.await.unwrap_or_else(|_| Err(std::io::Error::other("the thread that packs has ended")))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -178,6 +191,18 @@ mod tests {
     use crate::clock::Timestamp;
 
     const START_MS: u64 = 1_795_949_111_120;
+
+    #[tokio::test]
+    async fn packing_lets_others_go_first_and_holds_back_itself_only() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let (before, place) = (priority(), tempfile::tempdir().unwrap());
+        let path = place.path().join("lines");
+        std::fs::write(&path, b"{}\n").unwrap();
+        assert_eq!(unpack(&packed_at_leisure(path.clone()).await.unwrap()).as_deref(), Some(&b"{}\n"[..]));
+        assert_eq!(priority(), before);
+        std::fs::remove_file(&path).unwrap();
+        assert!(packed_at_leisure(path).await.is_err());
+    }
 
     struct Desk {
         place: tempfile::TempDir,
