@@ -29,7 +29,7 @@ mod upload;
 mod vouched;
 
 pub use admit::Site;
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, TLS_RECORD_BYTES};
 pub use connection::Connection;
 pub use governance::{Collection, Governing, Item};
 pub use locations::{Locations, Owner};

@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 /// hyper's buffer for a whole head; of an answer it queues one block of the body whatever its size, and no second one beyond this.
 const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
 const _: () = assert!(HTTP1_BUFFER_BYTES > MAX_HEAD_BYTES, "a head that the guard passes must fit");
-/// Sealed bytes that rustls holds for a client that does not read.
+/// Sealed bytes that rustls holds for a client that does not read: a whole block, so that no crumb of it makes a record of its own.
 const TLS_BUFFER_BYTES: usize = 32 * 1024;
 /// Bytes that h2 holds for one stream whose window is shut.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;

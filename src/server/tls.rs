@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::ServerError;
 use crate::clock::Clock;
 use crate::config::{CertificateFiles, Tls};
+use crate::http::TLS_RECORD_BYTES;
 use crate::identity::{Authorities, ClientCertificate};
 use crate::metrics::Metrics;
 
@@ -55,6 +56,8 @@ impl Terms {
         };
         let mut config = builder.with_cert_resolver(Arc::clone(chooser) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+        // rustls counts a record's head in.
+        config.max_fragment_size = Some(TLS_RECORD_BYTES + 5);
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         Ok(Terms { config: Arc::new(config), client_authorities, in_force: Arc::default() })
     }
