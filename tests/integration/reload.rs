@@ -13,6 +13,7 @@ use crate::harness::edge::{EdgeProcess, Settings};
 use crate::harness::image::{Blob, Image};
 use crate::harness::origin::Origin;
 use crate::harness::pull::pull;
+use crate::harness::regions::until;
 use crate::harness::script::{Fault, Match};
 use crate::harness::tls::Authority;
 
@@ -104,7 +105,8 @@ async fn a_configuration_is_replaced_under_load() {
     edge.rewrite(|text| text.push_str("\nnonsense = = 1\n"));
     edge.signal(Signal::HUP);
     wait_for_metric(&edge, r#"outport_config_reloads_total{outcome="rejected",what="config"} 1"#).await;
-    assert!(edge.log_text().contains("stays in force"), "{}", edge.log_text());
+    // Lines gather for a moment before they are written.
+    until("the log says so", async || edge.log_text().contains("stays in force")).await;
     edge.rewrite(|text| *text = format!("{good}\n[[upstream]]\nname = \"broken.test\"\nurl = \"ftp://broken\"\n"));
     edge.signal(Signal::HUP);
     wait_for_metric(&edge, r#"outport_config_reloads_total{outcome="rejected",what="config"} 2"#).await;
