@@ -84,9 +84,9 @@ class Place:
             bench.forget(folder)
 
     @contextmanager
-    def warm_edge(self):
+    def warm_edge(self, tables: str = ""):
         """An edge on the servers' core that has all the content, has verified it, and has nothing left to do."""
-        with self.origin() as origin, self.edge(origin.url, around=loads.SERVER) as edge:
+        with self.origin() as origin, self.edge(origin.url, around=loads.SERVER, tables=tables) as edge:
             self.warm(edge)
             self.warm(edge)
             settle(edge)
