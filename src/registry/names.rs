@@ -70,9 +70,6 @@ impl Names {
 
     /// The upstream that a Host (port included or not) or a TLS server name stands for.
     pub fn by_host(&self, host: &str) -> Option<&Arc<str>> {
-        if self.hosts.is_empty() {
-            return None;
-        }
         let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(host.to_ascii_lowercase()),
             false => Cow::Borrowed(host),

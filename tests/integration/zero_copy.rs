@@ -1,6 +1,7 @@
 //! Blobs that the kernel sends from their files, and the same with that switched off: what a client receives is right, or is cut.
 
 use std::fs::{self, OpenOptions};
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::harness::client::{Exchange, Response, Wire};
@@ -53,6 +54,15 @@ impl Warm {
         let first = exchange.next().await.expect("the first bytes");
         assert!(self.large.matches(0, &first));
         (exchange, first.len() as u64)
+    }
+
+    /// Other images come, one for each seed, of which two and the large blob are more than the cache may hold.
+    async fn fills_up(&self, seeds: Range<u64>) {
+        for seed in seeds {
+            let (tag, image) = (format!("v{seed}"), Image::new(seed, &[40 * MIB]));
+            self.origin.push("app", &tag, &image);
+            pull(&self.edge.client, "origin.test/app", &tag, &image).await.expect("a pull");
+        }
     }
 
     async fn is_served_whole(&self) {
@@ -142,21 +152,19 @@ async fn a_file_that_is_unlinked_meanwhile_is_served_to_its_end() {
 async fn a_file_that_is_read_is_evicted_when_that_is_over() {
     for warm in Warm::both().await {
         let (mut exchange, at) = warm.begun().await;
-        for seed in 2..6 {
-            let image = Image::new(seed, &[40 * MIB]);
-            warm.origin.push("app", &format!("v{seed}"), &image);
-            pull(&warm.edge.client, "origin.test/app", &format!("v{seed}"), &image).await.expect("a pull");
-        }
+        warm.fills_up(2..6).await;
         let is_there = || blob_file(&warm.edge.data_dir(), warm.large.digest()).is_some();
         assert!(is_there(), "somebody reads it");
         assert_eq!(exchange.compare(&warm.large, at).await.expect("the rest").bytes, LARGE_BYTES - at);
         drop(exchange);
-        for seed in 6..10 {
-            let image = Image::new(seed, &[40 * MIB]);
-            warm.origin.push("app", &format!("v{seed}"), &image);
-            pull(&warm.edge.client, "origin.test/app", &format!("v{seed}"), &image).await.expect("a pull");
+        // What was in use when its turn came goes to the end of the queue.
+        for seed in 6..40 {
+            if is_there() {
+                warm.fills_up(seed..seed + 1).await;
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
         }
-        until("it is evicted", async || !is_there()).await;
+        assert!(!is_there(), "it is evicted");
         warm.edge.finish().await;
     }
 }
