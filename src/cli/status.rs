@@ -35,7 +35,7 @@ fn shown(answer: &Value, now: Timestamp, style: Style) -> String {
     let ledger = &answer["ledger"];
     match answer["closed"].as_str() {
         Some(why) => text.push_str(&format!(": {why}\n")),
-        None => text.push_str(&format!(", incarnation {}, at {}\n", word(&ledger["incarnation"]), word(&ledger["position"]))),
+        None => text.push_str(&format!(", at {}\n", word(&ledger["position"]))),
     }
     if let Some(why) = ledger["fenced"].as_str() {
         text.push_str(&format!("pushes are refused: {why}\n"));
@@ -116,7 +116,7 @@ mod tests {
              "tail": 4, "folded": 2, "seen_of_us": 20},
         ]);
         let backlog = json!({"contents": 3, "bytes": 5_000_000, "oldest_unknown_ms": 12_000, "oldest_unheld_ms": null});
-        let ledger = json!({"incarnation": "01B", "position": "eu@40", "fenced": null, "members": members, "conflicts": 1});
+        let ledger = json!({"incarnation": "01B", "position": "eu.01B@40", "fenced": null, "members": members, "conflicts": 1});
         json!({"version": "0.1.0", "region": "eu", "ledger": ledger, "peers": peers, "backlog": backlog})
     }
 
@@ -124,7 +124,7 @@ mod tests {
     fn regions_stand_in_a_table() {
         let rest =
             "backlog    3 contents, 4.7 MiB, wait to be copied here\npushes     one of 12s ago is not known in all regions\nconflicts  1\n";
-        let head = "outport 0.1.0 in region eu, incarnation 01B, at eu@40\nus 01A is leaving\n";
+        let head = "outport 0.1.0 in region eu, at eu.01B@40\nus 01A is leaving\n";
         assert_eq!(
             shown(&answer(), Timestamp::from_ms(13_000), Style::Drawn),
             format!(

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// The image
     #[arg(required_unless_present = "position", conflicts_with = "position")]
     image: Option<String>,
-    /// Instead of an image the Outport-Position that a push was answered with, as REGION@N
+    /// Instead of an image the Outport-Position that a push was answered with, as REGION.INCARNATION@N
     #[arg(long, conflicts_with = "hold")]
     position: Option<String>,
     /// In all regions, in so many (the edge's own counts), or in these, with commas between them
@@ -189,9 +189,9 @@ mod tests {
                 "team/app --hold known --regions us,ap --timeout 1500ms",
                 Some("/outport/v1/wait?image=team%2Fapp&hold=known&regions=us%2Cap&timeout=1500ms"),
             ),
-            ("--position eu@7 --timeout 1s", Some("/outport/v1/wait?position=eu%407&regions=all&timeout=1000ms")),
+            ("--position eu.01@7 --timeout 1s", Some("/outport/v1/wait?position=eu.01%407&regions=all&timeout=1000ms")),
             ("", None),
-            ("a --position eu@7", None),
+            ("a --position eu.01@7", None),
             ("a --timeout 5", None),
         ] {
             assert_eq!(parsed(line).map(|arguments| arguments.path(arguments.timeout)).as_deref(), path, "{line}");
@@ -205,15 +205,15 @@ mod tests {
             {"region": "us-east", "visible": true, "known": false, "bytes_held": 1024, "bytes_total": 2048},
             {"region": "ap", "visible": false, "known": null, "blind_since_ms": 4_000, "bytes_held": 0, "bytes_total": 2048},
         ]);
-        let image = json!({"digest": "sha256:0", "position": "eu@7", "bytes_total": 2048, "regions": regions});
+        let image = json!({"digest": "sha256:0", "position": "eu.01@7", "bytes_total": 2048, "regions": regions});
         assert_eq!(
             shown(&image, Timestamp::from_ms(9_000)),
-            "sha256:0, 2.0 KiB, pushed as eu@7\n\
+            "sha256:0, 2.0 KiB, pushed as eu.01@7\n\
              eu       known for 8s         2.0 KiB of 2.0 KiB  ██████████\n\
              us-east  not known            1.0 KiB of 2.0 KiB  █████░░░░░\n\
              ap       not heard of for 5s  0 B of 2.0 KiB      ░░░░░░░░░░\n"
         );
-        let position = json!({"position": "eu@7", "regions": [{"region": "eu", "visible": true, "known": true}]});
-        assert_eq!(shown(&position, Timestamp::from_ms(0)), "eu@7\neu  known\n");
+        let position = json!({"position": "eu.01@7", "regions": [{"region": "eu", "visible": true, "known": true}]});
+        assert_eq!(shown(&position, Timestamp::from_ms(0)), "eu.01@7\neu  known\n");
     }
 }

@@ -375,7 +375,7 @@ mod tests {
         format!("{} {:?} {bytes:?}", response.status(), response.headers())
     }
 
-    const WAIT_FOR_POSITION: &str = "/outport/v1/wait?position=eu@1";
+    const WAIT_FOR_POSITION: &str = "/outport/v1/wait?position=eu.01@1";
 
     #[test]
     fn a_receipt_is_for_those_who_may_pull() {

@@ -17,7 +17,7 @@ use super::route::Question;
 use super::service::{Http, within};
 use crate::bucket::Through;
 use crate::cache::CacheError;
-use crate::ledger::{Look, Origin, Segments};
+use crate::ledger::{Look, Origin, Position, Segments};
 use crate::oci::Digest;
 use crate::peers::Caller;
 use crate::peers::protocol::frame;
@@ -124,7 +124,8 @@ fn segments(origin: &Origin, next: Next) -> Result<Response<Payload>, Failure> {
         Segments::Trimmed => return Err(Failure::trimmed()),
         Segments::Unknown => return Err(Failure::absent(Subject::Repository)),
     };
-    if let Ok(position) = HeaderValue::try_from(format!("{}@{}", origin.region, next.tail)) {
+    let tail = Position { origin: origin.clone(), seq: next.tail };
+    if let Ok(position) = HeaderValue::try_from(tail.to_string()) {
         response.headers_mut().insert(OUTPORT_POSITION, position);
     }
     Ok(response)

@@ -46,7 +46,7 @@ pub struct Waiting {
     pub within: Duration,
 }
 
-/// `image=NAME:TAG|NAME@DIGEST` with perhaps `hold=known|bytes`, or `position=REGION@N`; perhaps `regions` and `timeout`.
+/// `image=NAME:TAG|NAME@DIGEST` with perhaps `hold=known|bytes`, or `position=REGION.INCARNATION@N`; perhaps `regions` and `timeout`.
 pub fn wait(query: &str) -> Result<Wait, RouteError> {
     let wished = match (parameter(query, "image"), parameter(query, "position")) {
         (Some(image), None) => {
@@ -144,13 +144,13 @@ mod tests {
     #[test]
     fn a_wait_says_what_where_and_how_long() {
         let image = |text: &str, hold| Wished::Image(text.parse().unwrap(), hold);
-        let position = Wished::Position("eu@7".parse().unwrap());
+        let position = Wished::Position("eu.01@7".parse().unwrap());
         let named = |names: &[&str]| Breadth::Named(names.iter().map(|name| (*name).to_owned()).collect());
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         for (query, wished, breadth, within) in [
             ("image=team/app:v1", image("team/app:v1", Hold::Bytes), Breadth::All, WAIT),
             ("image=team%2Fapp&hold=known&regions=2&timeout=5m", image("team/app", Hold::Known), Breadth::AtLeast(2), minutes(5)),
-            ("position=eu%407&regions=us,ap&timeout=1d", position, named(&["us", "ap"]), MAX_WAIT),
+            ("position=eu.01%407&regions=us,ap&timeout=1d", position, named(&["us", "ap"]), MAX_WAIT),
         ] {
             assert_eq!(wait(query), Ok(Wait { wished, breadth, within }), "{query}");
         }
@@ -160,9 +160,9 @@ mod tests {
     fn what_cannot_be_read_is_named() {
         for (query, parameter) in [
             ("", "image"),
-            ("image=a&position=eu@1", "image"),
+            ("image=a&position=eu.01@1", "image"),
             ("image=A", "image"),
-            ("position=eu", "position"),
+            ("position=eu.01", "position"),
             ("image=a&hold=all", "hold"),
             ("image=a&regions=", "regions"),
             ("image=a&regions=us,,ap", "regions"),

@@ -184,10 +184,10 @@ mod tests {
         let (name, digest) = ("a/b".parse().unwrap(), Digest::sha256(b""));
         let tags: Vec<Tag> = ["v1", "v2"].map(|tag| tag.parse().unwrap()).into();
         let kept =
-            Kept { name: &name, reference: &Reference::Digest(digest), digest: &digest, tags: &tags, subject: None, position: "eu@7" };
+            Kept { name: &name, reference: &Reference::Digest(digest), digest: &digest, tags: &tags, subject: None, position: "eu.01@7" };
         let response = manifest_created(kept);
         assert_eq!(response.headers()[header::LOCATION], format!("/v2/a/b/manifests/{digest}"));
-        assert_eq!(response.headers()[OUTPORT_POSITION], "eu@7");
+        assert_eq!(response.headers()[OUTPORT_POSITION], "eu.01@7");
         assert_eq!(response.headers().get_all(OCI_TAG).iter().collect::<Vec<_>>(), ["v1", "v2"]);
         assert!(!response.headers().contains_key(OCI_SUBJECT));
         let subject = Digest::sha256(b"subject");

@@ -233,7 +233,7 @@ impl Writer {
     }
 
     fn answer(&self, draft: &Draft, batch: Vec<Request>) -> Vec<Request> {
-        let position = Position { region: self.core.origin.region.clone(), seq: draft.seq };
+        let position = Position { origin: self.core.origin.clone(), seq: draft.seq };
         let mut deferred = Vec::new();
         for (request, verdict) in batch.into_iter().zip(&draft.verdicts) {
             // Whoever does not wait any more is not told.

@@ -73,16 +73,23 @@ impl FromStr for Place {
     }
 }
 
-/// The number of a segment in a region's ledger: what `Outport-Position` tells, written `region@seq`.
+/// The number of a segment in a ledger: what `Outport-Position` tells, written `region.incarnation@seq`. Every incarnation counts from 1:
+/// without it an edge that has not heard yet that a region began anew would take a position for one that it passed long ago.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    pub region: Arc<str>,
+    pub origin: Origin,
     pub seq: u64,
+}
+
+impl Position {
+    pub fn region(&self) -> &Arc<str> {
+        &self.origin.region
+    }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.region, self.seq)
+        write!(f, "{}@{}", self.origin, self.seq)
     }
 }
 
@@ -91,8 +98,8 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Position, IdentityError> {
         let fault = || IdentityError(text.to_owned());
-        let (region, seq) = text.split_once('@').filter(|(region, _)| !region.is_empty()).ok_or_else(fault)?;
-        Ok(Position { region: region.into(), seq: seq.parse().map_err(|_| fault())? })
+        let (origin, seq) = text.split_once('@').ok_or_else(fault)?;
+        Ok(Position { origin: origin.parse()?, seq: seq.parse().map_err(|_| fault())? })
     }
 }
 
@@ -181,17 +188,17 @@ mod tests {
     fn identities_read_back_as_written() {
         let origin = Origin::new("eu-1", "01J0");
         assert_eq!(origin.to_string().parse(), Ok(origin.clone()));
-        let place = Place { origin, key: Ulid::from_parts(5, 7) };
+        let place = Place { origin: origin.clone(), key: Ulid::from_parts(5, 7) };
         assert_eq!(place.to_string().parse(), Ok(place));
-        let position = Position { region: "eu-1".into(), seq: 12 };
-        assert_eq!((position.to_string().as_str(), position.to_string().parse()), ("eu-1@12", Ok(position)));
+        let position = Position { origin, seq: 12 };
+        assert_eq!((position.to_string().as_str(), position.to_string().parse()), ("eu-1.01J0@12", Ok(position)));
         for bad in ["", ".", "a.", ".b", "a"] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
         }
         for bad in ["", "a.b", "a.b/", "a.b/x", "/01J0Q4Z2V7B8C9D0E1F2G3H4J5"] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
-        for bad in ["", "@1", "a@", "a@-1", "a@x", "a"] {
+        for bad in ["", "@1", "a@1", ".b@1", "a.b@", "a.b@-1", "a.b@x", "a.b"] {
             assert!(bad.parse::<Position>().is_err(), "{bad}");
         }
     }

@@ -268,7 +268,7 @@ impl Ledger {
     /// What this node has folded.
     pub fn position(&self) -> Result<Position, LedgerError> {
         let seq = self.0.core.position()?.seq;
-        Ok(Position { region: self.0.core.origin.region.clone(), seq })
+        Ok(Position { origin: self.0.core.origin.clone(), seq })
     }
 
     /// Whose ledger it is.

@@ -31,7 +31,7 @@ pub struct NamedEntry {
 impl NamedEntry {
     /// The position of the push.
     pub fn position(&self) -> Position {
-        Position { region: self.push.origin.region.clone(), seq: self.push.seq }
+        Position { origin: self.push.origin.clone(), seq: self.push.seq }
     }
 
     pub fn events(&self) -> impl Iterator<Item = &EventEntry> {

@@ -80,7 +80,7 @@ async fn what_is_appended_is_found_at_every_node() {
     let [one, two] = ["one", "two"].map(|node| testing::ledger(&store.node(), node, Memory::default()));
     push(&one, "app", "v1", "latest").await;
     two.confirm(Look::Now).await.unwrap();
-    assert_eq!(two.position().unwrap().to_string(), "eu@2");
+    assert_eq!(two.position().unwrap().to_string(), format!("{}@2", two.origin()));
     for ledger in [&one, &two] {
         let entry = ledger.tag(&name("app"), &tag("latest")).unwrap().unwrap();
         assert_eq!((entry.digest, entry.losers.len()), (digest("v1"), 0));

@@ -56,7 +56,7 @@ impl Registry {
         if let Some(position) = &asking.position
             && !replication.reach(position, POSITION_PATIENCE).await
         {
-            let resolved = replication.resolve_in(&position.region, &name()).await;
+            let resolved = replication.resolve_in(position.region(), &name()).await;
             return self.judge(asking, resolved, (ask, take)).await;
         }
         match self.find(&ask).await? {
@@ -114,7 +114,7 @@ impl Registry {
         if let Some(position) = &asking.position
             && !replication.reach(position, POSITION_PATIENCE).await
         {
-            return Err(cannot_tell(std::slice::from_ref(&position.region)));
+            return Err(cannot_tell(std::slice::from_ref(position.region())));
         }
         let is_known = || self.region().map_err(CacheError::from).and_then(|open| Ok(open.ledger.repository(repository)?.is_some()));
         if !replication.has_peers() || is_known()? {

@@ -275,7 +275,7 @@ impl Registry {
             Breadth::Named(names) => names.iter().map(String::as_str).collect(),
         };
         if let Awaited::Position(position) = awaited {
-            named.push(&position.region);
+            named.push(position.region());
         }
         match named.iter().find(|name| !regions.contains(name)) {
             Some(name) => Err(WaitError::UnknownRegion((*name).to_owned())),
@@ -353,16 +353,12 @@ impl Registry {
     }
 
     fn position_receipt(&self, position: &Position, stands: &[Stand]) -> Receipt {
-        let of_it = stands.iter().find(|stand| stand.region == position.region);
-        let origin = of_it.and_then(|stand| stand.origin.as_ref());
+        let (origin, seq) = (&position.origin, position.seq);
         let receipt = |stand: &Stand| {
             // What is not committed yet is known nowhere, not even where it will be.
-            let known = origin.and_then(|origin| {
-                let is_known = stand.seen.covers(origin, position.seq);
-                (is_known || stand.blind.is_none()).then_some(is_known)
-            });
-            let first = |origin| self.inner.witnesses.first_known(&stand.region, (origin, position.seq), known == Some(true));
-            region_receipt(stand, known, origin.and_then(first))
+            let is_known = stand.seen.covers(origin, seq);
+            let known = (is_known || stand.blind.is_none()).then_some(is_known);
+            region_receipt(stand, known, self.inner.witnesses.first_known(&stand.region, (origin, seq), is_known))
         };
         Receipt { image: None, position: position.to_string(), regions: stands.iter().map(receipt).collect() }
     }
@@ -496,7 +492,7 @@ mod tests {
 
     fn receipt() -> Receipt {
         let regions = vec![region("eu", Some(true), 5), region("us", Some(true), 3), region("ap", None, 0), region("left", Some(false), 0)];
-        Receipt { image: None, position: "eu@1".to_owned(), regions }
+        Receipt { image: None, position: "eu.01@1".to_owned(), regions }
     }
 
     #[test]

@@ -410,32 +410,28 @@ impl Inner {
     async fn reach(&self, position: &Position, deadline: Instant) -> bool {
         let Ok(open) = self.region.get() else { return false };
         let ledger = &open.ledger;
-        if *position.region == *ledger.origin().region {
-            let is_there = || ledger.position().is_ok_and(|at| at.seq >= position.seq);
-            return is_there() || (ledger.confirm(Look::Now).await.is_ok() && is_there());
+        let (origin, seq) = (&position.origin, position.seq);
+        let is_there = || ledger.vector().is_ok_and(|vector| vector.covers(origin, seq));
+        // What a lost ledger holds behind its cut is taken over by the region's next incarnation, under other positions.
+        let is_cut_off = || ledger.cut(origin).is_ok_and(|cut| cut.is_some_and(|cut| seq > cut));
+        let own = ledger.origin();
+        if *position.region() == own.region {
+            let is_here = || is_there() || (origin != own && is_cut_off());
+            return is_here() || (ledger.confirm(Look::Now).await.is_ok() && is_here());
         }
-        let Some(link) = self.links.iter().find(|link| *link.region() == position.region) else { return false };
-        let folded = |origin: Option<Origin>| {
-            let origin = origin.or_else(|| ledger.incarnation_of(&position.region).ok().flatten());
-            origin.is_some_and(|origin| ledger.vector().is_ok_and(|vector| vector.covers(&origin, position.seq)))
-        };
-        // A region that was lost may have begun anew: then the position is in a ledger of which nothing is known here yet.
-        let is_over = |origin: &Option<Origin>| origin.as_ref().is_some_and(|origin| ledger.cut(origin).is_ok_and(|cut| cut.is_some()));
+        let Some(link) = self.links.iter().find(|link| link.region() == position.region()) else { return false };
         loop {
-            let origin = link.sight().origin().cloned();
-            if !is_over(&origin) && folded(origin) {
+            if is_there() {
                 return true;
+            }
+            // Then only the region itself can tell.
+            if is_cut_off() {
+                return false;
             }
             let caught_up = link.catch_up(self).await;
-            let origin = link.sight().origin().cloned();
-            let is_sure = caught_up.is_ok() || !is_over(&origin);
-            let is_there = folded(origin);
-            if is_there && is_sure {
-                return true;
-            }
             // An edge there may not have seen yet what another one committed; or it is away.
-            if caught_up.is_err() && Instant::now() >= deadline {
-                return is_there;
+            if is_there() || (caught_up.is_err() && Instant::now() >= deadline) {
+                return is_there();
             }
             sleep(reach_pause()).await;
         }

@@ -460,7 +460,7 @@ async fn a_position_is_reached_or_not_in_time() {
     assert!(replication.reach(&position, 5 * SECOND).await && eu.knows("team/app", "v1").await);
     let (_, own) = eu.push("team/own", "v1", "own").await;
     assert!(replication.reach(&own, Duration::from_millis(500)).await);
-    assert!(!replication.reach(&Position { region: "ap".into(), seq: 1 }, SECOND).await);
+    assert!(!replication.reach(&"ap.01@1".parse().unwrap(), SECOND).await);
     script.turn(Manner::Away);
     let (_, position) = us.push("team/app", "v2", "two").await;
     let began = Instant::now();
@@ -468,6 +468,43 @@ async fn a_position_is_reached_or_not_in_time() {
     assert!(began.elapsed() < SECOND);
     script.turn(Manner::True);
     assert!(replication.reach(&position, 5 * SECOND).await);
+}
+
+/// A region that was lost counts from 1 again: what it acknowledges then is not what was here long ago under the same number.
+#[tokio::test]
+async fn a_position_of_a_new_incarnation_is_not_reached_by_what_the_lost_one_had() {
+    let clock = Clock::system();
+    let (eu, us) = (Realm::new("eu", &clock).await, Realm::new("us", &clock).await);
+    let following = us.follow(&[&Script::of(&eu)]);
+    for number in 1..=3 {
+        eu.push("team/app", "v1", &format!("old {number}")).await;
+    }
+    let (_, seen) = eu.push("team/app", "v1", "seen").await;
+    assert!(following.reach(&seen, 5 * SECOND).await);
+    following.stop();
+    let (_, unseen) = eu.push("team/app", "v1", "unseen").await;
+    let old = eu.origin();
+    us.ledger.append(vec![Event::Lost { origin: old.clone(), cut: seen.seq }]).await.unwrap();
+
+    let anew = Realm::on(eu.bucket.begin_incarnation().await.unwrap(), "edge", &clock, Metrics::new()).await;
+    let (_, first) = anew.push("team/app", "v2", "new").await;
+    assert!(first.seq <= seen.seq && first.region() == seen.region());
+    let script = Script::of(&anew);
+    script.turn(Manner::Away);
+    // It has just started: of the region it knows what its ledger has, which is the lost incarnation.
+    let replication = us.follow(&[&script]);
+    assert!(replication.reach(&seen, SECOND).await);
+    assert!(!replication.reach(&first, SECOND / 2).await);
+    // Nothing is waited for that cannot come.
+    let began = Instant::now();
+    assert!(!replication.reach(&unseen, 5 * SECOND).await && began.elapsed() < SECOND);
+    script.turn(Manner::True);
+    assert!(replication.reach(&first, 5 * SECOND).await && us.knows("team/app", "v2").await);
+
+    // The region itself took over what lay behind the cut.
+    let home = anew.follow(&[&Script::of(&us)]);
+    until("its loss is known there", || async { home.reach(&unseen, SECOND / 10).await }).await;
+    assert!(home.reach(&first, SECOND).await);
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ async fn row_62_a_locked_tag_is_changed_by_no_route_at_home_and_in_every_region(
     }
     let lock = json!({"writeEnabled": false, "deleteEnabled": false});
     let answer = locked(eu, &format!("{NAME}/_tags/release"), lock).await;
-    assert!(answer.header("outport-position").is_some_and(|at| at.starts_with("eu@")), "{:?}", answer.head);
+    assert!(answer.header("outport-position").is_some_and(|at| at.starts_with("eu.")), "{:?}", answer.head);
     refuses_every_route(eu, "release", &image, &other).await;
     let tag_of = |client: &Client| {
         let client = owner(client);
@@ -170,7 +170,7 @@ async fn row_62_where_a_repository_has_a_home_its_locks_are_set_there() {
         }
     }
     let answer = locked(us, &format!("{NAME}/_tags/release"), json!({"writeEnabled": false})).await;
-    assert!(answer.header("outport-position").is_some_and(|at| at.starts_with("eu@")), "{:?}", answer.head);
+    assert!(answer.header("outport-position").is_some_and(|at| at.starts_with("eu.")), "{:?}", answer.head);
     for client in [us, eu] {
         refuses_every_route(client, "release", &image, &other).await;
     }

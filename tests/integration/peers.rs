@@ -108,14 +108,14 @@ async fn a_region_tells_where_it_stands_and_what_its_ledger_has() {
     while after < told.seq {
         let answer = peer.get(&format!("/outport/v1/ledger/{origin}?after={after}")).await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/octet-stream")), "{}", answer.text());
-        assert_eq!(answer.header("outport-position"), Some(format!("eu@{}", told.seq).as_str()));
+        assert_eq!(answer.header("outport-position"), Some(format!("{origin}@{}", told.seq).as_str()));
         after += unframe(answer.body).expect("framed segments").len() as u64;
     }
     assert_eq!(after, told.seq, "no segment is told twice");
     for beyond in [told.seq, told.seq + 5, u64::MAX] {
         let answer = peer.get(&format!("/outport/v1/ledger/{origin}?after={beyond}")).await;
         assert_eq!((answer.status, answer.body.len()), (204, 0), "nothing is behind the tail");
-        assert_eq!(answer.header("outport-position"), Some(format!("eu@{}", told.seq).as_str()));
+        assert_eq!(answer.header("outport-position"), Some(format!("{origin}@{}", told.seq).as_str()));
     }
     for (target, expected) in [
         ("eu.01ARZ3NDEKTSV4RRFFQ69G5FAV?after=0", 404),
@@ -327,7 +327,7 @@ async fn an_upload_goes_on_in_any_region() {
     let close = format!("{}&digest={}", location(&asked), blob.digest());
     let closed = us.client.send_with("PUT", &close, &[("Content-Range", "150000-199999")], &bytes[150_000..]).await;
     assert_eq!(closed.status, 201, "{}", closed.text());
-    assert!(closed.header("outport-position").is_some_and(|position| position.starts_with("eu@")));
+    assert!(closed.header("outport-position").is_some_and(|position| position.starts_with("eu.")));
     let pulled = eu.client.get(&format!("/v2/team/app/blobs/{}", blob.digest())).await;
     assert_eq!((pulled.status, &pulled.body[..]), (200, &bytes[..]));
 

@@ -324,7 +324,7 @@ async fn push_steadily(
         tags.insert(tag, digest.clone());
         let moved = lab.put("latest", IMAGE, manifest.as_bytes()).await;
         expect(&moved, 201);
-        let position = moved.header("outport-position").and_then(|position| position.strip_prefix("test@")).expect("a position");
+        let position = moved.header("outport-position").and_then(|position| Some(position.rsplit_once('@')?.1)).expect("a position");
         moves.push(Moved { seq: position.parse().expect("a number"), digest });
         count.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(number % 20)).await;

@@ -103,7 +103,7 @@ class Drill:
         what = f"regions declared lost and back after {before_s + after_s:.0f} s"
         self._links_whole_since = None
         self.faults[what] += 1
-        old = self.regions.forget_origin(name)
+        old = self.regions.origin_of(name)
         self.network.isolate(next(site for site in self.sites.values() if site.name == name))
         time.sleep(before_s)
         self._declare_lost(name, by)
@@ -112,7 +112,6 @@ class Drill:
         began = time.monotonic()
         self._begins_anew(name, old)
         self.catch_up_s[f"a lost region's return, to its new incarnation in {time.monotonic() - began:.1f} s"] = self.time_to_catch_up()
-        self.regions.learn_origins()
         self._links_whole_since = time.monotonic()
 
     def _declare_lost(self, name: str, by: str) -> None:

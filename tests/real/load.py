@@ -23,6 +23,12 @@ class GivenUp(Exception):
     """Nobody took it in time: it may have had its effect or not."""
 
 
+def position_of(answer: Answer) -> tuple[str, int] | None:
+    """The ledger, and the number of a segment in it."""
+    origin, _, number = (answer.headers[POSITION] or "").rpartition("@")
+    return (origin, int(number)) if origin else None
+
+
 class Client:
     """Asks edges of regions, drawn at random. Not for several threads."""
 
@@ -168,14 +174,9 @@ class Client:
         if answer.status == 404 and not attempts_end:
             self.recorder.forget(repository, tag, change)
         elif answer.status != 404:
-            change.position = self.position_of(answer)
+            change.position = position_of(answer)
             change.acknowledged = True
         return change, answer, region
-
-    def position_of(self, answer: Answer) -> tuple[str, int] | None:
-        region, _, number = (answer.headers[POSITION] or "").rpartition("@")
-        origin = self.regions.origin_of(region)
-        return (origin, int(number)) if origin else None
 
     def seen_by(self, region: str) -> tuple[object, dict[str, int]]:
         """An edge of the region, and what it says that it has of each ledger."""

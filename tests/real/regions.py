@@ -48,7 +48,6 @@ class Regions:
         with ThreadPoolExecutor(len(stores)) as starters:
             started = [starters.submit(start, name) for name in stores]
         self.by_name = {name: each.result() for name, each in zip(stores, started, strict=True)}
-        self._origins: dict[str, str] = {}
 
     @property
     def names(self) -> list[str]:
@@ -90,29 +89,27 @@ class Regions:
             raise LookupError(f"{answer.status}: {answer.body[:300]!r}")
         return json.loads(answer.body)
 
-    def learn_origins(self, timeout_s: float = 30) -> None:
-        """Asks each region for its incarnation: at the start, and when one has got a new one. Edges may be dead just then."""
+    def origin_of(self, name: str, timeout_s: float = 30) -> str:
+        """The name of a region's ledger now. Edges may be dead just then."""
         until = time.monotonic() + timeout_s
-        for name, region in self.by_name.items():
-            for edge in cycle(region.edges):
-                try:
-                    told = self.ledger_of(edge, name)
-                    break
-                except LookupError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.05)
-            self._origins[name] = f"{told['region']}.{told['incarnation']}"
+        for edge in cycle(self.by_name[name].edges):
+            try:
+                told = self.ledger_of(edge, name)
+                return f"{told['region']}.{told['incarnation']}"
+            except LookupError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        raise AssertionError("a region without edges")
 
     def settle(self, timeout_s: float = 60) -> None:
         """Waits until every edge has what was pushed in each region when this began. Edges that were not there when others started are
         not asked for a few seconds."""
         until, wanted = time.monotonic() + timeout_s, {}
-        self.learn_origins()
         for name, region in self.by_name.items():
             api = Api(region.edges[0].plain)
             push_blob(api, "settled/region", name.encode())
-            wanted[self._origins[name]] = self.ledger_of(region.edges[0], name)["seq"]
+            wanted[self.origin_of(name)] = self.ledger_of(region.edges[0], name)["seq"]
             api.close()
         for name, region in self.by_name.items():
             for edge in region.edges:
@@ -120,14 +117,6 @@ class Regions:
                     assert time.monotonic() < until, (name, self.ledger_of(edge, name), wanted)
                     time.sleep(0.1)
         time.sleep(SETTLED_S)
-
-    def origin_of(self, name: str) -> str | None:
-        """The name of a region's ledger; None while it may be one or another."""
-        return self._origins.get(name)
-
-    def forget_origin(self, name: str) -> str:
-        """The region is about to begin anew. Returns what it was."""
-        return self._origins.pop(name)
 
     def peers_of(self, name: str) -> str:
         """The `[[peer]]` tables of a region's configuration."""

@@ -133,12 +133,12 @@ async fn segments_come_as_they_are() {
     let framed = String::from_utf8(frame(&[Bytes::from_static(b"one"), Bytes::from_static(b"two")]).to_vec()).unwrap();
     for (answer, expected) in [
         (
-            vouched("200 OK", "outport-position: us@9\r\n", &framed),
+            vouched("200 OK", "outport-position: us.01@9\r\n", &framed),
             Ok(Batch { segments: Segments::Some(vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]), tail: Some(9) }),
         ),
         (vouched("200 OK", "", &framed[..5]), Err(())),
         (vouched("200 OK", "", ""), Err(())),
-        (vouched("204 No Content", "outport-position: us@7\r\n", ""), Ok(Batch { segments: Segments::None, tail: Some(7) })),
+        (vouched("204 No Content", "outport-position: us.01@7\r\n", ""), Ok(Batch { segments: Segments::None, tail: Some(7) })),
         (vouched("410 Gone", "", ""), Ok(Batch { segments: Segments::Trimmed, tail: None })),
         (vouched("404 Not Found", "", ""), Ok(Batch { segments: Segments::Unknown, tail: None })),
         (answer("410 Gone", "", ""), Err(())),

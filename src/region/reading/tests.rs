@@ -157,7 +157,7 @@ async fn segments_come_from_the_edges_else_from_the_store() {
     assert_eq!(peer.segments(&origin, 0, Some(Duration::from_secs(1))).await, stored(both));
     assert_eq!(peer.segments(&origin, 2, None).await, stored(Segments::None));
     assert_eq!(peer.segments(&Origin::new("ap", "01"), 0, None).await, stored(Segments::Unknown));
-    let told = vouched("204 No Content", "outport-position: us@2\r\n", "");
+    let told = vouched("204 No Content", "outport-position: us.01@2\r\n", "");
     let (peer, _played) = us.peer(vec![told, vouched("503 Service Unavailable", "", "")]).await;
     assert_eq!(peer.segments(&origin, 0, None).await, Ok((Batch { segments: Segments::None, tail: Some(2) }, Via::Edges)));
     assert_eq!(peer.segments(&origin, 1, None).await, stored(Segments::Some(vec![Bytes::from_static(b"two")])));
