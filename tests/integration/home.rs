@@ -43,7 +43,7 @@ async fn push_tag(client: &Client, repository: &str, tag: &str, image: &Image) -
 fn done_in(region: &str, status: u16, answer: &Response) {
     assert_eq!(answer.status, status, "{}", answer.text());
     let position = answer.header("outport-position").expect("what is done has a position");
-    assert!(position.starts_with(&format!("{region}@")), "{position}");
+    assert!(position.starts_with(&format!("{region}.")), "{position}");
 }
 
 fn home_is_away(answer: &Response) {

@@ -163,7 +163,7 @@ async fn a_moved_tag_is_there_at_its_position_at_once_and_without_one_soon() {
         let image = image(20_000 + number as u64);
         let (from, to) = (THREE[number % 3], THREE[(number + 1) % 3]);
         let position = push_tag(world.client(from), "team/app", "latest", &image).await;
-        assert!(position.starts_with(&format!("{from}@")), "{position}");
+        assert!(position.starts_with(&format!("{from}.")), "{position}");
         let answer = world.client(to).get_with(&path, &[("Outport-Position", &position)]).await;
         assert_eq!((answer.status, &answer.body), (200, &image.manifest.bytes), "{position}: {}", answer.text());
         // Waiting takes time: not each time when there are many.
