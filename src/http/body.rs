@@ -22,7 +22,7 @@ pub const PLAIN_BLOCK_BYTES: usize = 32 * 1024;
 /// Bytes in a TLS record: so many that the sealed record, with its head (5), type (1) and tag (16; RFC 8446, section 5.2), fills 16 KiB of
 /// memory and no more: one byte above, allocators give it a quarter more.
 pub const TLS_RECORD_BYTES: usize = 16 * 1024 - 22;
-/// Bytes of a block under TLS. Each connection may hold one beside as much that is sealed.
+/// Bytes of a block under TLS. Each connection may hold one beside as much that is sealed: one of many holds half of that.
 pub const TLS_BLOCK_BYTES: usize = 2 * TLS_RECORD_BYTES;
 
 /// What an answer consists of, before it is tied to a connection and a log record.

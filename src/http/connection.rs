@@ -20,6 +20,8 @@ pub struct Connection {
     /// Which listener took it: 0 for the first one, then those beside it in their order.
     pub listener: usize,
     pub tls: bool,
+    /// It was opened when there were many, and takes little memory rather than few steps.
+    pub crowded: bool,
     /// The server name that a TLS client asked for, in lower case.
     pub server_name: Option<String>,
     /// What a TLS client has shown, and proved to be its own.
@@ -37,6 +39,7 @@ impl Connection {
             proxies: Arc::default(),
             listener: 0,
             tls: false,
+            crowded: false,
             server_name: None,
             certificate: None,
             outbox: None,

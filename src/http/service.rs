@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site, Write};
-use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, Way};
+use super::body::{Body, PLAIN_BLOCK_BYTES, Payload, TLS_BLOCK_BYTES, TLS_RECORD_BYTES, Way};
 use super::challenge::challenge;
 use super::command;
 use super::conditional::is_unmodified;
@@ -427,7 +427,11 @@ fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: 
     reply.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     record.named(&mut reply);
     record.answered(reply.status());
-    let block_bytes = if connection.tls { TLS_BLOCK_BYTES } else { PLAIN_BLOCK_BYTES };
+    let block_bytes = match (connection.tls, connection.crowded) {
+        (false, _) => PLAIN_BLOCK_BYTES,
+        (true, false) => TLS_BLOCK_BYTES,
+        (true, true) => TLS_RECORD_BYTES,
+    };
     let way = Way { block_bytes, outbox: connection.outbox.clone() };
     reply.map(|payload| Body::new(sent(payload, &head.method), way, record))
 }

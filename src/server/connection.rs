@@ -34,7 +34,10 @@ use crate::metrics::Metrics;
 const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
 const _: () = assert!(HTTP1_BUFFER_BYTES > MAX_HEAD_BYTES, "a head that the guard passes must fit");
 /// Sealed bytes that rustls holds for a client that does not read: a whole block, so that no crumb of it makes a record of its own.
-const TLS_BUFFER_BYTES: usize = 32 * 1024;
+const TLS_BUFFER_BYTES: usize = 2 * CROWDED_TLS_BUFFER_BYTES;
+const CROWDED_TLS_BUFFER_BYTES: usize = 16 * 1024;
+/// With so many connections open, the next ones count as a crowd.
+const CROWD: i64 = 256;
 /// Bytes that h2 holds for one stream whose window is shut.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Leave to send that a client gets for all request bodies of a connection.
@@ -69,7 +72,9 @@ where
         // Under TLS all bytes have to be sealed here first.
         let outbox = (*sendfile && matches!(mode, Mode::Plain)).then(|| Outbox::new(&self.stand_in));
         let (socket, vitals_slot) = Socket::new(stream, outbox.clone());
-        let mut connection = Connection { client, proxies: Arc::clone(proxies), listener: *number, outbox, ..Connection::plain(peer) };
+        let crowded = self.metrics.connections.get() > CROWD;
+        let proxies = Arc::clone(proxies);
+        let mut connection = Connection { client, proxies, listener: *number, crowded, outbox, ..Connection::plain(peer) };
         match mode {
             Mode::Plain => {
                 let vitals = self.vitals(Protocol::Http1);
@@ -78,8 +83,9 @@ where
             }
             Mode::Tls(certificates) => {
                 let terms = certificates.terms();
+                let buffer_bytes = if crowded { CROWDED_TLS_BUFFER_BYTES } else { TLS_BUFFER_BYTES };
                 let handshake = TlsAcceptor::from(Arc::clone(&terms.config))
-                    .accept_with(socket, |session| session.set_buffer_limit(Some(TLS_BUFFER_BYTES)));
+                    .accept_with(socket, |session| session.set_buffer_limit(Some(buffer_bytes)));
                 let Ok(shaken) = tokio::time::timeout(self.limits.header_timeout, handshake).await else {
                     return self.metrics.connection_refused("header_timeout");
                 };

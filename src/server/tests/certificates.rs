@@ -34,6 +34,19 @@ async fn the_service_learns_who_came_and_for_which_name() {
     assert!(answer.ends_with(&format!("{expected:?}")), "{answer}");
 }
 
+/// Bodies are in smaller blocks then, and less is sealed ahead: see `tests/bench/run --long --only memory`.
+#[tokio::test]
+async fn the_service_learns_that_there_are_many() {
+    let (edge, identity) = Edge::tls(patient()).await;
+    for (others, crowded) in [(255, false), (256, true), (10_000, true), (0, false)] {
+        edge.metrics.connections.set(others);
+        let mut stream = tls_connect(&edge, &identity.certificate, "edge.test", &["http/1.1"]).await.unwrap();
+        stream.write_all(b"GET /connection HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.contains(&format!("crowded: {crowded}")), "{others}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn sessions_are_resumed() {
     let (edge, identity) = Edge::tls(patient()).await;
