@@ -19,6 +19,7 @@ use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Owner, Site};
 use crate::identity::governance::Fixed;
 use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
+use crate::journal::Journal;
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
@@ -92,7 +93,7 @@ pub fn store_settings(config: &Config) -> store::Settings {
 
 impl Edge {
     /// Starts an edge. Listeners are bound when this returns.
-    pub async fn start(config: Config, metrics: Metrics) -> Result<Edge, StartError> {
+    pub async fn start(config: Config, metrics: Metrics, journal: Journal) -> Result<Edge, StartError> {
         let clock = Clock::system();
         let store = Store::open(store_settings(&config), clock.clone(), metrics.clone()).await?;
         let resolver = Resolver::new(clock.clone(), metrics.clone())?;
@@ -124,7 +125,7 @@ impl Edge {
         let judged_by = site(&config, &controls.now(), &judges);
         let audit = audit(&config, region.clone(), clock.clone(), metrics.clone()).await;
         let use_cases = (registry.clone(), governance.clone(), audit.clone());
-        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
+        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, (metrics.clone(), journal), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -151,7 +152,9 @@ impl Edge {
                 async move { http.ops(request, connection).await }
             }
         };
-        let ops = Server::bind(config.listen.ops, Mode::Plain, config.limits.clone(), metrics.clone(), service).await?;
+        // What the console asks is under the rules that hold where no listener has its own.
+        let listening = Listening { number: listeners.len(), ..Mode::Plain.into() };
+        let ops = Server::bind(config.listen.ops, listening, config.limits.clone(), metrics.clone(), service).await?;
         let config = Arc::new(Mutex::new(config));
         let governing =
             [controls.follow(region.clone()), judges.issuers.tokens.follow(), govern(&controls, &config, (http.clone(), judges.clone()))];

@@ -23,7 +23,7 @@
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
-//!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block)
+//!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block) journal.rs (the log's last lines)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
 //!
@@ -59,6 +59,7 @@ pub mod forward;
 pub mod http;
 pub mod identity;
 pub mod inflow;
+pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod oci;

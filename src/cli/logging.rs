@@ -18,6 +18,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use text::TextLine;
 
 use crate::config::{self, LogFormat};
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 
 /// Lines that wait to be written, at most.
@@ -52,8 +53,8 @@ enum Line {
 }
 
 /// Sets up logging for the whole process, once.
-pub fn start(log: &config::Log, metrics: &Metrics) -> Result<LogHandle, LogError> {
-    let (subscriber, handle) = build(log, metrics, io::stderr())?;
+pub fn start(log: &config::Log, metrics: &Metrics, journal: Journal) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = build(log, metrics, journal, io::stderr())?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
     Ok(handle)
 }
@@ -81,13 +82,18 @@ impl Drop for LogHandle {
 }
 
 /// The subscriber that `log` asks for, writing to `sink`.
-fn build<W>(log: &config::Log, metrics: &Metrics, sink: W) -> Result<(Box<dyn Subscriber + Send + Sync>, LogHandle), LogError>
+fn build<W>(
+    log: &config::Log,
+    metrics: &Metrics,
+    journal: Journal,
+    sink: W,
+) -> Result<(Box<dyn Subscriber + Send + Sync>, LogHandle), LogError>
 where
     W: Write + Send + 'static,
 {
     let (filter, level) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
     let (queue, lines) = sync_channel(QUEUED_LINES);
-    let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines, sink))?;
+    let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines, &journal, sink))?;
     let writer = Queue { queue: queue.clone(), metrics: metrics.clone() };
     let filtered = tracing_subscriber::registry().with(filter);
     let subscriber: Box<dyn Subscriber + Send + Sync> = match log.format {
@@ -97,15 +103,19 @@ where
     Ok((subscriber, LogHandle { level, queue: Some(queue), thread: Some(thread) }))
 }
 
-fn write_lines(lines: &Receiver<Line>, mut sink: impl Write) {
+fn write_lines(lines: &Receiver<Line>, journal: &Journal, mut sink: impl Write) {
     let (mut chunk, mut written) = (Vec::new(), None::<Instant>);
     while let Ok(Line::Text(first)) = lines.recv() {
         sleep(written.map_or(Duration::ZERO, |at| GATHER.saturating_sub(at.elapsed())));
+        journal.keep(&first);
         chunk.extend_from_slice(&first);
         let mut is_end = false;
         while chunk.len() < CHUNK_BYTES && !is_end {
             match lines.try_recv() {
-                Ok(Line::Text(line)) => chunk.extend_from_slice(&line),
+                Ok(Line::Text(line)) => {
+                    journal.keep(&line);
+                    chunk.extend_from_slice(&line);
+                }
                 Ok(Line::End) => is_end = true,
                 Err(_) => break,
             }
@@ -192,7 +202,8 @@ mod tests {
             }
         }
         let (sink, writes) = (Sink::default(), Arc::new(AtomicUsize::new(0)));
-        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &Metrics::new(), Counts(sink.clone(), writes.clone())).unwrap();
+        let (subscriber, handle) =
+            build(&log(LogFormat::Text, "info"), &Metrics::new(), Journal::default(), Counts(sink.clone(), writes.clone())).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..2_000 {
                 tracing::info!(number);
@@ -210,7 +221,7 @@ mod tests {
     #[test]
     fn lines_are_json_where_that_is_asked() {
         let sink = Sink::default();
-        let (subscriber, handle) = build(&log(LogFormat::Json, "info"), &Metrics::new(), sink.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Json, "info"), &Metrics::new(), Journal::default(), sink.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || tracing::info!(status = 200, "answered"));
         drop(handle);
         let line: serde_json::Value = serde_json::from_str(&sink.text()).unwrap();
@@ -221,7 +232,7 @@ mod tests {
     #[test]
     fn lines_are_text_as_everybody_knows_it() {
         let (ours, theirs) = (Sink::default(), Sink::default());
-        let (subscriber, handle) = build(&log(LogFormat::Text, "debug"), &Metrics::new(), ours.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "debug"), &Metrics::new(), Journal::default(), ours.clone()).unwrap();
         let known = theirs.clone();
         let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
         let known = builder.with_writer(move || known.clone()).finish();
@@ -244,7 +255,7 @@ mod tests {
     #[test]
     fn row_86_an_event_is_one_line_whatever_is_in_it() {
         let sink = Sink::default();
-        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &Metrics::new(), sink.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &Metrics::new(), Journal::default(), sink.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || tracing::info!(why = %"a\nb\u{9b}2J", id = "c\r\nd", "e\u{1b}[0m\nf\u{e9}"));
         drop(handle);
         let text = sink.text();
@@ -257,7 +268,7 @@ mod tests {
     #[test]
     fn the_level_can_be_changed() {
         let sink = Sink::default();
-        let (subscriber, handle) = build(&log(LogFormat::Text, "warn"), &Metrics::new(), sink.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "warn"), &Metrics::new(), Journal::default(), sink.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("first");
             handle.set_level("info").unwrap();
@@ -284,7 +295,7 @@ mod tests {
         }
         const LINES: usize = 2 * QUEUED_LINES;
         let (gate, metrics) = (Arc::new(Mutex::new(0)), Metrics::new());
-        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &metrics, Hangs(gate.clone())).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &metrics, Journal::default(), Hangs(gate.clone())).unwrap();
         let held = gate.lock().unwrap();
         tracing::subscriber::with_default(subscriber, || (0..LINES).for_each(|_| tracing::info!("line")));
         drop(held);

@@ -14,6 +14,7 @@ mod forwards;
 mod governing;
 mod logging;
 mod login;
+mod logs;
 mod mirror_config;
 mod prefetch;
 mod principal;
@@ -91,6 +92,11 @@ enum Command {
         after_help = "Examples:\n  outport --config outport.toml audit --since 2h --outcome denied\n  outport audit --repository 'team/**' --action push --json\n  outport audit --follow"
     )]
     Audit(audit::Arguments),
+    /// Show the last lines of an edge's log
+    #[command(
+        after_help = "Examples:\n  outport logs -n 50 --no-requests\n  outport logs --follow\n\nWhoever may read the audit record may read it."
+    )]
+    Logs(logs::Arguments),
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
@@ -166,6 +172,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
         Command::Audit(arguments) => audit::run(config, &arguments),
+        Command::Logs(arguments) => logs::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
         Command::Repo(command) => content::repo(config, &command),
         Command::Tag(command) => content::tag(config, &command),

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{FAILED, UNAVAILABLE, USAGE, logging};
 use crate::config::{Config, Loaded, Watcher, process_environment};
 use crate::edge::Edge;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 
 pub(super) fn run(config: Option<&Path>) -> ExitCode {
@@ -40,8 +41,8 @@ fn raise_open_files_limit() {
 }
 
 async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
-    let metrics = Metrics::new();
-    let log = match logging::start(&loaded.config.log, &metrics) {
+    let (metrics, journal) = (Metrics::new(), Journal::default());
+    let log = match logging::start(&loaded.config.log, &metrics, journal.clone()) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("outport: {error}");
@@ -60,7 +61,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let mut edge = match Edge::start(loaded.config.clone(), metrics.clone()).await {
+    let mut edge = match Edge::start(loaded.config.clone(), metrics.clone(), journal.clone()).await {
         Ok(edge) => edge,
         Err(error) => {
             eprintln!("outport: {error}");
@@ -76,7 +77,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
             () = superseded.wait() => {
                 tracing::warn!("starting again in the incarnation that is in force");
                 edge.shutdown().await;
-                edge = match Edge::start(config_in_force.clone(), metrics.clone()).await {
+                edge = match Edge::start(config_in_force.clone(), metrics.clone(), journal.clone()).await {
                     Ok(edge) => edge,
                     Err(error) => {
                         eprintln!("outport: {error}");

@@ -20,6 +20,7 @@ use super::upload::refuse_encoding;
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
 use crate::audit;
 use crate::identity::{AuthError, Identity};
+use crate::journal::Excerpt;
 use crate::oci::RepositoryName;
 use crate::peers::{self, Tokens};
 use crate::registry::{Addressing, Names, Page, Vouching};
@@ -52,6 +53,7 @@ pub enum Call {
     Overview,
     Wait(Waiting),
     Audit(Permit, audit::Query),
+    Logs(Excerpt),
     Read(Read),
     Write(Write),
     Acr(acr::Call),
@@ -156,6 +158,8 @@ impl Site {
             Action::Conflicts(page) => self.enter(&caller).map(|_| Call::Conflicts(page)),
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
             Action::Audit(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Audit(permit, query)),
+            // Its lines tell who did what.
+            Action::Logs(excerpt) => self.permit(&caller, Operation::ReadAudit).map(|_| Call::Logs(excerpt)),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),

@@ -153,6 +153,7 @@ fn word(action: &Action) -> Option<&'static str> {
         Action::Peer(Question::Snapshots(_) | Question::SnapshotPart { .. }) => return None,
         Action::Peer(Question::Content(_)) => "copy",
         Action::Peer(Question::Audit(_)) | Action::Audit(_) => "audit",
+        Action::Logs(_) => "logs",
         Action::Version | Action::Token(_) | Action::TokenForm | Action::Exchange => "authenticate",
         Action::Govern(Governing::List(..) | Governing::Show(_)) => "list",
         Action::Govern(governing) => match governing {

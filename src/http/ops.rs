@@ -1,15 +1,24 @@
-//! The operators' listener: health, metrics, and a page that leads to them.
+//! The operators' listener: health, metrics, the console, and what the console asks: the same as on the registry's listener, by the same
+//! rules.
 
-use http::header::{self, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
 
 use super::body::Payload;
+use super::console::{self, File};
 use super::error::Failure;
 use super::respond::json;
 use super::route::{RouteError, asks_deep};
 use crate::registry::{Check, Readiness};
 
-const PAGE: &str = "outport\n\n/livez          this process answers\n/readyz         this edge can serve (?deep=1: end to end)\n\
+/// By which the console is known: no other site's page can send it without asking first (Fetch, "CORS-preflight fetch"), and is told no.
+const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+/// What the console asks of this edge.
+const INTERFACES: [&str; 2] = ["/outport/v1/", "/acr/v1/"];
+
+/// For those who have no browser.
+const PAGE: &str = "outport\n\n/               the console, for browsers\n/livez          this process answers\n/readyz         this edge can serve (?deep=1: end to end)\n\
                     /metrics        Prometheus text format\n/status         the regions, how far behind they are, and what waits\n";
 
 /// What the operators' listener is asked.
@@ -20,6 +29,7 @@ pub enum OpsAction {
     Metrics,
     Status,
     Page,
+    Console(&'static File),
 }
 
 pub fn route_ops(method: &Method, path: &str, query: &str) -> Result<OpsAction, RouteError> {
@@ -29,7 +39,7 @@ pub fn route_ops(method: &Method, path: &str, query: &str) -> Result<OpsAction, 
         "/metrics" => OpsAction::Metrics,
         "/status" => OpsAction::Status,
         "/" => OpsAction::Page,
-        _ => return Err(RouteError::Unknown),
+        _ => OpsAction::Console(console::find(path).ok_or(RouteError::Unknown)?),
     };
     if method == Method::GET || method == Method::HEAD { Ok(action) } else { Err(RouteError::Method { allow: "GET, HEAD" }) }
 }
@@ -38,8 +48,27 @@ pub fn alive() -> Response<Payload> {
     text("ok\n".into(), "text/plain; charset=utf-8")
 }
 
-pub fn page() -> Response<Payload> {
+/// Browsers get the console.
+pub fn page(headers: &HeaderMap) -> Response<Payload> {
+    let takes_html = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains("text/html"));
+    if headers.get_all(header::ACCEPT).iter().any(takes_html) {
+        return console::answer(&console::INDEX, headers);
+    }
     text(PAGE.into(), "text/plain; charset=utf-8")
+}
+
+/// Whether it is for the interfaces that the console asks.
+pub fn is_interface(path: &str) -> bool {
+    INTERFACES.iter().any(|interface| path.starts_with(interface))
+}
+
+pub fn is_from_console(headers: &HeaderMap) -> bool {
+    headers.get(REQUESTED_WITH).is_some_and(|value| value == "console")
+}
+
+/// Whether a page of another site, to which a browser leads somebody, may have sent it.
+pub fn may_be_forged(head: &Parts) -> bool {
+    !(head.method == Method::GET || head.method == Method::HEAD || is_from_console(&head.headers))
 }
 
 pub fn metrics(rendered: String) -> Response<Payload> {
@@ -87,6 +116,9 @@ mod tests {
             ("/metrics", "x", Ok(OpsAction::Metrics)),
             ("/status", "", Ok(OpsAction::Status)),
             ("/", "", Ok(OpsAction::Page)),
+            ("/console/index.html", "", Ok(OpsAction::Console(&console::INDEX))),
+            ("/console/", "", Err(RouteError::Unknown)),
+            ("/console/../ops.rs", "", Err(RouteError::Unknown)),
             ("/v2/", "", Err(RouteError::Unknown)),
         ] {
             assert_eq!(route_ops(&Method::GET, path, query), action);

@@ -13,10 +13,12 @@ use super::acr;
 pub use super::acr::Acr;
 use super::audit::search;
 use super::governance::{self, Governing};
+use super::journal;
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
 use crate::audit;
 use crate::bucket::{SnapshotPart, Through};
+use crate::journal::Excerpt;
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
 use crate::peers::protocol::MAX_WAIT;
@@ -79,6 +81,8 @@ pub enum Action {
     Command(Command),
     /// Who did what.
     Audit(audit::Query),
+    /// The last lines of this edge's log.
+    Logs(Excerpt),
     /// A provider's token for a refresh token.
     Exchange,
     /// Where people sign in.
@@ -230,6 +234,7 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/audit" => return reading(method).and_then(|()| search(query).map(Action::Audit)),
+        b"/outport/v1/logs" => return reading(method).and_then(|()| journal::excerpt(query).map(Action::Logs)),
         b"/outport/v1/peer/audit" => return reading(method).and_then(|()| search(query)).map(|query| Action::Peer(Question::Audit(query))),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),

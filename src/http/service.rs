@@ -16,9 +16,11 @@ use super::challenge::challenge;
 use super::command;
 use super::conditional::is_unmodified;
 use super::connection::Connection;
+use super::console;
 use super::error::{Failure, Subject};
 use super::exchange;
 use super::intake::{Reuse, drain, drain_rest, drain_unasked, json_body};
+use super::journal;
 use super::locations::Locations;
 use super::log::Record;
 use super::ops::{self, OpsAction};
@@ -31,6 +33,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::identity::Governance;
 use crate::inflow::Inflow;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
@@ -56,6 +59,7 @@ struct Inner {
     request_timeout: Duration,
     metrics: Metrics,
     clock: Clock,
+    journal: Journal,
     ids: RequestIds,
     draining: watch::Sender<bool>,
     /// One for each answer that is held back until there is something to tell.
@@ -70,7 +74,7 @@ impl Http {
         locations: Locations,
         site: Site,
         request_timeout: Duration,
-        metrics: Metrics,
+        (metrics, journal): (Metrics, Journal),
         clock: Clock,
     ) -> Http {
         Http(Arc::new(Inner {
@@ -82,6 +86,7 @@ impl Http {
             request_timeout,
             metrics,
             clock,
+            journal,
             ids: RequestIds::new(),
             draining: watch::Sender::new(false),
             held_back: Semaphore::new(MAX_HELD_BACK),
@@ -221,17 +226,30 @@ impl Http {
         (reply, drain_rest(head, inflow).await)
     }
 
-    /// A request on the operators' listener. It is in no log: probes and scrapes would fill it.
-    pub async fn ops<B>(&self, request: Request<B>, _connection: Arc<Connection>) -> Response<Body>
+    /// A request on the operators' listener. It is in no log, unless the console asks what it could ask on a registry listener, too:
+    /// probes and scrapes would fill it.
+    pub async fn ops<B>(&self, request: Request<B>, connection: Arc<Connection>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
+        let is_interface = ops::is_interface(head.uri.path());
+        if is_interface && !ops::may_be_forged(&head) {
+            let from_console = ops::is_from_console(&head.headers);
+            let mut answer = Box::pin(self.registry(Request::from_parts(head, body), connection)).await;
+            if from_console {
+                // The console asks for a name and a password itself; a browser would open a window of its own.
+                answer.headers_mut().remove(header::WWW_AUTHENTICATE);
+            }
+            return answer;
+        }
         let reuse = drain(&head, body).await;
         let mut reply = match ops::route_ops(&head.method, head.uri.path(), head.uri.query().unwrap_or_default()) {
+            _ if is_interface => Failure::forbidden().into_response(),
             Ok(OpsAction::Alive) => ops::alive(),
-            Ok(OpsAction::Page) => ops::page(),
+            Ok(OpsAction::Page) => ops::page(&head.headers),
+            Ok(OpsAction::Console(file)) => console::answer(file, &head.headers),
             Ok(OpsAction::Metrics) => {
                 self.0.registry.report();
                 self.0.audit.report().await;
@@ -286,6 +304,7 @@ impl Http {
             }
             Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
             Call::Audit(permit, query) => within(site.deadline, self.search_audit(permit, &query, site.deadline)).await,
+            Call::Logs(excerpt) => Ok(journal::told(&self.0.journal, &excerpt)),
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,

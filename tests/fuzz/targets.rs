@@ -209,6 +209,10 @@ fn routes(input: &[u8]) -> bool {
         Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Audit(_) => {
             assert!(reads);
         }
+        Action::Logs(excerpt) => {
+            assert!(reads);
+            assert!((1..=1_000).contains(&excerpt.lines));
+        }
         Action::Wait(wait) => {
             assert!(reads);
             assert!(wait.within <= Duration::from_secs(600));

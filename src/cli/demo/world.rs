@@ -12,6 +12,7 @@ use super::client::Client;
 use super::link::{Link, Shape};
 use crate::config::{Loaded, process_environment};
 use crate::edge::Edge;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
@@ -103,7 +104,7 @@ impl World {
     /// Starts one edge, for the first time or again.
     pub async fn start_edge(&mut self, name: &'static str) -> Result<(), DemoError> {
         let loaded = Loaded::load(Some(&self.config_file(name)), &process_environment).map_err(DemoError::broken)?;
-        let edge = Edge::start(loaded.config, Metrics::new()).await?;
+        let edge = Edge::start(loaded.config, Metrics::new(), Journal::default()).await?;
         self.links.iter().filter(|((_, to), _)| *to == name).for_each(|(_, link)| {
             link.lead_to(edge.registry_address());
             link.mend();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use outport::config::{Config, process_environment};
 use outport::edge::Edge;
+use outport::journal::Journal;
 use outport::metrics::Metrics;
 use outport::replication::Superseded;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
@@ -304,7 +305,7 @@ async fn start_edge(settings: &Settings) -> Edge {
     let [registry, ops] = settings.addresses.unwrap_or([any, any]);
     let text = settings.text(registry, ops);
     let config = Config::parse(&text, settings.dir.path(), &process_environment).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    Edge::start(config, Metrics::new()).await.unwrap_or_else(|error| panic!("the edge does not start: {error}"))
+    Edge::start(config, Metrics::new(), Journal::default()).await.unwrap_or_else(|error| panic!("the edge does not start: {error}"))
 }
 
 /// An edge as a process of its own. It is killed when this is dropped.

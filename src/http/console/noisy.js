@@ -1,0 +1,64 @@
+// Who asks the most: clients, principals and repositories, from bounded sketches of this edge.
+
+import { Refused, available } from './api.js';
+import { told } from './pages.js';
+import { bytes, chip, choice, count, element, field, note, percent, section, table } from './page.js';
+
+export const title = 'Noisy';
+const KINDS = [['client', 'Clients'], ['principal', 'Principals'], ['repository', 'Repositories']];
+const SHOWN = 10;
+
+export function open(place) {
+  const measure = choice('measure', [['requests', 'Requests'], ['bytes', 'Bytes']], 'requests');
+  const span = choice('window', [['minute', 'Last minute'], ['hour', 'Last hour'], ['day', 'Last day']], 'minute');
+  const lists = KINDS.map(([kind, name]) => {
+    const list = table({
+      label: name, key: (row) => row.name, empty: 'Nobody yet.',
+      columns: [
+        { name: name.replace(/ies$/, 'y').replace(/s$/, ''), cell: (row) => element('span', { class: 'long' }, row.name) },
+        { name: 'So much', numeric: true, cell: (row) => [format(row.count), row.error ? element('small', {}, ` ±${format(row.error)}`) : null].filter(Boolean), hint: 'At most; what is uncertain stands behind it' },
+        { name: 'Share', numeric: true, cell: (row) => [percent(row.share), ' ', element('meter', { min: 0, max: 1, value: Math.min(1, row.share ?? 0), 'aria-hidden': 'true' })] },
+      ],
+    });
+    const total = note('\u00a0');
+    return { kind, list, total, node: section(name, list.node, total) };
+  });
+  const said = element('p', { class: 'note', role: 'status' });
+  const shown = element('div', { class: 'thirds' }, lists.map(({ node }) => node));
+  const form = element('form', { class: 'filters', onsubmit: (event) => event.preventDefault() }, field('By', measure), field('Within', span));
+  place.append(form, said, shown);
+  let asked = 0;
+  const format = (value) => (measure.value === 'bytes' ? bytes(value) : count(value));
+
+  async function load() {
+    const turn = (asked += 1);
+    try {
+      const query = `measure=${measure.value}&window=${span.value}&n=${SHOWN}`;
+      const answers = await Promise.all(lists.map(({ kind }) => available(`/outport/v1/top?by=${kind}&${query}`)));
+      if (turn !== asked) return;
+      const missing = answers.some((answer) => !answer);
+      shown.hidden = form.hidden = missing;
+      said.textContent = missing ? 'Not available on this edge.' : '';
+      answers.forEach((answer, at) => {
+        if (!answer) return;
+        // The measure is in the row, since it says what the number means.
+        const { total, entries = [] } = answer;
+        lists[at].list.update(entries.map((entry) => ({ ...entry, share: entry.share ?? (total ? entry.count / total : null), measure: measure.value })));
+        lists[at].total.textContent = `${format(total)} ${measure.value === 'bytes' ? 'sent' : 'requests'} in all`;
+      });
+    } catch (error) {
+      if (turn !== asked) return;
+      const refused = error instanceof Refused && error.status === 403;
+      shown.hidden = form.hidden = refused;
+      said.replaceChildren(refused ? chip('warn', told(error, 'Reader, Contributor or Owner')) : told(error));
+    }
+  }
+
+  form.addEventListener('change', load);
+  return {
+    update: load,
+    close() {
+      asked += 1;
+    },
+  };
+}
