@@ -95,6 +95,7 @@ impl Edge {
     /// Starts an edge. Listeners are bound when this returns.
     pub async fn start(config: Config, metrics: Metrics, journal: Journal) -> Result<Edge, StartError> {
         let clock = Clock::system();
+        metrics.runs(&config.region, env!("CARGO_PKG_VERSION"));
         let store = Store::open(store_settings(&config), clock.clone(), metrics.clone()).await?;
         let resolver = Resolver::new(clock.clone(), metrics.clone())?;
         let outside = Outside { resolver, proxies: Proxies::from_environment(), clock: clock.clone(), metrics: metrics.clone() };

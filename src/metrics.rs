@@ -55,6 +55,16 @@ pub struct Families {
     cache_corrupt: IntCounter,
     /// 1 while the cache's disk takes no writes and blobs pass through uncached.
     pub disk_unwritable: IntGauge,
+    disk_bytes: IntGauge,
+    disk_free_bytes: IntGauge,
+    /// 1 while this edge says that it can serve.
+    pub ready: IntGauge,
+    /// 1 while the region's bucket is open.
+    pub region_open: IntGauge,
+    /// 1 while this region takes no pushes.
+    pub ledger_fenced: IntGauge,
+    build_info: IntGaugeVec,
+    peer_visible: IntGaugeVec,
     stale_answers: IntCounterVec,
     bucket_requests: IntCounterVec,
     bucket_seconds: HistogramVec,
@@ -236,6 +246,18 @@ impl Metrics {
             cache_corrupt: build.counter("outport_cache_corrupt_total", "Cached files whose bytes no longer matched their digest."),
             disk_unwritable: build
                 .gauge("outport_disk_unwritable", "1 while the cache's disk takes no writes and blobs pass through uncached."),
+            disk_bytes: build.gauge("outport_disk_bytes", "Size of the file system that has the cache."),
+            disk_free_bytes: build.gauge("outport_disk_free_bytes", "What is free of it."),
+            ready: build.gauge("outport_ready", "1 while this edge says that it can serve."),
+            region_open: build.gauge("outport_region_open", "1 while the region's bucket is open to this edge."),
+            ledger_fenced: build
+                .gauge("outport_ledger_fenced", "1 while this region takes no pushes, since others know more than its bucket has."),
+            build_info: build.gauges("outport_build_info", "Always 1: which program this is, and in which region.", &["region", "version"]),
+            peer_visible: build.gauges(
+                "outport_peer_visible",
+                "1 while another region can be asked, by its edges or its bucket.",
+                &["region"],
+            ),
             stale_answers: build.counters("outport_stale_answers_total", "Answers served past their time to live.", &["upstream"]),
             bucket_requests: build.counters("outport_bucket_requests_total", "Requests to the region's bucket.", &["verb", "outcome"]),
             bucket_seconds: build.times("outport_bucket_request_seconds", "Time to the answer of the region's bucket.", &["verb"]),
@@ -531,6 +553,21 @@ impl Families {
     /// `outcome` is `passed`, `gone`, `unavailable` or `refused`.
     pub fn forward_ended(&self, outcome: &'static str) {
         self.forwards.with_label_values(&[outcome]).inc();
+    }
+
+    pub fn disk_space(&self, bytes: u64, free_bytes: u64) {
+        self.disk_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.disk_free_bytes.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Which program this is, and in which region it runs.
+    pub fn runs(&self, region: &str, version: &str) {
+        self.build_info.with_label_values(&[region, version]).set(1);
+    }
+
+    /// Whether another region can be seen.
+    pub fn peer_visible(&self, region: &str, visible: bool) {
+        self.peer_visible.with_label_values(&[region]).set(visible.into());
     }
 
     /// How far this region is behind another one.

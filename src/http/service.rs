@@ -251,7 +251,9 @@ impl Http {
             Ok(OpsAction::Page) => ops::page(&head.headers),
             Ok(OpsAction::Console(file)) => console::answer(file, &head.headers),
             Ok(OpsAction::Metrics) => {
-                self.0.registry.report();
+                self.0.registry.report().await;
+                let is_ready = self.ready(Check::Shallow, self.site().deadline).await.status() == StatusCode::OK;
+                self.0.metrics.ready.set(is_ready.into());
                 self.0.audit.report().await;
                 ops::metrics(self.0.metrics.render())
             }

@@ -327,7 +327,8 @@ impl Registry {
     }
 
     /// Brings the gauges up to date, before they are read.
-    pub fn report(&self) {
+    pub async fn report(&self) {
+        self.inner.store.report().await;
         self.inner.cache.report();
         self.inner.forwarder.report();
         self.inner.replication.report();

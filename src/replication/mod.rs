@@ -304,11 +304,18 @@ impl Replication {
     /// Brings the gauges up to date, before they are read.
     pub fn report(&self) {
         let inner = self.inner();
+        let region = inner.region.get();
+        inner.metrics.region_open.set(region.is_ok().into());
+        // A ledger that cannot be read for a moment says nothing new.
+        if let Some(fenced) = region.ok().and_then(|open| open.ledger.fenced().ok()) {
+            inner.metrics.ledger_fenced.set(fenced.is_some().into());
+        }
         if inner.links.is_empty() {
             return;
         }
         for lag in self.lag() {
             inner.metrics.peer_behind(&lag.region, lag.behind_events, Duration::from_millis(lag.behind_ms));
+            inner.metrics.peer_visible(&lag.region, lag.blind.is_none());
         }
         let (now, oldest) = (inner.clock.now(), *inner.oldest.lock().unwrap_or_else(PoisonError::into_inner));
         let age = |since: Option<Timestamp>| since.map_or(Duration::ZERO, |since| now.since(since));

@@ -15,6 +15,12 @@ use crate::metrics::Metrics;
 /// How long a disk that refused a write is left alone.
 pub(super) const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// The size of the file system that has a folder, and what of it a process without privileges may still take, in bytes.
+pub(super) fn space(dir: &Path) -> io::Result<(u64, u64)> {
+    let told = rustix::fs::statvfs(dir)?;
+    Ok((told.f_blocks.saturating_mul(told.f_frsize), told.f_bavail.saturating_mul(told.f_frsize)))
+}
+
 /// The state of the disk as the last write told it.
 #[derive(Debug)]
 pub(super) struct Disk {

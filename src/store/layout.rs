@@ -43,6 +43,10 @@ impl Layout {
         Layout { root, next_partial: AtomicU64::new(0) }
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Makes the folders.
     pub fn prepare(&self) -> io::Result<()> {
         for folder in ["blobs/sha256", "blobs/sha512", "partial", "quarantine"] {

@@ -23,6 +23,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -40,6 +41,9 @@ pub use verify::VerifyReport;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest};
+
+/// How long a disk may take to tell how full it is.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the blobs are, and how much they may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +235,15 @@ impl Store {
         let shared = self.0.shared.clone();
         let probed = tokio::task::spawn_blocking(move || shared.probe()).await;
         probed.unwrap_or_else(|stopped| Err(io::Error::other(stopped))).map_err(StoreError::Unwritable)
+    }
+
+    /// Brings the gauges of the disk up to date, unless it hangs.
+    pub async fn report(&self) {
+        let dir = self.0.shared.layout.root().to_owned();
+        let asked = tokio::task::spawn_blocking(move || disk::space(&dir));
+        if let Ok(Ok(Ok((bytes, free_bytes)))) = tokio::time::timeout(REPORT_PATIENCE, asked).await {
+            self.0.shared.metrics.disk_space(bytes, free_bytes);
+        }
     }
 
     /// Writes the index down and lets go of the folder. Blobs that are open can still be read.

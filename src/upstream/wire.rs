@@ -76,6 +76,8 @@ fn class(status: StatusCode) -> &'static str {
         ..200 => "1xx",
         200..300 => "2xx",
         300..400 => "3xx",
+        // Too many requests: the one answer of this class that says something of the upstream's state.
+        429 => "429",
         400..500 => "4xx",
         500.. => "5xx",
     }
