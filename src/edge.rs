@@ -16,20 +16,22 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
-use crate::http::{Http, Locations, Owner, Site};
+use crate::http::{Http, Locations, Operations, Owner, Site};
 use crate::identity::governance::Fixed;
 use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
 use crate::journal::Journal;
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
+use crate::offload::Offload;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::region::{Peer, Region};
-use crate::registry::{Names, Registry};
+use crate::registry::{Names, Registry, Watched};
 use crate::replication::{self, Nodes, Replication, Superseded};
 use crate::server::{Certificates, Listening, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
+use crate::webhooks::{self, Webhooks};
 
 /// How long the ops listener may take to end, after the registry listeners have.
 const OPS_GRACE: Duration = Duration::from_secs(1);
@@ -56,6 +58,7 @@ pub struct Edge {
     replication: Replication,
     registry: Registry,
     audit: Audit,
+    operations: Operations,
     http: Http,
     certificates: Option<Certificates>,
     listeners: Vec<Server>,
@@ -125,7 +128,8 @@ impl Edge {
         let judges = Judges { issuers, passwords, registry: registry.clone() };
         let judged_by = site(&config, &controls.now(), &judges);
         let audit = audit(&config, region.clone(), clock.clone(), metrics.clone()).await;
-        let use_cases = (registry.clone(), governance.clone(), audit.clone());
+        let operations = operations(&config, (region.clone(), registry.clone()), &outside)?;
+        let use_cases = (registry.clone(), governance.clone(), audit.clone(), operations.clone());
         let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, (metrics.clone(), journal), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -174,6 +178,7 @@ impl Edge {
             replication,
             registry,
             audit,
+            operations,
             http,
             certificates,
             listeners,
@@ -238,6 +243,10 @@ impl Edge {
             Ok(providers) => providers,
             Err(error) => return self.reject(&error),
         };
+        let receivers = match self.operations.webhooks.prepare(&new.webhooks) {
+            Ok(receivers) => receivers,
+            Err(error) => return self.reject(&error),
+        };
         let key = match signing_key(&new.tokens, &config.data_dir) {
             Ok(key) => key,
             Err(error) => return self.reject(&StartError::from(error)),
@@ -251,6 +260,8 @@ impl Edge {
         self.registry.set_upstreams(upstreams);
         self.registry.set_hosted(&new.hosted, new.acknowledge);
         self.judges.issuers.oidc.replace(providers);
+        self.operations.webhooks.replace(receivers);
+        self.operations.watched.replace(&new.prefetch, &Names::new(&new.upstreams));
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, .. } = config.clone();
@@ -280,6 +291,8 @@ impl Edge {
         self.ops.drain(OPS_GRACE).await;
         self.audit.close().await;
         self.governing.iter().for_each(AbortHandle::abort);
+        self.operations.webhooks.stop();
+        self.operations.watched.stop();
         self.forwarder.stop();
         self.replication.stop();
         let _ = tokio::time::timeout(SETTLE_TIME, self.cache.idle()).await;
@@ -342,6 +355,17 @@ impl Outside {
 
 async fn audit(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Audit {
     Audit::start(&config.data_dir.join("audit"), config.audit.clone(), &config.region, region, clock, metrics).await
+}
+
+/// What goes on beside requests.
+fn operations(config: &Config, (region, registry): (Region, Registry), outside: &Outside) -> Result<Operations, DialError> {
+    let Outside { resolver, proxies, clock, metrics } = outside.clone();
+    let watched = Watched::start(registry, &config.prefetch, &Names::new(&config.upstreams), clock.clone(), metrics.clone());
+    let offload = Offload::start(metrics.clone(), clock.clone());
+    let edges = if config.siblings.is_some() { webhooks::Edges::Several } else { webhooks::Edges::One };
+    let settings = webhooks::Settings { region: config.region.clone(), edges, file: config.data_dir.join("webhooks.json") };
+    let outside = webhooks::Outside { resolver, proxies, clock, metrics };
+    Ok(Operations { webhooks: Webhooks::start(region, settings, &config.webhooks, outside)?, watched, offload })
 }
 
 /// Begins to follow the other regions.

@@ -12,6 +12,7 @@
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    replication/ other regions: followed, asked, copied from; how far behind they are
+//!    webhooks/  receivers are told of pushes, deletions, conflicts, and images that are here whole
 //!    audit/     the record of who did what: written here, kept in the bucket, searched across regions
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
 //!  6 region/    the own region: its bucket and ledger once they are open; the others; how content is read from any of them
@@ -22,7 +23,7 @@
 //!    peers/     the other edges: of this region, where uploads have their owners, and of others, which are asked and ask
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!  2 config/    the whole schema: load, validate, report every error with its key path
-//!  1 access/    patterns, grants, the authorization value: pure decisions
+//!  1 access/    patterns, grants, the authorization value: pure decisions         offload.rs what upstreams were spared
 //!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block) journal.rs (the log's last lines)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
@@ -63,6 +64,7 @@ pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod oci;
+pub mod offload;
 pub mod peers;
 pub mod region;
 pub mod registry;
@@ -71,5 +73,6 @@ pub mod server;
 pub mod store;
 pub mod uploads;
 pub mod upstream;
+pub mod webhooks;
 
 pub use edge::Edge;

@@ -3,6 +3,7 @@
 //! Names have the prefix `outport_` and base units (seconds, bytes). Labels are bounded: routes, sources and outcomes are fixed
 //! words, upstreams come from the configuration. A repository, tag, digest or address is never a label.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,6 +116,26 @@ pub struct Families {
     audit_removed: IntCounter,
     audit_waiting_bytes: IntGauge,
     audit_oldest_unshipped_seconds: IntGauge,
+    webhook_deliveries: IntCounterVec,
+    webhook_dropped: IntCounterVec,
+    webhook_waiting: IntGaugeVec,
+    webhook_oldest_seconds: IntGaugeVec,
+    watched_prefetches: IntCounterVec,
+    watched_images: IntGauge,
+    watched_oldest_seconds: IntGauge,
+    proxied_requests: IntCounterVec,
+    proxied_bytes: IntCounterVec,
+}
+
+/// What clients got of an upstream's content, and what the upstream was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamFigures {
+    pub requests: u64,
+    /// Those that were answered with what was here already.
+    pub hits: u64,
+    pub bytes: u64,
+    pub upstream_requests: u64,
+    pub upstream_bytes: u64,
 }
 
 impl Default for Metrics {
@@ -360,6 +381,34 @@ impl Metrics {
             audit_waiting_bytes: build.gauge("outport_audit_waiting_bytes", "Bytes of audit record that wait for the bucket."),
             audit_oldest_unshipped_seconds: build
                 .gauge("outport_audit_oldest_unshipped_seconds", "The age of the oldest entry that is not in the bucket; 0 without any."),
+            webhook_deliveries: build.counters("outport_webhook_deliveries_total", "Tries to tell a receiver.", &["webhook", "outcome"]),
+            webhook_dropped: build.counters(
+                "outport_webhook_dropped_total",
+                "Events that a receiver is not told of any more, by why.",
+                &["webhook", "reason"],
+            ),
+            webhook_waiting: build.gauges("outport_webhook_waiting", "Events that a receiver has not taken yet.", &["webhook"]),
+            webhook_oldest_seconds: build.gauges(
+                "outport_webhook_oldest_seconds",
+                "The age of the oldest event that a receiver has not taken yet; 0 when there is none.",
+                &["webhook"],
+            ),
+            watched_prefetches: build.counters("outport_watched_prefetches_total", "Rounds of images that are kept here.", &["outcome"]),
+            watched_images: build.gauge("outport_watched_images", "Images that are kept here by the configuration."),
+            watched_oldest_seconds: build.gauge(
+                "outport_watched_oldest_success_seconds",
+                "How long ago that of them was last seen to be here whole for which it is longest; 0 without any.",
+            ),
+            proxied_requests: build.counters(
+                "outport_proxied_requests_total",
+                "Requests of clients for content and lists of an upstream, by where the answer came from.",
+                &["upstream", "source"],
+            ),
+            proxied_bytes: build.counters(
+                "outport_proxied_bytes_total",
+                "Bytes of bodies of the answers to them.",
+                &["upstream", "source"],
+            ),
             registry,
         }))
     }
@@ -641,6 +690,64 @@ impl Families {
         self.audit_oldest_unshipped_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
     }
 
+    /// `outcome` is `delivered`, `failed` or `gone`.
+    pub fn webhook_delivery(&self, webhook: &str, outcome: &'static str) {
+        self.webhook_deliveries.with_label_values(&[webhook, outcome]).inc();
+    }
+
+    /// `reason` is `queue`, `attempts`, `age`, `gone` or `removed`.
+    pub fn webhook_dropped(&self, webhook: &str, reason: &'static str, count: u64) {
+        self.webhook_dropped.with_label_values(&[webhook, reason]).inc_by(count);
+    }
+
+    /// How much waits for a receiver, and how long the oldest of it.
+    pub fn webhook_waiting(&self, webhook: &str, count: usize, oldest: Duration) {
+        self.webhook_waiting.with_label_values(&[webhook]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.webhook_oldest_seconds.with_label_values(&[webhook]).set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// `outcome` is `held` or `failed`.
+    pub fn watched_prefetch(&self, outcome: &'static str) {
+        self.watched_prefetches.with_label_values(&[outcome]).inc();
+    }
+
+    /// How many images are kept here, and how long ago that of them was last seen whole for which it is longest.
+    pub fn watched(&self, images: usize, oldest: Duration) {
+        self.watched_images.set(i64::try_from(images).unwrap_or(i64::MAX));
+        self.watched_oldest_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// A client got something of an upstream's; `source` as in [`first_byte`](Self::first_byte).
+    pub fn proxied(&self, upstream: &str, source: &'static str, bytes: u64) {
+        self.proxied_requests.with_label_values(&[upstream, source]).inc();
+        self.proxied_bytes.with_label_values(&[upstream, source]).inc_by(bytes);
+    }
+
+    /// What was counted of each upstream, by name.
+    pub fn upstream_figures(&self) -> BTreeMap<String, UpstreamFigures> {
+        let mut found: BTreeMap<String, UpstreamFigures> = BTreeMap::new();
+        let mut each = |counters: &IntCounterVec, add: &dyn Fn(&mut UpstreamFigures, &str, u64)| {
+            for family in counters.collect() {
+                for metric in family.get_metric() {
+                    let label =
+                        |wanted: &[&str]| metric.get_label().iter().find(|label| wanted.contains(&label.name())).map(|label| label.value());
+                    let (Some(upstream), kind) = (label(&["upstream"]), label(&["source", "outcome"])) else { continue };
+                    add(found.entry(upstream.to_owned()).or_default(), kind.unwrap_or_default(), metric.get_counter().get_value() as u64);
+                }
+            }
+        };
+        each(&self.proxied_requests, &|figures, source, count| {
+            figures.requests += count;
+            figures.hits += if matches!(source, "memory" | "disk" | "bucket" | "region") { count } else { 0 };
+        });
+        each(&self.proxied_bytes, &|figures, _, bytes| figures.bytes += bytes);
+        // What never got there was not asked for.
+        let arrived = |outcome: &str| outcome.starts_with(|first: char| first.is_ascii_digit()) || matches!(outcome, "timeout" | "broken");
+        each(&self.upstream_requests, &|figures, outcome, count| figures.upstream_requests += if arrived(outcome) { count } else { 0 });
+        each(&self.upstream_bytes, &|figures, _, bytes| figures.upstream_bytes += bytes);
+        found
+    }
+
     /// `outcome` is `confirmed` or `failed`.
     pub fn tail_look(&self, outcome: &'static str) {
         self.tail_looks.with_label_values(&[outcome]).inc();
@@ -655,6 +762,23 @@ impl Families {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_of_an_upstream_are_those_that_were_counted() {
+        let metrics = Metrics::new();
+        for (source, bytes) in [("upstream", 100), ("disk", 100), ("memory", 10), ("none", 0)] {
+            metrics.proxied("a.test", source, bytes);
+        }
+        for outcome in ["2xx", "timeout", "breaker", "dns"] {
+            metrics.upstream_request("a.test", outcome, Duration::ZERO);
+        }
+        metrics.upstream_bytes("a.test", 100);
+        metrics.upstream_bytes("b.test", 7);
+        let figures = metrics.upstream_figures();
+        let a = UpstreamFigures { requests: 4, hits: 2, bytes: 210, upstream_requests: 2, upstream_bytes: 100 };
+        assert_eq!(figures["a.test"], a);
+        assert_eq!(figures["b.test"], UpstreamFigures { upstream_bytes: 7, ..UpstreamFigures::default() });
+    }
 
     #[test]
     fn what_is_counted_is_rendered() {

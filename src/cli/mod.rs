@@ -16,6 +16,7 @@ mod logging;
 mod login;
 mod logs;
 mod mirror_config;
+mod offload;
 mod prefetch;
 mod principal;
 mod refresh;
@@ -27,6 +28,7 @@ mod status;
 mod verify;
 mod wait;
 mod web;
+mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,7 +68,7 @@ enum Command {
     #[command(after_help = "Examples:\n  outport demo\n  outport demo --keep\n  outport demo --json | jq .measurements")]
     Demo(demo::Arguments),
     /// Fetch images whole before anyone asks for them
-    #[command(after_help = "Example:\n  outport prefetch --platform linux/amd64 docker.io/library/debian:12")]
+    #[command(after_help = "Examples:\n  outport prefetch --platform linux/amd64 docker.io/library/debian:12\n  outport prefetch --list")]
     Prefetch(prefetch::Arguments),
     /// Ask the upstream now what a tag points to
     #[command(after_help = "Example:\n  outport refresh docker.io/library/debian:12")]
@@ -87,6 +89,12 @@ enum Command {
     /// Show an edge, the other regions as it sees them, and what waits
     #[command(after_help = "Example:\n  outport --config outport.toml status")]
     Status(ask::Shown),
+    /// Show what upstreams were spared: what clients got, and what the upstreams were asked for
+    #[command(after_help = "Example:\n  outport --config outport.toml offload")]
+    Offload(ask::Shown),
+    /// Who is told what happens to images: list receivers, try one, show what became of events
+    #[command(subcommand, after_help = webhook::EXAMPLES)]
+    Webhook(webhook::Arguments),
     /// Search the record of who did what, in all regions
     #[command(
         after_help = "Examples:\n  outport --config outport.toml audit --since 2h --outcome denied\n  outport audit --repository 'team/**' --action push --json\n  outport audit --follow"
@@ -171,6 +179,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Region(arguments) => region::run(config, &arguments),
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
+        Command::Offload(arguments) => offload::run(config, &arguments),
+        Command::Webhook(arguments) => webhook::run(config, &arguments),
         Command::Audit(arguments) => audit::run(config, &arguments),
         Command::Logs(arguments) => logs::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),

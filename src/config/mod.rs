@@ -11,6 +11,7 @@ mod load;
 mod names;
 mod oidc;
 mod peers;
+mod prefetch;
 mod problem;
 mod proxies;
 mod reader;
@@ -20,6 +21,7 @@ mod tokens;
 mod units;
 mod value;
 mod watch;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,12 +37,14 @@ pub use load::{Environment, Loaded, process_environment};
 pub use names::{is_principal, is_user, path_prefix};
 pub use oidc::Oidc;
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
+pub use prefetch::Prefetch;
 pub use problem::{ConfigErrors, Problem};
 pub use proxies::{ForwardingHeader, TrustedProxies};
 pub use secret::Secret;
 pub use tokens::Tokens;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
 pub use watch::Watcher;
+pub use webhook::{KEY_PREFIX, WEBHOOK_ACTIONS, Webhook, WebhookAction};
 
 /// A complete, validated configuration. Every field holds its final value: defaults are applied, secrets are read.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +78,10 @@ pub struct Config {
     pub limits: Limits,
     pub log: Log,
     pub audit: Audit,
+    /// Who is told what happens to images.
+    pub webhooks: Vec<Webhook>,
+    /// Images that are kept here.
+    pub prefetch: Vec<Prefetch>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -276,6 +284,8 @@ impl Config {
             limits,
             log,
             audit,
+            webhooks: _,
+            prefetch: _,
         } = self;
         let Listen { registry, ops, public_url: _, proxies, also, sendfile } = listen;
         // The http room judges each request by the deadline in force; all other limits are built into listeners.

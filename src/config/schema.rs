@@ -52,8 +52,10 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let replication = peers::read_replication(root.section("replication"));
     let log = read_log(root.section("log"));
     let audit = super::audit::read(root.section("audit"));
+    let webhooks = super::webhook::read(&mut root);
     let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
+    let prefetch = super::prefetch::read(&mut root, &upstreams);
     let hosted = read_hosted(&mut root, &HostedContext { upstreams: &upstreams, regions, acknowledge });
     let asks_for_certificates = tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
     let principals = access::read_principals(&mut root, asks_for_certificates);
@@ -84,6 +86,8 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         limits,
         log,
         audit,
+        webhooks,
+        prefetch,
     }
 }
 
@@ -434,19 +438,19 @@ pub(super) fn warn_of_plain_secret(section: &Section<'_, '_, '_>, key: &'static 
 
 /// The keys that may lead to one secret, and the one that people write it into.
 #[derive(Clone, Copy)]
-struct SecretKeys {
-    inline: &'static str,
-    file: &'static str,
-    variable: &'static str,
+pub(super) struct SecretKeys {
+    pub inline: &'static str,
+    pub file: &'static str,
+    pub variable: &'static str,
     /// With its article.
-    what: &'static str,
+    pub what: &'static str,
 }
 
 const PASSWORD: SecretKeys = SecretKeys { inline: "password", file: "password_file", variable: "password_env", what: "a password" };
 const TOKEN: SecretKeys = SecretKeys { inline: "token", file: "token_file", variable: "token_env", what: "a token" };
 
 /// A secret, as far as it could be read.
-enum Given {
+pub(super) enum Given {
     Nothing,
     /// Its fault is reported already.
     Broken,
@@ -454,7 +458,7 @@ enum Given {
 }
 
 impl Given {
-    fn into_secret(self) -> Option<Secret> {
+    pub fn into_secret(self) -> Option<Secret> {
         match self {
             Given::Secret(secret) => Some(secret),
             Given::Nothing | Given::Broken => None,
@@ -462,7 +466,7 @@ impl Given {
     }
 }
 
-fn read_secret(section: &mut Section<'_, '_, '_>, keys: SecretKeys) -> Given {
+pub(super) fn read_secret(section: &mut Section<'_, '_, '_>, keys: SecretKeys) -> Given {
     let SecretKeys { inline, file, variable, what } = keys;
     let instead = format!("{what} does not stand in the configuration: name its file in {file}, or its variable in {variable}");
     section.refuse(inline, &instead);

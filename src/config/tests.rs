@@ -432,6 +432,8 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     std::fs::write(folder.path().join("peer.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("oidc.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("token-key.pem"), KEY).unwrap();
+    std::fs::write(folder.path().join("webhook.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("webhook-secret"), "0123456789abcdef").unwrap();
     let text = uncommented();
     let (_, findings) = load::read(&text, folder.path(), &no_environment, Files::default());
     let faults: Vec<String> = findings.faults.iter().map(ToString::to_string).collect();
@@ -445,6 +447,9 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
             "peer[0].token_env: stands beside token_file: only one of them is possible",
             r#"peer[0].bucket.options_from_env: the environment variable "PEER_KEY_ID" is not set"#,
             "upstream[0].password_env: stands beside password_file: only one of them is possible",
+            "webhook[0].secret_env: stands beside secret_file: only one of them is possible",
+            "webhook[0].authorization_env: stands beside authorization_file: only one of them is possible",
+            "prefetch[0].images: is missing: name images, each with its upstream's name in front",
             "principal[0].password_files: is missing: name one file or two, or variables in password_envs",
             r#"role[0].principals: is missing: name principals, or groups as "group:NAME""#,
             r#"rule[0].allow: lets nobody in: name ranges, or set default = "allow""#,

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::units::{ByteSize, parse_duration, show_duration};
-use super::{Authorize, BucketPlace, ForwardingHeader, LogFormat};
+use super::{Authorize, BucketPlace, ForwardingHeader, LogFormat, WEBHOOK_ACTIONS, WebhookAction};
 use crate::access::{CertificateName, Otherwise, Pattern, ROLES, Role};
 
 /// A value of one type.
@@ -151,6 +151,15 @@ text_value!(
         LogFormat::Text => "text".to_owned(),
         LogFormat::Json => "json".to_owned(),
     }
+);
+text_value!(
+    WebhookAction,
+    "an action such as \"push\"",
+    |text| {
+        let known = WEBHOOK_ACTIONS.into_iter().find(|action| action.as_str() == text);
+        known.ok_or_else(|| is(text, "not \"push\", \"delete\", \"conflict\" or \"available\""))
+    },
+    |action| action.as_str().to_owned()
 );
 text_value!(BucketPlace, "a bucket's URL such as \"s3://images/outport\"", BucketPlace::read, BucketPlace::to_string);
 text_value!(Url, "a URL such as \"https://registry.example.com\"", read_url, Url::to_string);

@@ -54,6 +54,10 @@ pub enum Call {
     Wait(Waiting),
     Audit(Permit, audit::Query),
     Logs(Excerpt),
+    Webhooks(Permit),
+    Ping(Permit, String),
+    Offload,
+    Watched,
     Read(Read),
     Write(Write),
     Acr(acr::Call),
@@ -160,6 +164,10 @@ impl Site {
             Action::Audit(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Audit(permit, query)),
             // Its lines tell who did what.
             Action::Logs(excerpt) => self.permit(&caller, Operation::ReadAudit).map(|_| Call::Logs(excerpt)),
+            Action::Webhooks => self.permit(&caller, Operation::ReadSettings).map(Call::Webhooks),
+            Action::Ping(name) => self.permit(&caller, Operation::ChangeSettings).map(|permit| Call::Ping(permit, name)),
+            Action::Offload => self.enter(&caller).map(|()| Call::Offload),
+            Action::Watched => self.enter(&caller).map(|()| Call::Watched),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
@@ -405,7 +413,15 @@ mod tests {
             (&[], Some("unknown"), 401),
             (&["docker.io/**"], Some("unknown"), 401),
         ] {
-            for target in ["/v2/_catalog", "/outport/v1/forwards", "/outport/v1/conflicts", "/outport/v1/status", WAIT_FOR_POSITION] {
+            for target in [
+                "/v2/_catalog",
+                "/outport/v1/forwards",
+                "/outport/v1/conflicts",
+                "/outport/v1/status",
+                "/outport/v1/offload",
+                "/outport/v1/prefetch",
+                WAIT_FOR_POSITION,
+            ] {
                 assert_eq!(status(admit(&site(anonymous), target, user)), expected, "{anonymous:?} {user:?} {target}");
             }
         }

@@ -170,6 +170,8 @@ fn word(action: &Action) -> Option<&'static str> {
             _ => "list",
         },
         Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Wait(_) => "list",
+        Action::Webhooks | Action::Offload | Action::Watched => "list",
+        Action::Ping(_) => "webhook",
         Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => "delete",
         Action::Write { .. } => "push",
         Action::Command(Command::Refresh) => "refresh",

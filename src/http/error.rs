@@ -247,6 +247,11 @@ impl Failure {
         Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the command cannot be read") }
     }
 
+    /// The configuration has no receiver of this name.
+    pub const fn no_webhook() -> Failure {
+        Failure::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "there is no such webhook")
+    }
+
     /// It speaks of what there is not.
     pub fn bad_question(detail: impl Into<Box<str>>) -> Failure {
         Failure { detail: Some(detail.into()), ..Failure::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the question cannot be answered") }

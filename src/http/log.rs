@@ -51,6 +51,10 @@ pub enum Class {
     Wait,
     Audit,
     Logs,
+    /// Of webhooks.
+    Webhooks,
+    /// What upstreams were spared.
+    Offload,
     Refresh,
     Prefetch,
     Exchange,
@@ -121,6 +125,9 @@ impl Class {
             Action::Wait(_) => Class::Wait,
             Action::Audit(_) => Class::Audit,
             Action::Logs(_) => Class::Logs,
+            Action::Webhooks | Action::Ping(_) => Class::Webhooks,
+            Action::Offload => Class::Offload,
+            Action::Watched => Class::Prefetch,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
             Action::Exchange => Class::Exchange,
@@ -129,6 +136,11 @@ impl Class {
             Action::Peer(_) => Class::Peer,
             Action::Token(_) | Action::TokenForm => Class::Token,
         }
+    }
+
+    /// Whether it asks for what a registry is there for.
+    const fn is_of_content(self) -> bool {
+        matches!(self, Class::Manifest | Class::Blob | Class::Tags | Class::Referrers)
     }
 
     pub const fn as_str(self) -> &'static str {
@@ -151,6 +163,8 @@ impl Class {
             Class::Wait => "wait",
             Class::Audit => "audit",
             Class::Logs => "logs",
+            Class::Webhooks => "webhooks",
+            Class::Offload => "offload",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
             Class::Exchange => "exchange",
@@ -195,6 +209,11 @@ impl Record {
         self.client
     }
 
+    /// As it may be written.
+    pub fn agent(&self) -> Option<&str> {
+        self.agent.as_deref()
+    }
+
     pub fn request_id(&self) -> &str {
         &self.request_id
     }
@@ -224,6 +243,7 @@ impl Record {
             Action::Peer(Question::Content(digest) | Question::Resolve { wanted: Told::Blob(digest), .. }) => Some(digest.to_string()),
             Action::Peer(Question::Resolve { wanted: Told::Manifest(reference), .. }) => Some(reference.to_string()),
             Action::Govern(governing) => governing.about(),
+            Action::Ping(name) => Some(clean(name)),
             Action::Peer(Question::Segments { origin, .. } | Question::Snapshots(origin) | Question::SnapshotPart { origin, .. }) => {
                 Some(origin.to_string())
             }
@@ -280,6 +300,9 @@ impl Record {
         self.written = true;
         let whole = self.started.elapsed();
         self.metrics.request_finished(self.class.as_str(), self.source_label(), self.status, sent_bytes, whole);
+        if let Some(upstream) = self.upstream.as_deref().filter(|_| self.class.is_of_content()) {
+            self.metrics.proxied(upstream, self.source_label(), sent_bytes);
+        }
         tracing::info!(
             target: "outport::access",
             id = &*self.request_id,

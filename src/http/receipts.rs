@@ -7,7 +7,6 @@ use http::Response;
 
 use super::admit::Site;
 use super::body::Payload;
-use super::command::Image;
 use super::error::{Failure, Subject};
 use super::log::Record;
 use super::respond;
@@ -16,6 +15,7 @@ use super::service::Http;
 use crate::access::{Action, Caller};
 use crate::config::parse_duration;
 use crate::ledger::Position;
+use crate::oci::Image;
 use crate::registry::{Addressing, Awaited, Breadth, Hold, Overview, Receipt, WaitError};
 
 /// How long a wait takes at most, and where nobody says.

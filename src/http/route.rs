@@ -83,6 +83,14 @@ pub enum Action {
     Audit(audit::Query),
     /// The last lines of this edge's log.
     Logs(Excerpt),
+    /// Who is told of what happens, and what came of it.
+    Webhooks,
+    /// The receiver of this name is told something now.
+    Ping(String),
+    /// What upstreams were spared.
+    Offload,
+    /// Images that are kept here, of those that the caller may read.
+    Watched,
     /// A provider's token for a refresh token.
     Exchange,
     /// Where people sign in.
@@ -229,7 +237,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/status" => return reading(method).map(|()| Action::Overview),
         b"/outport/v1/wait" => return reading(method).and_then(|()| receipts::wait(query).map(Action::Wait)),
         b"/outport/v1/refresh" => return posting(method).map(|()| Action::Command(Command::Refresh)),
-        b"/outport/v1/prefetch" => return posting(method).map(|()| Action::Command(Command::Prefetch)),
+        b"/outport/v1/prefetch" => return prefetch(method),
+        b"/outport/v1/offload" => return reading(method).map(|()| Action::Offload),
+        b"/outport/v1/webhooks" => return reading(method).map(|()| Action::Webhooks),
         b"/oauth2/exchange" => return posting(method).map(|()| Action::Exchange),
         b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
@@ -250,6 +260,9 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             }
             if let Some(image) = path.strip_prefix(b"/outport/v1/replication/") {
                 return reading(method).and_then(|()| receipt(image, query));
+            }
+            if let Some(name) = path.strip_prefix(b"/outport/v1/webhooks/").and_then(|rest| rest.strip_suffix(b"/ping")) {
+                return posting(method).and_then(|()| Ok(Action::Ping(decoded(name)?.into_owned())));
             }
             if let Some(governing) = governance::route(method, path, query) {
                 return governing.map(Action::Govern);
@@ -339,6 +352,14 @@ pub(super) fn reading(method: &Method) -> Result<(), RouteError> {
 
 fn posting(method: &Method) -> Result<(), RouteError> {
     if method == Method::POST { Ok(()) } else { Err(RouteError::Method { allow: "POST" }) }
+}
+
+fn prefetch(method: &Method) -> Result<Action, RouteError> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(Action::Watched),
+        Method::POST => Ok(Action::Command(Command::Prefetch)),
+        _ => Err(RouteError::Method { allow: "GET, HEAD, POST" }),
+    }
 }
 
 fn token(method: &Method, query: &str) -> Result<Action, RouteError> {
@@ -617,6 +638,9 @@ mod tests {
             ("/v2/_catalog?n=3", Action::Catalog(all(3))),
             ("/outport/v1/forwards", Action::Forwards),
             ("/outport/v1/login", Action::SignIns),
+            ("/outport/v1/webhooks", Action::Webhooks),
+            ("/outport/v1/offload", Action::Offload),
+            ("/outport/v1/prefetch", Action::Watched),
         ] {
             assert_eq!(get(target), Ok(action), "{target}");
         }
@@ -632,6 +656,9 @@ mod tests {
             assert_eq!(route(&Method::POST, command.0.as_bytes(), ""), Ok(Action::Command(command.1)));
         }
         assert_eq!(send("POST", "/oauth2/exchange"), Ok(Action::Exchange));
+        assert_eq!(send("POST", "/outport/v1/webhooks/ci/ping"), Ok(Action::Ping("ci".into())));
+        assert_eq!(send("GET", "/outport/v1/webhooks/ci/ping"), Err(RouteError::Method { allow: "POST" }));
+        assert_eq!(send("PUT", "/outport/v1/prefetch"), Err(RouteError::Method { allow: "GET, HEAD, POST" }));
         for target in ["/", "", "/favicon.ico", "/v1/_ping", "/v2/library/alpine", "/v2x", "*"] {
             assert_eq!(get(target), Err(RouteError::Unknown), "{target}");
         }

@@ -23,6 +23,7 @@ use super::intake::{Reuse, drain, drain_rest, drain_unasked, json_body};
 use super::journal;
 use super::locations::Locations;
 use super::log::Record;
+use super::operations::{self, Operations};
 use super::ops::{self, OpsAction};
 use super::receipts;
 use super::request_id::{RequestIds, X_REQUEST_ID};
@@ -53,6 +54,7 @@ pub struct Http(Arc<Inner>);
 struct Inner {
     registry: Registry,
     audit: Audit,
+    operations: Operations,
     locations: Locations,
     governance: Governance,
     site: RwLock<Arc<Site>>,
@@ -70,7 +72,7 @@ struct Inner {
 
 impl Http {
     pub fn new(
-        (registry, governance, audit): (Registry, Governance, Audit),
+        (registry, governance, audit, operations): (Registry, Governance, Audit, Operations),
         locations: Locations,
         site: Site,
         request_timeout: Duration,
@@ -81,6 +83,7 @@ impl Http {
             registry,
             governance,
             audit,
+            operations,
             locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
@@ -163,11 +166,16 @@ impl Http {
             Ok(Call::Command(command)) => Box::pin(self.command(command, &site, &head, body, &mut record)).await,
             Ok(Call::Exchange) => Box::pin(self.exchange((&site, &head, &connection), body, &mut record)).await,
             Ok(Call::TokenForm) => Box::pin(self.token_form((&site, &head, &connection), body, &mut record)).await,
-            Ok(Call::Write(write)) => Box::pin(self.take_in(&write, (&site, &head), body, &mut record)).await,
+            Ok(Call::Write(write)) => {
+                let taken = Box::pin(self.take_in(&write, (&site, &head), body, &mut record)).await;
+                self.0.operations.note(&taken.0, &write.access, (&head, &record));
+                taken
+            }
             Ok(Call::Acr(call)) => {
                 let answering = async {
                     let mut inflow = Inflow::new(body, u64::MAX);
                     let reply = self.acr(&call, (&site, &head), &mut inflow, &record).await;
+                    self.0.operations.note(&reply, &call.access, (&head, &record));
                     (reply, drain_rest(&head, inflow).await)
                 };
                 Box::pin(answering).await
@@ -255,6 +263,7 @@ impl Http {
                 let is_ready = self.ready(Check::Shallow, self.site().deadline).await.status() == StatusCode::OK;
                 self.0.metrics.ready.set(is_ready.into());
                 self.0.audit.report().await;
+                self.0.operations.report();
                 ops::metrics(self.0.metrics.render())
             }
             Ok(OpsAction::Status) => receipts::status(&self.0.registry.overview().await),
@@ -307,6 +316,10 @@ impl Http {
             Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
             Call::Audit(permit, query) => within(site.deadline, self.search_audit(permit, &query, site.deadline)).await,
             Call::Logs(excerpt) => Ok(journal::told(&self.0.journal, &excerpt)),
+            Call::Webhooks(permit) => Ok(operations::webhooks(&self.0.operations, permit)),
+            Call::Ping(permit, name) => operations::ping(&self.0.operations, permit, &name).await,
+            Call::Offload => Ok(operations::offload(&self.0.operations, site)),
+            Call::Watched => Ok(operations::watched(&self.0.operations, visible(Action::Pull))),
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,

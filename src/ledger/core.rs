@@ -48,6 +48,8 @@ pub(super) struct Core {
     /// What others have seen of the own ledger: before it is folded here, nothing may be appended.
     required: AtomicU64,
     pub recent: Recent,
+    /// The same of imports.
+    pub imported: Recent,
     /// Counts what was folded.
     folds: watch::Sender<u64>,
     /// One fold at a time, and none while the index is made anew.
@@ -169,6 +171,7 @@ impl Core {
             regions: identity.regions,
             required: AtomicU64::new(0),
             recent: Recent::default(),
+            imported: Recent::default(),
             folds: watch::Sender::new(0),
             folding: Mutex::new(()),
             is_loading: AtomicBool::new(false),
@@ -417,6 +420,9 @@ impl Core {
             for (seq, bytes) in pieces.segments.iter().filter(|(seq, _)| (before.0 + 1..=after.0).contains(seq)) {
                 self.recent.keep(*seq, bytes.clone());
             }
+            for (number, bytes) in pieces.imports.iter().filter(|(number, _)| (before.1 + 1..=after.1).contains(number)) {
+                self.imported.keep(*number, bytes.clone());
+            }
             self.metrics.ledger_folded(after.0, after.0 - before.0, started.elapsed());
             self.folds.send_modify(|folds| *folds += 1);
         }
@@ -547,6 +553,7 @@ impl Core {
             tracing::warn!(seq = at.seq, imports = imports.number, "the ledger's index does not agree with the bucket: it is made anew");
             self.metrics.ledger_rebuilt("diverged");
             self.recent.forget();
+            self.imported.forget();
             self.work(|core| {
                 let _folding = core.folding.lock().unwrap_or_else(PoisonError::into_inner);
                 // What was compared is gone already then.

@@ -14,6 +14,7 @@
 //! import    how other regions' segments are written here
 //! importer  attempts at imports           pull      one round of following another region, causes first
 //! relay     segments for others to follow  query     answers from the index
+//! chapter   what was folded, to be told    whole     what a manifest needs, and who has all of it
 //! recent    those that were folded last, in memory
 //! recover   a new incarnation takes over from the one before it
 //! snapshot/ the fold written down         trim      stubs in place of what nobody needs any more
@@ -34,6 +35,7 @@
 //!    writer had seen: an effect is never visible without its cause.
 
 mod append;
+mod chapter;
 mod check;
 mod core;
 mod draft;
@@ -66,6 +68,7 @@ mod testing;
 mod tests;
 mod trim;
 mod upkeep;
+mod whole;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,6 +79,7 @@ use tokio::time::{Instant, sleep};
 use ulid::Ulid;
 
 pub use append::AppendError;
+pub use chapter::{Chapter, Imported};
 pub use check::Rejected;
 pub use event::{
     Attributes, Content, ContentKind, ControlKind, ControlRecord, Event, INLINE_BYTES, ManifestEvent, ManifestFacts, Standing,
@@ -453,6 +457,16 @@ impl Ledger {
     /// A content, whoever may see it: for mounts, and uploads that end with a known digest.
     pub fn places(&self, digest: &Digest) -> Result<Option<BlobEntry>, LedgerError> {
         self.read(|rows| query::content(rows, digest))
+    }
+
+    /// What was last said of a manifest, whether or not it is still there.
+    pub fn known_facts(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<ManifestFacts>, LedgerError> {
+        self.read(|rows| query::known_facts(rows, repository, digest))
+    }
+
+    /// Manifests of the repository that need this content, by digest.
+    pub fn needing(&self, repository: &RepositoryName, digest: &Digest, limit: usize) -> Result<Vec<Digest>, LedgerError> {
+        self.read(|rows| query::needing(rows, repository, digest, limit))
     }
 
     /// Repositories through which a blob may be read: for mounts that name none.

@@ -290,6 +290,25 @@ pub(super) fn is_needed(
     Ok(is_needed)
 }
 
+/// Manifests of the repository that need this content.
+pub(super) fn needing(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest, limit: usize) -> Result<Vec<Digest>, IndexError> {
+    let prefix = key::in_repository(repository, digest);
+    let mut found = Vec::new();
+    rows.scan(Table::Needs, &prefix, None, &mut |key, _| {
+        if found.len() < limit {
+            found.push(digest_of(&key[prefix.len()..])?);
+        }
+        Ok(if found.len() < limit { Walk::On } else { Walk::Stop })
+    })?;
+    Ok(found)
+}
+
+/// What was last said of a manifest, whether or not it is still there.
+pub(super) fn known_facts(rows: &dyn Rows, repository: &RepositoryName, digest: &Digest) -> Result<Option<ManifestFacts>, IndexError> {
+    let known: Option<Claims<ManifestClaim>> = row(rows, Table::Known, &key::in_repository(repository, digest))?;
+    Ok(known.as_ref().and_then(Claims::winner).map(|claim| claim.value.facts.clone()))
+}
+
 /// The first of a repository's locks, its own included, that keeps something from being deleted: what it is on.
 pub(super) fn lock_against_deletion(rows: &dyn Rows, repository: &RepositoryName) -> Result<Option<String>, IndexError> {
     let prefix = key::repository(repository);

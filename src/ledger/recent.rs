@@ -1,5 +1,5 @@
 //! Own segments as they were written, the last of those that were folded or told: each is asked for by several edges of several regions,
-//! and the bucket need not be asked for every one.
+//! and the bucket need not be asked for every one. Imports are kept in the same way, for who tells what came of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

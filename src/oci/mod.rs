@@ -4,6 +4,7 @@
 //! string for a repository, tag or digest travels further than `http/route`.
 
 mod digest;
+mod image;
 mod json;
 mod manifest;
 mod name;
@@ -12,6 +13,7 @@ mod range;
 mod upload;
 
 pub use digest::{Algorithm, Digest, DigestError, Digester};
+pub use image::{Image, ImageError, is_platform};
 pub use manifest::{
     Descriptor, INDEX_MEDIA_TYPE, MAX_MANIFEST_BYTES, Manifest, ManifestError, Platform, is_manifest_media_type, referrers_index,
 };

@@ -15,6 +15,7 @@ mod receipts;
 mod regions;
 mod removal;
 mod vouching;
+mod watched;
 mod witness;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub use receipts::{Awaited, Breadth, Hold, Receipt, WaitError};
 pub use regions::{Next, Told};
 pub use removal::Removed;
 pub use vouching::Vouching;
+pub use watched::{Watched, WatchedImage};
 
 use witness::Witnesses;
 
@@ -285,6 +287,24 @@ impl Registry {
     /// Fetches an image whole, every platform or one (`os/architecture`).
     pub async fn prefetch(&self, access: &Access, reference: &Reference, platform: Option<&str>) -> Result<Prefetched, CacheError> {
         self.inner.cache.prefetch(&self.origin(access)?, reference, platform).await
+    }
+
+    /// The same for this edge itself, with its own credentials: of an upstream that decides who reads what it fetches nothing.
+    async fn prefetch_watched(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        platform: Option<&str>,
+    ) -> Result<Prefetched, CacheError> {
+        let prefix = repository.as_str().split('/').next().unwrap_or_default();
+        let upstream = self.upstreams().get(prefix).cloned().ok_or(CacheError::Absent)?;
+        if upstream.decides() {
+            let why = "its upstream decides who reads it, and nobody asks".to_owned();
+            return Err(CacheError::Unavailable { why, retry_after: None });
+        }
+        let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
+        let origin = Origin { upstream, repository: repository.clone(), remote };
+        self.inner.cache.prefetch(&origin, reference, platform).await
     }
 
     /// Whether this edge can serve.

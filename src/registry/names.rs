@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{self, path_prefix};
-use crate::oci::RepositoryName;
+use crate::oci::{Image, RepositoryName};
 
 /// The parts of a request that can name an upstream, as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,17 @@ impl Names {
             Some(upstream) => Ok(Target { repository: full_name(upstream, addressing.name.as_str())?, upstream: Some(upstream.clone()) }),
             None => self.by_prefix(addressing.name),
         }
+    }
+
+    /// The full name of an image's repository.
+    pub fn of_image(&self, image: &Image) -> Result<RepositoryName, UnknownNamespace> {
+        let addressing = Addressing { name: &image.name, ns: image.ns.as_deref(), host: None };
+        self.resolve(addressing).map(|target| target.repository)
+    }
+
+    /// The upstreams, in the order of the configuration.
+    pub fn upstreams(&self) -> impl Iterator<Item = &str> {
+        self.upstreams.iter().map(AsRef::as_ref)
     }
 
     /// A key into the configured upstreams, never an address to dial. containerd may add the port that the scheme implies.

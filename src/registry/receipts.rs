@@ -4,7 +4,7 @@
 //! ledger, or what its edges say now. It *holds* the bytes that it has places for, or that travel in the ledger, once it knows of them.
 //! Of a region that cannot be asked nothing is said that is not proven: what it knew it knows still, and the rest is not told.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,6 @@ const AWAITED_FRESH_FOR: Duration = Duration::from_millis(500);
 const LEAST_PAUSE: Duration = Duration::from_millis(50);
 /// How long other regions are asked for an image that is not known here.
 const CATCH_UP_PATIENCE: Duration = Duration::from_millis(500);
-/// Manifests below an index that are looked at, at most.
-const MAX_MANIFESTS: usize = 10_000;
 
 /// What a region has to do before a wait for it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +320,7 @@ impl Registry {
     fn image_receipt(&self, repository: &RepositoryName, reference: &Reference, stands: &[Stand]) -> Result<Receipt, CacheError> {
         let ledger = &self.region()?.ledger;
         let named = ledger.named(repository, reference)?.ok_or(CacheError::Absent)?;
-        let contents = contents(ledger, repository, &named.digest)?;
+        let contents = ledger.contents_of(repository, &named.digest)?;
         let bytes_total = contents.iter().map(|(_, entry)| entry.size_bytes).sum();
         let image = ImageReceipt {
             repository: repository.clone(),
@@ -414,26 +412,6 @@ fn is_lost(entry: &BlobEntry) -> bool {
     entry.inline.is_none() && entry.places.is_empty()
 }
 
-/// A manifest and all that it needs, each once.
-fn contents(ledger: &Ledger, repository: &RepositoryName, digest: &Digest) -> Result<Vec<(Digest, BlobEntry)>, LedgerError> {
-    let (mut found, mut waiting, mut seen, mut manifests) = (Vec::new(), vec![*digest], HashSet::from([*digest]), 0);
-    while let Some(next) = waiting.pop() {
-        manifests += 1;
-        if manifests > MAX_MANIFESTS {
-            return Err(LedgerError::Unavailable(format!("an image of more than {MAX_MANIFESTS} manifests")));
-        }
-        // What a sparse index names may not be there.
-        let Some(entry) = ledger.manifest(repository, &next)? else { continue };
-        for blob in entry.facts.blobs.iter().filter(|blob| seen.insert(**blob)).collect::<Vec<_>>() {
-            let lost = BlobEntry { size_bytes: 0, inline: None, places: Vec::new() };
-            found.push((*blob, ledger.places(blob)?.unwrap_or(lost)));
-        }
-        waiting.extend(entry.facts.manifests.iter().filter(|manifest| seen.insert(**manifest)));
-        found.push((next, entry.content));
-    }
-    Ok(found)
-}
-
 /// How much of it a region has. What travels in the ledger is there with the knowledge of it.
 fn held(
     ledger: &Ledger,
@@ -443,7 +421,7 @@ fn held(
 ) -> Result<Held, LedgerError> {
     let (mut bytes_held, mut held_all, mut last) = (0, true, Some(Timestamp::default()));
     for (_, entry) in contents {
-        let since = since(ledger, &stand.region, entry)?;
+        let since = ledger.held_since(&stand.region, entry)?;
         if let Some(since) = since {
             last = last.max(Some(since));
         } else if entry.inline.is_some() && known == Some(true) {
@@ -461,17 +439,6 @@ fn held(
         held_at_ms: last.filter(|_| complete).map(Timestamp::as_ms),
         complete,
     })
-}
-
-/// Since when a region has a content in its bucket.
-fn since(ledger: &Ledger, region: &str, entry: &BlobEntry) -> Result<Option<Timestamp>, LedgerError> {
-    let mut first: Option<Timestamp> = None;
-    for place in entry.places.iter().filter(|place| *place.origin.region == *region) {
-        if let Some(entry) = ledger.place(place)?.filter(|entry| !entry.is_gone) {
-            first = Some(first.map_or(entry.since, |first| first.min(entry.since)));
-        }
-    }
-    Ok(first)
 }
 
 #[cfg(test)]

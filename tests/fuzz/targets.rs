@@ -102,6 +102,7 @@ pub const ROUTES: Target = Target {
         "GET /readyz",
         "POST /outport/v1/refresh",
         "POST /outport/v1/prefetch",
+        "POST /outport/v1/webhooks/ci/ping",
         "GET /v2/manifests/blobs/manifests/tags",
         "POST /v2/a/b/blobs/uploads/",
         "POST /v2/a/blobs/uploads/?digest-algorithm=sha512",
@@ -206,7 +207,15 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Audit(_) => {
+        Action::Version
+        | Action::Ready
+        | Action::Forwards
+        | Action::Overview
+        | Action::SignIns
+        | Action::Audit(_)
+        | Action::Webhooks
+        | Action::Offload
+        | Action::Watched => {
             assert!(reads);
         }
         Action::Logs(excerpt) => {
@@ -237,7 +246,7 @@ fn routes(input: &[u8]) -> bool {
             good_name(&name);
             good_push(&method, &wanted);
         }
-        Action::Command(_) | Action::Exchange | Action::TokenForm => assert!(method == Method::POST),
+        Action::Command(_) | Action::Exchange | Action::TokenForm | Action::Ping(_) => assert!(method == Method::POST),
         Action::Acr { name, wanted, .. } => {
             good_name(&name);
             good_attributes(&method, &wanted);

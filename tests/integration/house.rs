@@ -18,7 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),
     ("redb", &["store", "ledger"]),
-    ("aws_lc_rs::hmac", &["peers", "upstream", "identity"]),
+    ("aws_lc_rs::hmac", &["peers", "upstream", "identity", "webhooks"]),
     ("argon2", &["identity"]),
     ("object_store", &["bucket"]),
     ("jsonwebtoken", &["identity"]),

@@ -36,4 +36,6 @@ mod specification;
 mod tokens;
 mod upstream_decides;
 mod upstreams;
+mod watched;
+mod webhooks;
 mod zero_copy;

@@ -7,7 +7,7 @@ import { bytes, chip, choice, digest, element, field, moment, section, span, tab
 export const title = 'Audit';
 const SHOWN = 50;
 const FIELDS = ['principal', 'repository', 'action', 'outcome', 'address', 'region', 'since', 'until'];
-const ACTIONS = ['pull', 'push', 'delete', 'list', 'authenticate', 'lock', 'principal', 'role', 'rule', 'audit', 'status'];
+const ACTIONS = ['pull', 'push', 'delete', 'list', 'lock', 'authenticate', 'principal', 'role', 'rule', 'prefetch', 'refresh', 'copy', 'audit', 'logs'];
 const KINDS = { allowed: 'ok', denied: 'bad', failed: 'warn' };
 
 export function open(place, live, rest, given) {

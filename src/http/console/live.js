@@ -76,8 +76,8 @@ export class Live {
 
   /** `null`: this edge has no such report; `undefined`: it is not for whoever asks. */
   async askOffload() {
-    // An edge that has none will have none in two seconds.
-    if (this.offload === null && performance.now() - this.offloadAt < OFFLOAD_MS) return null;
+    // What is not there or not allowed now will not be in two seconds, and each refusal is an entry of the audit record.
+    if ((this.offload ?? null) === null && performance.now() - this.offloadAt < OFFLOAD_MS) return this.offload;
     this.offloadAt = performance.now();
     try {
       return await available('/outport/v1/offload');

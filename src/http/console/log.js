@@ -2,7 +2,7 @@
 
 import { Refused, available } from './api.js';
 import { told } from './pages.js';
-import { chip, choice, clock, element, field, section } from './page.js';
+import { chip, choice, element, field, moment, section } from './page.js';
 
 export const title = 'Log';
 const LEVELS = ['ERROR', 'WARN', 'INFO', 'DEBUG', 'TRACE'];
@@ -11,27 +11,33 @@ const FIRST = 200;
 const KEPT = 1000;
 
 export function open(place) {
-  const level = choice('level', LEVELS.map((name) => [name, name === 'ERROR' ? 'Errors' : `${name.toLowerCase()} and worse`]), 'INFO');
+  const level = choice('level', LEVELS.map((name) => [name, name === 'ERROR' ? 'Errors' : `${name[0]}${name.slice(1).toLowerCase()} and worse`]), 'INFO');
   const text = element('input', { type: 'search', name: 'text', placeholder: 'any text', autocomplete: 'off', spellcheck: 'false' });
+  const requests = element('input', { type: 'checkbox', name: 'requests' });
   const pause = element('button', { type: 'button', 'aria-pressed': 'false', onclick: () => hold(pause.getAttribute('aria-pressed') !== 'true') }, 'Pause');
   const said = element('p', { class: 'note', role: 'status' });
   const lines = element('ol', { class: 'log', tabindex: '0', 'aria-label': 'Lines of the log, the newest last' });
-  const form = element('form', { class: 'filters', onsubmit: (event) => event.preventDefault() }, field('Level', level), field('Contains', text), pause);
+  const form = element('form', { class: 'filters', onsubmit: (event) => event.preventDefault() }, field('Level', level), field('Contains', text), element('label', { class: 'tick' }, requests, ' Lines of requests'), pause);
   const card = section('Tail', form, said, lines);
   place.append(card);
   let next = null;
   let kept = [];
-  let asking = false;
-  let closed = false;
+  // What was asked for before another choice was made is not shown.
+  let turn = 0;
+  let asking = null;
+  // Closed, or there is nothing to be had: asking again would only fill the audit record with refusals.
+  let over = false;
 
   const words = ({ message, target, fields }) => [message, ...Object.entries(fields ?? {}).map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`), target].join(' ');
-  const rank = (line) => LEVELS.indexOf(String(line.level).toUpperCase());
+  // A line that was cut has no level, and is always shown.
+  const levelOf = (line) => line.level?.toUpperCase() ?? '';
+  const rank = (line) => LEVELS.indexOf(levelOf(line));
   const fits = (line) => rank(line) <= LEVELS.indexOf(level.value) && words(line).toLowerCase().includes(text.value.trim().toLowerCase());
 
   function show(line) {
-    const name = String(line.level).toUpperCase();
+    const name = levelOf(line);
     const fields = Object.entries(line.fields ?? {}).map(([key, value]) => element('span', { class: 'pair' }, ` ${key}=`, element('span', { class: 'of' }, typeof value === 'string' ? value : JSON.stringify(value))));
-    return element('li', {}, element('time', { datetime: new Date(line.at_ms).toISOString() }, clock(line.at_ms)), ' ', chip(KINDS[name] ?? 'plain', name), ' ',
+    return element('li', {}, line.at_ms === undefined ? null : [moment(line.at_ms), ' '], chip(KINDS[name] ?? 'plain', name || '–'), ' ',
       element('span', { class: 'message' }, line.message ?? ''), ...fields, ' ', element('span', { class: 'target' }, line.target ?? ''));
   }
 
@@ -56,12 +62,13 @@ export function open(place) {
   }
 
   async function load() {
-    if (asking || pause.getAttribute('aria-pressed') === 'true') return;
-    asking = true;
+    if (over || asking === turn || pause.getAttribute('aria-pressed') === 'true') return;
+    const asked = (asking = turn);
     try {
-      const answer = await available(next === null ? `/outport/v1/logs?lines=${FIRST}` : `/outport/v1/logs?lines=${KEPT}&after=${next}`);
-      if (closed || pause.getAttribute('aria-pressed') === 'true') return;
-      form.hidden = lines.hidden = !answer;
+      const which = `requests=${requests.checked ? 'yes' : 'no'}`;
+      const answer = await available(next === null ? `/outport/v1/logs?lines=${FIRST}&${which}` : `/outport/v1/logs?lines=${KEPT}&after=${next}&${which}`);
+      if (over || asked !== turn || pause.getAttribute('aria-pressed') === 'true') return;
+      form.hidden = lines.hidden = over = !answer;
       if (!answer) return void (said.textContent = 'Not available on this edge.');
       // An edge that began anew counts from nothing.
       if (next !== null && answer.next < next) kept = [];
@@ -71,21 +78,27 @@ export function open(place) {
       if (kept.length === answer.lines.length) redraw();
       else append(answer.lines);
     } catch (error) {
-      if (closed) return;
+      if (over || asked !== turn) return;
       const refused = error instanceof Refused && error.status === 403;
-      form.hidden = lines.hidden = refused;
+      form.hidden = lines.hidden = over = refused;
       said.replaceChildren(refused ? chip('warn', told(error, 'Contributor or Owner')) : told(error));
     } finally {
-      asking = false;
+      if (asking === asked) asking = null;
     }
   }
 
   level.addEventListener('change', redraw);
   text.addEventListener('input', redraw);
+  requests.addEventListener('change', () => {
+    turn += 1;
+    next = null;
+    kept = [];
+    load();
+  });
   return {
     update: load,
     close() {
-      closed = true;
+      over = true;
     },
   };
 }

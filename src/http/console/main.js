@@ -20,7 +20,12 @@ const [main, nav, verdict, sign] = ['main', 'nav', 'verdict', 'sign'].map(at);
 
 const live = new Live(changed);
 let view = null;
+/** Whether somebody is asked for credentials. */
 let asks = false;
+/** What they are told if theirs are refused. */
+let refusedBecause = null;
+/** Whether somebody has gone from one view to another. */
+let moved = false;
 
 nav.append(element('ul', {}, Object.entries(VIEWS).map(([name, { title }]) => element('li', {}, element('a', { href: `#/${name}` }, title)))));
 
@@ -45,13 +50,12 @@ function show() {
   view.update();
   window.scrollTo(0, 0);
   // Whoever followed a link of the old view stands nowhere now.
-  if (document.activeElement === document.body && asks === false && moved) {
+  if (moved && document.activeElement === document.body) {
     heading.tabIndex = -1;
     heading.focus({ preventScroll: true });
   }
 }
 
-let moved = false;
 window.addEventListener('hashchange', () => {
   moved = true;
   if (live.status && !asks) show();
@@ -132,7 +136,6 @@ async function begin(whyNot) {
   refusedBecause = 'Your credentials are not accepted any more.';
 }
 
-let refusedBecause = null;
 whenUnauthorized(() => {
   const why = signedIn() ? refusedBecause : null;
   forget();

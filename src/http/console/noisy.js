@@ -16,7 +16,7 @@ export function open(place) {
       label: name, key: (row) => row.name, empty: 'Nobody yet.',
       columns: [
         { name: name.replace(/ies$/, 'y').replace(/s$/, ''), cell: (row) => element('span', { class: 'long' }, row.name) },
-        { name: 'So much', numeric: true, cell: (row) => [format(row.count), row.error ? element('small', {}, ` ±${format(row.error)}`) : null].filter(Boolean), hint: 'At most; what is uncertain stands behind it' },
+        { name: 'How much', numeric: true, cell: (row) => [format(row.count), row.error ? element('small', {}, ` ±${format(row.error)}`) : null].filter(Boolean), hint: 'At most; what is uncertain stands behind it' },
         { name: 'Share', numeric: true, cell: (row) => [percent(row.share), ' ', element('meter', { min: 0, max: 1, value: Math.min(1, row.share ?? 0), 'aria-hidden': 'true' })] },
       ],
     });
@@ -28,16 +28,19 @@ export function open(place) {
   const form = element('form', { class: 'filters', onsubmit: (event) => event.preventDefault() }, field('By', measure), field('Within', span));
   place.append(form, said, shown);
   let asked = 0;
+  // Asking again every two seconds would only fill the audit record with refusals.
+  let over = false;
   const format = (value) => (measure.value === 'bytes' ? bytes(value) : count(value));
 
   async function load() {
+    if (over) return;
     const turn = (asked += 1);
     try {
       const query = `measure=${measure.value}&window=${span.value}&n=${SHOWN}`;
       const answers = await Promise.all(lists.map(({ kind }) => available(`/outport/v1/top?by=${kind}&${query}`)));
       if (turn !== asked) return;
       const missing = answers.some((answer) => !answer);
-      shown.hidden = form.hidden = missing;
+      shown.hidden = form.hidden = over = missing;
       said.textContent = missing ? 'Not available on this edge.' : '';
       answers.forEach((answer, at) => {
         if (!answer) return;
@@ -49,7 +52,7 @@ export function open(place) {
     } catch (error) {
       if (turn !== asked) return;
       const refused = error instanceof Refused && error.status === 403;
-      shown.hidden = form.hidden = refused;
+      shown.hidden = form.hidden = over = refused;
       said.replaceChildren(refused ? chip('warn', told(error, 'Reader, Contributor or Owner')) : told(error));
     }
   }

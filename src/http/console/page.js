@@ -87,6 +87,8 @@ function reachable(box) {
   else box.removeAttribute('tabindex');
 }
 
+const reached = (line) => [...line.querySelectorAll('a, button')];
+
 /**
  * A table whose rows stay in the document as long as they say the same. Columns: `{name, cell(row), numeric, hint}`; `cell` returns a
  * text, an element or several. `key(row)` names a row.
@@ -112,7 +114,10 @@ export function table({ label, columns, key, empty = 'Nothing.' }) {
         if (!line) shown.set(name, (line = { node: element('tr'), text: null }));
         if (line.text !== text) {
           line.text = text;
+          // Whoever stands in it goes on standing there.
+          const focus = reached(line.node).indexOf(document.activeElement);
           line.node.replaceChildren(...columns.map((column) => element('td', { class: column.numeric ? 'number' : null }, [column.cell(row)].flat())));
+          if (focus >= 0) reached(line.node)[focus]?.focus();
         }
         const place = last ? last.nextSibling : body.firstChild;
         if (place !== line.node) body.insertBefore(line.node, place);

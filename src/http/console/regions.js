@@ -47,7 +47,7 @@ export function open(place, live) {
     ],
   });
   const pages = new Pages({
-    label: 'conflicts', first: `/outport/v1/conflicts?n=${CONFLICTS}`, list: (json) => json.conflicts, show: (rows) => conflicts.update(rows), every: 2000,
+    label: 'conflicts', first: `/outport/v1/conflicts?n=${CONFLICTS}`, list: (json) => json.conflicts, show: (rows) => conflicts.update(rows),
   });
   const about = note('\u00a0');
   place.append(

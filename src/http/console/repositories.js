@@ -66,9 +66,15 @@ function held(region) {
 }
 
 const DOES = {
-  deleteEnabled: { name: 'Deletion', forbid: 'Forbid deletion', allow: 'Allow deletion', forbidden: 'can no longer be deleted', allowed: 'can be deleted again' },
-  writeEnabled: { name: 'Changes', forbid: 'Forbid changes', allow: 'Allow changes', forbidden: 'can no longer be changed or deleted', allowed: 'can be changed again' },
+  deleteEnabled: { name: 'Deletion', forbidden: 'can no longer be deleted', allowed: 'can be deleted again' },
+  writeEnabled: { name: 'Changes', forbidden: 'can no longer be changed or deleted', allowed: 'can be changed again' },
 };
+
+/** What a button does, in whole words. */
+function doing(of, attribute, enable) {
+  const what = DOES[attribute].name.toLowerCase();
+  return enable ? `Unlock ${of} for ${what}` : `Lock ${of} against ${what}`;
+}
 
 /** Asks whether it shall be done; the answer is true or false. */
 function confirmed(question, more, word) {
@@ -100,14 +106,15 @@ function one(place, live, name) {
 
   async function change(of, path, attribute, enabled, again) {
     const what = DOES[attribute];
-    const word = enabled ? what.allow : what.forbid;
     const more = enabled ? `${of} ${what.allowed}, by whoever has the role for it.` : `${of} ${what.forbidden}, by nobody and in no region, until it is allowed again.`;
-    if (!(await confirmed(`${word} of ${of}?`, more, word))) return said.replaceChildren('Nothing was changed.');
+    if (!(await confirmed(`${doing(of, attribute, enabled)}?`, more, enabled ? 'Unlock' : 'Lock'))) return said.replaceChildren('Nothing was changed.');
     try {
       await json(path, { method: 'PATCH', body: { [attribute]: enabled } });
       said.replaceChildren(`Done: ${of} ${enabled ? what.allowed : what.forbidden}, in every region that hears of it.`);
     } catch (error) {
-      said.replaceChildren(`Nothing was changed. ${told(error, `Contributor or Owner on ${name}`)}`);
+      // Without an answer, or with one that came too late, it may have been done all the same.
+      const refused = error instanceof Refused && error.status < 500;
+      said.replaceChildren(`${refused ? 'Nothing was changed.' : 'It is not known whether it was done: see below.'} ${told(error, `Contributor or Owner on ${name}`)}`);
     }
     await Promise.all([pages.load(), repository()]);
     // Where it was, or, if the row has moved to another page, where it is told.
@@ -115,13 +122,11 @@ function one(place, live, name) {
   }
 
   function lock(of, path, attribute, enabled) {
-    const what = DOES[attribute];
     const id = `${of} ${attribute}`;
     const state = enabled ? chip('plain', 'allowed') : chip('warn', 'locked');
     if (foreign) return [state];
-    const word = enabled ? what.forbid : what.allow;
     return [state, ' ', element('button', {
-      type: 'button', class: 'small', 'data-lock': id, 'aria-label': `${word} of ${of}`, onclick: () => change(of, path, attribute, !enabled, id),
+      type: 'button', class: 'small', 'data-lock': id, 'aria-label': doing(of, attribute, !enabled), onclick: () => change(of, path, attribute, !enabled, id),
     }, enabled ? 'Lock' : 'Unlock')];
   }
 
@@ -158,7 +163,8 @@ function one(place, live, name) {
     waiting.length = 0;
     for (const row of rows) {
       if (foreign) receipts.set(row.tag, { gone: 'a copy at this edge' });
-      else waiting.push(row);
+      // What is held everywhere stays held.
+      else if (!receipts.get(row.tag)?.held?.every(({ complete, visible }) => complete && visible)) waiting.push(row);
     }
     for (; working < RECEIPTS && waiting.length; working += 1) ask();
   }

@@ -6,6 +6,8 @@ import { bytes, chip, clock, count, element, percent, rate, section, span, table
 
 export const title = 'System';
 const PROCESSOR_MS = 30_000;
+/** Of the disk, at least. */
+const FREE = 0.1;
 
 const perSecond = (value) => `${bytes(value)}/s`;
 
@@ -86,7 +88,9 @@ export function open(place, live) {
         const took = (q) => quantile(q, undefined, sample, 'outport_bucket_request_seconds', its);
         return { verb, times, failed: sum('outport_bucket_requests_total', (labels) => its(labels) && ['unavailable', 'refused', 'broken'].includes(labels.outcome)), half: took(0.5), most: took(0.99) };
       }));
+      const [size, free] = ['outport_disk_bytes', 'outport_disk_free_bytes'].map((name) => sum(name));
       parts.Storage.update([
+        size > 0 && ['Free on the disk', `${bytes(free)} of ${bytes(size)}, ${percent(free / size)}`, free / size < FREE ? 'bad' : undefined],
         ['Disk takes writes', sum('outport_disk_unwritable') ? 'no' : 'yes', sum('outport_disk_unwritable') ? 'bad' : 'ok'],
         ['Damaged files found', count(sum('outport_cache_corrupt_total')), sum('outport_cache_corrupt_total') ? 'warn' : undefined],
         ['Ledger at', count(sum('outport_ledger_position'))],

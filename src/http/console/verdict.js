@@ -4,6 +4,8 @@ import { clock } from './page.js';
 
 const LAG_MS = 10_000;
 const EXPIRES_S = 14 * 86_400;
+/** Of the disk, at least. */
+const FREE = 0.1;
 /** Of answers to clients in the last minute. */
 const ERRORS = 0.01;
 
@@ -26,6 +28,8 @@ export function problems(live, now = Date.now()) {
   }
   each('outport_peer_refused_total', (value) => value > 0, ({ region }) => bad(`The ledger of ${region} is not followed any further: somebody has to look`, 'regions'));
   each('outport_disk_unwritable', (value) => value === 1, () => bad('The cache\'s disk takes no writes: it is full or broken', 'system'));
+  const free = sample.sum('outport_disk_free_bytes') / sample.sum('outport_disk_bytes');
+  if (free < FREE) warn(`Less than ${100 * FREE} % of the disk is free`, 'system');
   each('outport_upstream_breaker_open', (value) => value === 1, ({ upstream }) => bad(`${upstream} is not asked for now: it failed too often`, 'origins'));
   each('outport_certificate_expiry_timestamp_seconds', (value) => value - now / 1000 < EXPIRES_S, ({ certificate }, value) => {
     if (value * 1000 < now) bad(`The certificate ${certificate} has ended`, 'system');

@@ -11,6 +11,7 @@ pub mod origin;
 pub mod provider;
 pub mod pull;
 pub mod push;
+pub mod receiver;
 pub mod regions;
 pub mod script;
 pub mod serve;
