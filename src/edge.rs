@@ -27,6 +27,7 @@ use crate::registry::{Names, Registry};
 use crate::replication::{self, Nodes, Replication, Superseded};
 use crate::server::{Certificates, Listening, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
+use crate::traffic::Traffic;
 use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
 
@@ -55,6 +56,8 @@ pub struct Edge {
     replication: Replication,
     registry: Registry,
     audit: Audit,
+    /// Counts what is asked.
+    counting: AbortHandle,
     http: Http,
     certificates: Option<Certificates>,
     listeners: Vec<Server>,
@@ -123,7 +126,9 @@ impl Edge {
         let judges = Judges { issuers, passwords, registry: registry.clone() };
         let judged_by = site(&config, &controls.now(), &judges);
         let audit = audit(&config, region.clone(), clock.clone(), metrics.clone()).await;
-        let use_cases = (registry.clone(), governance.clone(), audit.clone());
+        let traffic = Traffic::new(clock.clone());
+        let counting = traffic.keep_counting();
+        let use_cases = (registry.clone(), governance.clone(), audit.clone(), traffic);
         let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, metrics.clone(), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -170,6 +175,7 @@ impl Edge {
             replication,
             registry,
             audit,
+            counting,
             http,
             certificates,
             listeners,
@@ -248,7 +254,8 @@ impl Edge {
         self.registry.set_hosted(&new.hosted, new.acknowledge);
         self.judges.issuers.oidc.replace(providers);
         // What takes a restart stays as it is in force, and is named again at the next reload.
-        let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
+        let Limits { deadline, grace, client, .. } = new.limits;
+        let limits = Limits { deadline, grace, client, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, limits, ..new };
         self.judges.issuers.tokens.reload(key, config.tokens.ttl);
@@ -275,6 +282,7 @@ impl Edge {
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
         self.audit.close().await;
+        self.counting.abort();
         self.governing.iter().for_each(AbortHandle::abort);
         self.forwarder.stop();
         self.replication.stop();
@@ -484,5 +492,6 @@ fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
         public_url: config.listen.public_url.clone(),
         vouching: registry.vouching(),
         deadline: config.limits.deadline,
+        limits: config.limits.client,
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ask::{AskError, Shown};
-use super::columns::{columns, size};
+use super::columns::{columns, printable, size};
 use crate::access::Pattern;
 use crate::audit::{Addresses, Entry, LIMIT, MAX_LIMIT, Moment, Outcome, Query};
 
@@ -179,12 +179,6 @@ fn row(entry: &Entry) -> [String; 8] {
         note,
     ];
     cells.map(|cell| printable(&cell))
-}
-
-/// A terminal gets no control characters, whoever wrote the entry.
-fn printable(text: &str) -> String {
-    let escaped = |character: char| if matches!(character, ' '..='~') { vec![character] } else { character.escape_unicode().collect() };
-    text.chars().flat_map(escaped).collect()
 }
 
 #[cfg(test)]

@@ -35,6 +35,12 @@ pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+/// A terminal gets no control characters, whoever wrote the text.
+pub(super) fn printable(text: &str) -> String {
+    let escaped = |character: char| if matches!(character, ' '..='~') { vec![character] } else { character.escape_unicode().collect() };
+    text.chars().flat_map(escaped).collect()
+}
+
 /// As people read sizes, with one decimal.
 pub(super) fn size(bytes: u64) -> String {
     let unit = (0..UNITS.len()).rev().find(|unit| bytes >= 1 << (10 * unit)).unwrap_or_default();

@@ -23,6 +23,7 @@ mod role;
 mod rule;
 mod serve;
 mod status;
+mod top;
 mod verify;
 mod wait;
 mod web;
@@ -91,6 +92,11 @@ enum Command {
         after_help = "Examples:\n  outport --config outport.toml audit --since 2h --outcome denied\n  outport audit --repository 'team/**' --action push --json\n  outport audit --follow"
     )]
     Audit(audit::Arguments),
+    /// Show who asks an edge how much: clients, principals and repositories
+    #[command(
+        after_help = "Examples:\n  outport --config outport.toml top\n  outport top --by client --measure bytes --window hour\n  outport top --watch\n\nA client is an address, of IPv6 a /64. Who has not signed in is no principal."
+    )]
+    Top(top::Arguments),
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
@@ -166,6 +172,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Wait(arguments) => wait::run(config, &arguments),
         Command::Status(arguments) => status::run(config, &arguments),
         Command::Audit(arguments) => audit::run(config, &arguments),
+        Command::Top(arguments) => top::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
         Command::Repo(command) => content::repo(config, &command),
         Command::Tag(command) => content::tag(config, &command),

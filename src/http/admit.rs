@@ -16,9 +16,11 @@ use super::log::Record;
 use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
+use super::top;
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
 use crate::audit;
+use crate::config::ClientLimits;
 use crate::identity::{AuthError, Identity};
 use crate::oci::RepositoryName;
 use crate::peers::{self, Tokens};
@@ -38,6 +40,8 @@ pub struct Site {
     pub vouching: Vouching,
     /// How long a client waits for an answer that needs an upstream.
     pub deadline: Duration,
+    /// What one client may take.
+    pub limits: ClientLimits,
 }
 
 /// A request that may be answered.
@@ -52,6 +56,7 @@ pub enum Call {
     Overview,
     Wait(Waiting),
     Audit(Permit, audit::Query),
+    Top(Permit, top::Query),
     Read(Read),
     Write(Write),
     Acr(acr::Call),
@@ -156,6 +161,7 @@ impl Site {
             Action::Conflicts(page) => self.enter(&caller).map(|_| Call::Conflicts(page)),
             Action::Overview => self.enter(&caller).map(|_| Call::Overview),
             Action::Audit(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Audit(permit, query)),
+            Action::Top(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Top(permit, query)),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
@@ -343,6 +349,7 @@ mod tests {
             public_url: None,
             vouching: Vouching::default(),
             deadline: Duration::from_secs(10),
+            limits: ClientLimits::default(),
         }
     }
 

@@ -50,6 +50,11 @@ impl Notes {
         self.note = Some("the credentials are not accepted".into());
     }
 
+    /// What came with a push.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes.unwrap_or_default()
+    }
+
     /// The request has been understood.
     pub(super) fn routed(&mut self, action: &Action) {
         self.action = word(action);
@@ -168,7 +173,7 @@ fn word(action: &Action) -> Option<&'static str> {
             access::Action::MetadataWrite => "lock",
             _ => "list",
         },
-        Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Wait(_) => "list",
+        Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Top(_) | Action::Wait(_) => "list",
         Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => "delete",
         Action::Write { .. } => "push",
         Action::Command(Command::Refresh) => "refresh",

@@ -25,6 +25,7 @@ mod request_id;
 mod respond;
 pub mod route;
 mod service;
+mod top;
 mod upload;
 mod vouched;
 
@@ -34,3 +35,4 @@ pub use connection::Connection;
 pub use governance::{Collection, Governing, Item};
 pub use locations::{Locations, Owner};
 pub use service::Http;
+pub use top::{MAX_NAMES, NAMES};

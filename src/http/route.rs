@@ -15,6 +15,7 @@ use super::audit::search;
 use super::governance::{self, Governing};
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
+use super::top;
 use crate::audit;
 use crate::bucket::{SnapshotPart, Through};
 use crate::ledger::Origin;
@@ -79,6 +80,8 @@ pub enum Action {
     Command(Command),
     /// Who did what.
     Audit(audit::Query),
+    /// Who asks how much.
+    Top(top::Query),
     /// A provider's token for a refresh token.
     Exchange,
     /// Where people sign in.
@@ -230,6 +233,7 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/audit" => return reading(method).and_then(|()| search(query).map(Action::Audit)),
+        b"/outport/v1/top" => return reading(method).and_then(|()| top::query(query).map(Action::Top)),
         b"/outport/v1/peer/audit" => return reading(method).and_then(|()| search(query)).map(|query| Action::Peer(Question::Audit(query))),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),

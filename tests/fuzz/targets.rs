@@ -206,7 +206,7 @@ fn routes(input: &[u8]) -> bool {
     let Ok(action) = route(&method, path, query) else { return false };
     let reads = method == Method::GET || method == Method::HEAD;
     match action {
-        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Audit(_) => {
+        Action::Version | Action::Ready | Action::Forwards | Action::Overview | Action::SignIns | Action::Audit(_) | Action::Top(_) => {
             assert!(reads);
         }
         Action::Wait(wait) => {
