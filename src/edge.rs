@@ -29,6 +29,7 @@ use crate::registry::{Names, Registry, Watched};
 use crate::replication::{self, Nodes, Replication, Superseded};
 use crate::server::{Certificates, Listening, Mode, Server, ServerError};
 use crate::store::{self, Store, StoreError};
+use crate::traffic::Traffic;
 use crate::uploads::{self, Uploads};
 use crate::upstream::Upstream;
 use crate::webhooks::{self, Webhooks};
@@ -59,6 +60,8 @@ pub struct Edge {
     registry: Registry,
     audit: Audit,
     operations: Operations,
+    /// Counts what is asked.
+    counting: AbortHandle,
     http: Http,
     certificates: Option<Certificates>,
     listeners: Vec<Server>,
@@ -129,7 +132,9 @@ impl Edge {
         let judged_by = site(&config, &controls.now(), &judges);
         let audit = audit(&config, region.clone(), clock.clone(), metrics.clone()).await;
         let operations = operations(&config, (region.clone(), registry.clone()), &outside)?;
-        let use_cases = (registry.clone(), governance.clone(), audit.clone(), operations.clone());
+        let traffic = Traffic::new(clock.clone());
+        let counting = traffic.keep_counting();
+        let use_cases = (registry.clone(), governance.clone(), audit.clone(), operations.clone(), traffic);
         let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, (metrics.clone(), journal), clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
@@ -179,6 +184,7 @@ impl Edge {
             registry,
             audit,
             operations,
+            counting,
             http,
             certificates,
             listeners,
@@ -263,7 +269,8 @@ impl Edge {
         self.operations.webhooks.replace(receivers);
         self.operations.watched.replace(&new.prefetch, &Names::new(&new.upstreams));
         // What takes a restart stays as it is in force, and is named again at the next reload.
-        let limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..config.limits.clone() };
+        let Limits { deadline, grace, client, .. } = new.limits;
+        let limits = Limits { deadline, grace, client, ..config.limits.clone() };
         let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, .. } = config.clone();
         *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, limits, ..new };
         self.judges.issuers.tokens.reload(key, config.tokens.ttl);
@@ -290,6 +297,7 @@ impl Edge {
         draining.join_all().await;
         self.ops.drain(OPS_GRACE).await;
         self.audit.close().await;
+        self.counting.abort();
         self.governing.iter().for_each(AbortHandle::abort);
         self.operations.webhooks.stop();
         self.operations.watched.stop();
@@ -512,5 +520,6 @@ fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
         public_url: config.listen.public_url.clone(),
         vouching: registry.vouching(),
         deadline: config.limits.deadline,
+        limits: config.limits.client,
     }
 }

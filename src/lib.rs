@@ -22,6 +22,7 @@
 //!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
 //!    peers/     the other edges: of this region, where uploads have their owners, and of others, which are asked and ask
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
+//!    traffic/   who asks how much: bounded summaries of clients, principals, repositories; what one client may take
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions         offload.rs what upstreams were spared
 //!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block) journal.rs (the log's last lines)
@@ -71,6 +72,7 @@ pub mod registry;
 pub mod replication;
 pub mod server;
 pub mod store;
+pub mod traffic;
 pub mod uploads;
 pub mod upstream;
 pub mod webhooks;

@@ -34,6 +34,7 @@ pub struct Families {
     authentications: IntCounterVec,
     identity_providers: IntCounterVec,
     password_checks: IntCounterVec,
+    limited: IntCounterVec,
     /// Upstream transfers of blobs under way.
     pub fills_in_flight: IntGauge,
     /// Clients that stream from a transfer under way.
@@ -227,6 +228,11 @@ impl Metrics {
                 "outport_password_checks_total",
                 "Passwords of principals made at run time, and attempts that were not looked at, by what was done.",
                 &["outcome"],
+            ),
+            limited: build.counters(
+                "outport_limited_total",
+                "Requests refused, and pauses of bodies, because a client takes more than its share; by what it takes.",
+                &["what"],
             ),
             fills_in_flight: build.gauge("outport_fills_in_flight", "Blob transfers from upstreams under way."),
             fill_waiters: build.gauge("outport_fill_waiters", "Clients that stream from a transfer under way."),
@@ -459,6 +465,11 @@ impl Families {
     /// `outcome` is `hashed`, `remembered` or `throttled`.
     pub fn password_check(&self, outcome: &'static str) {
         self.password_checks.with_label_values(&[outcome]).inc();
+    }
+
+    /// `what` is `requests` or `bytes`.
+    pub fn limited(&self, what: &'static str) {
+        self.limited.with_label_values(&[what]).inc();
     }
 
     /// `outcome` is `complete`, `mismatch`, `broken` or `refused`.

@@ -59,6 +59,15 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What one client has: an IPv4 address, or a network of 64 bits, which is the least that anybody is given (RFC 6177).
+pub fn client_network(address: IpAddr) -> IpAddr {
+    const HOST: u128 = (1 << 64) - 1;
+    match canonical(address) {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !HOST)),
+        v4 => v4,
+    }
+}
+
 /// A range of mapped addresses is the range of the addresses that are meant.
 fn holds(range: &IpNet, address: IpAddr) -> bool {
     const MAPPED_BITS: u8 = 96;

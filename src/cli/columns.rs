@@ -30,15 +30,15 @@ pub(super) fn word(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
+/// A list in an answer.
+pub(super) fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 /// A terminal gets no control characters, whoever wrote the text.
 pub(super) fn printable(text: &str) -> String {
     let escaped = |character: char| if matches!(character, ' '..='~') { vec![character] } else { character.escape_unicode().collect() };
     text.chars().flat_map(escaped).collect()
-}
-
-/// A list in an answer.
-pub(super) fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// As people read sizes, with one decimal.

@@ -25,6 +25,7 @@ mod role;
 mod rule;
 mod serve;
 mod status;
+mod top;
 mod verify;
 mod wait;
 mod web;
@@ -105,6 +106,11 @@ enum Command {
         after_help = "Examples:\n  outport logs -n 50 --no-requests\n  outport logs --follow\n\nWhoever may read the audit record may read it."
     )]
     Logs(logs::Arguments),
+    /// Show who asks an edge how much: clients, principals and repositories
+    #[command(
+        after_help = "Examples:\n  outport --config outport.toml top\n  outport top --by client --measure bytes --window hour\n  outport top --watch\n\nA client is an address, of IPv6 a /64. Who has not signed in is no principal."
+    )]
+    Top(top::Arguments),
     /// List the tags that regions set without having seen each other's
     #[command(after_help = "Example:\n  outport --config outport.toml conflicts")]
     Conflicts(ask::Shown),
@@ -183,6 +189,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Webhook(arguments) => webhook::run(config, &arguments),
         Command::Audit(arguments) => audit::run(config, &arguments),
         Command::Logs(arguments) => logs::run(config, &arguments),
+        Command::Top(arguments) => top::run(config, &arguments),
         Command::Conflicts(arguments) => conflicts::run(config, &arguments),
         Command::Repo(command) => content::repo(config, &command),
         Command::Tag(command) => content::tag(config, &command),

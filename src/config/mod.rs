@@ -234,6 +234,18 @@ pub struct Limits {
     pub deadline: Duration,
     /// How long requests may go on after SIGTERM.
     pub grace: Duration,
+    pub client: ClientLimits,
+}
+
+/// What one client may take: a principal if it signed in, else an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Requests a second, before 429; 0 for no limit.
+    pub requests: u32,
+    /// Requests at once, before the rate counts.
+    pub burst: u32,
+    /// Bytes of answers a second; 0 for no limit.
+    pub bandwidth: ByteSize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -247,6 +259,12 @@ pub struct Log {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+impl ClientLimits {
+    pub fn is_any(&self) -> bool {
+        self.requests > 0 || self.bandwidth.0 > 0
+    }
 }
 
 impl Upstream {
@@ -288,8 +306,9 @@ impl Config {
             prefetch: _,
         } = self;
         let Listen { registry, ops, public_url: _, proxies, also, sendfile } = listen;
-        // The http room judges each request by the deadline in force; all other limits are built into listeners.
-        let other_limits = Limits { deadline: new.limits.deadline, grace: new.limits.grace, ..limits.clone() };
+        // The http room judges each request by these limits as they are in force; all others are built into listeners.
+        let Limits { deadline, grace, client, .. } = new.limits;
+        let other_limits = Limits { deadline, grace, client, ..limits.clone() };
         let fixed = [
             ("region", *region != new.region),
             ("data_dir", *data_dir != new.data_dir),

@@ -16,8 +16,8 @@ use super::proxies;
 use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{
-    Acknowledge, Authorize, Cache, CertificateFiles, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate, Secret,
-    Siblings, Tls, Upstream, names, tokens,
+    Acknowledge, Authorize, Cache, CertificateFiles, ClientLimits, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate,
+    Secret, Siblings, Tls, Upstream, names, tokens,
 };
 use crate::access::Pattern;
 
@@ -203,6 +203,9 @@ fn read_cache(mut section: Section<'_, '_, '_>, limits: &Limits) -> Cache {
     cache
 }
 
+/// The least bandwidth: below it nothing would flow evenly.
+const MIN_BANDWIDTH_BYTES: u64 = 64 << 10;
+
 fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
     let limits = Limits {
         connections: section.bounded("connections", 4096, 1..=1_000_000),
@@ -218,7 +221,15 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
         upload_ttl: section.bounded("upload_ttl", seconds(HOUR), seconds(1)..=seconds(7 * DAY)),
         deadline: section.bounded("deadline", seconds(10), MILLISECONDS_100..=seconds(5 * MINUTE)),
         grace: section.bounded("grace", seconds(30), seconds(0)..=seconds(HOUR)),
+        client: ClientLimits {
+            requests: section.bounded("client_requests", 0, 0..=1_000_000),
+            burst: section.bounded("client_burst", 100, 1..=1_000_000),
+            bandwidth: section.bounded("client_bandwidth", ByteSize(0), ByteSize(0)..=mebibytes(1 << 20)),
+        },
     };
+    if (1..MIN_BANDWIDTH_BYTES).contains(&limits.client.bandwidth.0) {
+        section.fault("client_bandwidth", "is less than 64KiB, of which one block of an answer is the half");
+    }
     if limits.deadline > limits.request_timeout {
         section.fault("deadline", "is longer than limits.request_timeout");
     }

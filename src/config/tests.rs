@@ -145,6 +145,10 @@ fn faults_of_one_kind() {
         ("limits.connections = 0", "1: limits.connections: 0 is out of bounds: 1 to 1000000"),
         ("limits.streams = -1", "1: limits.streams: -1 is out of bounds"),
         ("limits.deadline = '1s'", "0: cache.stale_after: is longer than limits.deadline, so that nothing stale would ever be served"),
+        (
+            "limits.client_bandwidth = '63KiB'",
+            "1: limits.client_bandwidth: is less than 64KiB, of which one block of an answer is the half",
+        ),
         ("limits.request_timeout = '5s'", "1: limits.deadline: is longer than limits.request_timeout"),
         ("log.level = 'a=b=c'", "1: log.level: \"a=b=c\" is not a filter"),
         ("log.level = 'warn,infoo'", r#"1: log.level: "infoo" is not a level: off, error, warn, info, debug or trace"#),
@@ -494,7 +498,8 @@ fn what_needs_a_restart_is_named() {
     let new = parse(all).unwrap();
     let fixed = ["region", "data_dir", "listen.registry", "listen.ops", "listen.also", "cache", "bucket", "limits", "log.format"];
     assert_eq!(old.fixed_changes(&new), fixed);
-    let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, ..old.limits.clone() };
+    let client = ClientLimits { requests: 1, burst: 2, bandwidth: ByteSize(1 << 20) };
+    let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, client, ..old.limits.clone() };
     let fluid = Config {
         limits,
         upstreams: Vec::new(),

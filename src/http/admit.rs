@@ -16,9 +16,11 @@ use super::log::Record;
 use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
+use super::top;
 use super::upload::refuse_encoding;
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
 use crate::audit;
+use crate::config::ClientLimits;
 use crate::identity::{AuthError, Identity};
 use crate::journal::Excerpt;
 use crate::oci::RepositoryName;
@@ -39,6 +41,8 @@ pub struct Site {
     pub vouching: Vouching,
     /// How long a client waits for an answer that needs an upstream.
     pub deadline: Duration,
+    /// What one client may take.
+    pub limits: ClientLimits,
 }
 
 /// A request that may be answered.
@@ -58,6 +62,7 @@ pub enum Call {
     Ping(Permit, String),
     Offload,
     Watched,
+    Top(Permit, top::Query),
     Read(Read),
     Write(Write),
     Acr(acr::Call),
@@ -168,6 +173,7 @@ impl Site {
             Action::Ping(name) => self.permit(&caller, Operation::ChangeSettings).map(|permit| Call::Ping(permit, name)),
             Action::Offload => self.enter(&caller).map(|()| Call::Offload),
             Action::Watched => self.enter(&caller).map(|()| Call::Watched),
+            Action::Top(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Top(permit, query)),
             Action::Wait(wait) => self.admit_wait(wait, &caller, record).map(Call::Wait),
             Action::Command(command) => self.enter(&caller).map(|_| Call::Command(command)),
             Action::Govern(governing) => self.permit(&caller, governing.operation()).map(|permit| Call::Govern(permit, governing)),
@@ -355,6 +361,7 @@ mod tests {
             public_url: None,
             vouching: Vouching::default(),
             deadline: Duration::from_secs(10),
+            limits: ClientLimits::default(),
         }
     }
 

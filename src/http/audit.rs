@@ -50,6 +50,11 @@ impl Notes {
         self.note = Some("the credentials are not accepted".into());
     }
 
+    /// What came with a push.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes.unwrap_or_default()
+    }
+
     /// The request has been understood.
     pub(super) fn routed(&mut self, action: &Action) {
         self.action = word(action);
@@ -169,7 +174,7 @@ fn word(action: &Action) -> Option<&'static str> {
             access::Action::MetadataWrite => "lock",
             _ => "list",
         },
-        Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Wait(_) => "list",
+        Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Top(_) | Action::Wait(_) => "list",
         Action::Webhooks | Action::Offload | Action::Watched => "list",
         Action::Ping(_) => "webhook",
         Action::Write { wanted: Push::DeleteManifest(_) | Push::DeleteBlob(_), .. } => "delete",

@@ -12,10 +12,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::log::{Ending, Record};
 use super::outbox::Outbox;
-use crate::store::{ContentError, Piece, Region};
+use crate::store::{ContentError, MAX_PART_BYTES, Piece, Region};
+use crate::traffic::Lane;
 
 /// Bytes of a block on a plain connection.
 pub const PLAIN_BLOCK_BYTES: usize = 32 * 1024;
@@ -77,11 +79,13 @@ pub struct Way {
     pub block_bytes: usize,
     /// Takes parts of files, where the connection sends them as they are.
     pub outbox: Option<Outbox>,
+    /// Where other answers to the same client go, too, when its bytes are limited.
+    pub lane: Option<Box<Lane>>,
 }
 
 impl Way {
     fn plain() -> Way {
-        Way { block_bytes: PLAIN_BLOCK_BYTES, outbox: None }
+        Way { block_bytes: PLAIN_BLOCK_BYTES, outbox: None, lane: None }
     }
 }
 
@@ -90,6 +94,8 @@ struct Blocks {
     /// Between two blocks; `None` while one is read.
     region: Option<Region>,
     reading: Option<Reading>,
+    /// Until the client may have more.
+    pause: Option<Pin<Box<Sleep>>>,
     slot: Arc<Slot>,
     way: Way,
     /// What is still to come, where the length is known.
@@ -111,10 +117,21 @@ impl Body {
         let state = match payload {
             Payload::Empty | Payload::Region { size_bytes: Some(0), .. } => State::Done,
             Payload::Bytes(bytes) if bytes.is_empty() => State::Done,
-            Payload::Bytes(bytes) => State::Bytes(bytes),
-            Payload::Region { region, size_bytes } => {
-                State::Region(Blocks { region: Some(region), reading: None, slot: Arc::default(), way, rest_bytes: size_bytes })
+            Payload::Bytes(bytes) => {
+                // It is in memory, and few: what comes after it waits for it.
+                if let Some(lane) = &way.lane {
+                    lane.spend(bytes.len() as u64);
+                }
+                State::Bytes(bytes)
             }
+            Payload::Region { region, size_bytes } => State::Region(Blocks {
+                region: Some(region),
+                reading: None,
+                pause: None,
+                slot: Arc::default(),
+                way,
+                rest_bytes: size_bytes,
+            }),
         };
         Body { state, sent_bytes: 0, record }
     }
@@ -188,8 +205,12 @@ impl Drop for Body {
 impl Blocks {
     /// The next block, once the last one has been let go.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
+        if self.region.is_some() {
+            ready!(self.poll_turn(cx));
+        }
         if let Some(mut region) = self.region.take_if(|_| self.slot.poll_free(cx).is_ready()) {
-            let (block_bytes, sends_files) = (self.way.block_bytes, self.way.outbox.is_some());
+            let block_bytes = self.way.block_bytes;
+            let sends_files = self.way.outbox.is_some() && self.way.lane.as_ref().is_none_or(|lane| lane.carries(MAX_PART_BYTES));
             self.reading = Some(Box::pin(async move {
                 let piece = match sends_files {
                     true => region.next_piece(block_bytes).await,
@@ -204,6 +225,23 @@ impl Blocks {
         self.region = Some(region);
         let block = piece?.map(|piece| self.sendable(piece)).transpose()?;
         Poll::Ready(self.account(block))
+    }
+
+    /// Whether the client may have more of its bytes now.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(lane) = &self.way.lane else { return Poll::Ready(()) };
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            let wait = lane.wait();
+            if wait.is_zero() {
+                return Poll::Ready(());
+            }
+            lane.waits();
+            self.pause = Some(Box::pin(tokio::time::sleep(wait)));
+        }
     }
 
     /// The bytes themselves, or what stands in for them.
@@ -222,6 +260,9 @@ impl Blocks {
             (Some(block), rest) => {
                 if let Some(rest) = rest {
                     *rest = rest.checked_sub(block.len() as u64).ok_or(BodyError::Length)?;
+                }
+                if let Some(lane) = &self.way.lane {
+                    lane.spend(block.len() as u64);
                 }
                 Ok(Some(self.slot.clone().fill(block)))
             }
@@ -288,7 +329,7 @@ mod tests {
     }
 
     fn blocks_of(block_bytes: usize) -> Way {
-        Way { block_bytes, outbox: None }
+        Way { block_bytes, outbox: None, lane: None }
     }
 
     fn payload(have: usize, announced: Option<u64>) -> Payload {

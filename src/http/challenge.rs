@@ -101,6 +101,7 @@ mod tests {
             vouching: crate::registry::Vouching::default(),
             public_url: public_url.map(|url| url.parse().unwrap()),
             deadline: std::time::Duration::from_secs(10),
+            limits: config.limits.client,
         }
     }
 

@@ -180,6 +180,15 @@ impl Failure {
             .with(Extra::later(Some(Duration::from_secs(1))))
     }
 
+    /// A client asks more often than it may. As of a mirror it is 503, on which containerd turns to the next one.
+    pub fn too_many_requests(retry_after: Duration, of_a_mirror: bool) -> Failure {
+        let (status, code) = match of_a_mirror {
+            true => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            false => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        };
+        Failure::new(status, code, "too many requests").with(Extra::later(Some(retry_after)))
+    }
+
     /// The time is over, and not all is where it shall be: who waited comes again.
     pub fn not_yet(detail: impl Into<Box<str>>) -> Failure {
         let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "not everywhere yet");
@@ -491,6 +500,8 @@ mod tests {
             (Failure::no_peer(), 401, "UNAUTHORIZED"),
             (Failure::trimmed(), 410, "UNSUPPORTED"),
             (Failure::too_many_waiting(), 503, "UNAVAILABLE"),
+            (Failure::too_many_requests(Duration::ZERO, false), 429, "TOOMANYREQUESTS"),
+            (Failure::too_many_requests(Duration::ZERO, true), 503, "UNAVAILABLE"),
             (Failure::not_yet("us does not know it yet"), 503, "UNAVAILABLE"),
             (AuthError::Malformed.into(), 400, "UNAUTHORIZED"),
             (AuthError::Refused.into(), 401, "UNAUTHORIZED"),

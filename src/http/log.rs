@@ -23,6 +23,7 @@ use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
 use crate::registry::Told;
+use crate::traffic::{Traffic, Visit};
 
 /// Characters of a client's text in a record, at most.
 const MAX_TEXT_CHARS: usize = 256;
@@ -55,6 +56,7 @@ pub enum Class {
     Webhooks,
     /// What upstreams were spared.
     Offload,
+    Top,
     Refresh,
     Prefetch,
     Exchange,
@@ -101,6 +103,7 @@ pub struct Record {
     freshness: Option<Freshness>,
     pub cause: Option<Box<str>>,
     pub(super) notes: Notes,
+    traffic: Option<Traffic>,
 }
 
 impl Class {
@@ -128,6 +131,7 @@ impl Class {
             Action::Webhooks | Action::Ping(_) => Class::Webhooks,
             Action::Offload => Class::Offload,
             Action::Watched => Class::Prefetch,
+            Action::Top(_) => Class::Top,
             Action::Command(Command::Refresh) => Class::Refresh,
             Action::Command(Command::Prefetch) => Class::Prefetch,
             Action::Exchange => Class::Exchange,
@@ -165,6 +169,7 @@ impl Class {
             Class::Logs => "logs",
             Class::Webhooks => "webhooks",
             Class::Offload => "offload",
+            Class::Top => "top",
             Class::Refresh => "refresh",
             Class::Prefetch => "prefetch",
             Class::Exchange => "exchange",
@@ -201,6 +206,7 @@ impl Record {
             freshness: None,
             cause: None,
             notes: Notes::default(),
+            traffic: None,
         }
     }
 
@@ -212,6 +218,11 @@ impl Record {
     /// As it may be written.
     pub fn agent(&self) -> Option<&str> {
         self.agent.as_deref()
+    }
+
+    /// From now on its end is counted there.
+    pub fn counted_by(&mut self, traffic: &Traffic) {
+        self.traffic = Some(traffic.clone());
     }
 
     pub fn request_id(&self) -> &str {
@@ -324,7 +335,21 @@ impl Record {
             cause = self.cause.as_deref().map(clean),
             agent = self.agent.as_deref(),
         );
+        self.count(sent_bytes, whole);
         self.leave(sent_bytes, u64::try_from(whole.as_millis()).unwrap_or(u64::MAX), ending);
+    }
+
+    /// Counts the request as one of its client. Health checks are nobody's.
+    fn count(&self, sent_bytes: u64, whole: Duration) {
+        let Some(traffic) = self.traffic.as_ref().filter(|_| self.class != Class::Ready) else { return };
+        let visit = Visit {
+            client: self.client,
+            principal: self.caller.principal.clone(),
+            repository: self.repository.clone(),
+            bytes: sent_bytes.saturating_add(self.notes.received_bytes()),
+        };
+        // How long it took differs from one request to the next.
+        traffic.note(visit, whole.subsec_nanos());
     }
 
     fn source_label(&self) -> &'static str {

@@ -28,6 +28,7 @@ mod request_id;
 mod respond;
 pub mod route;
 mod service;
+mod top;
 mod upload;
 mod vouched;
 
@@ -38,3 +39,4 @@ pub use governance::{Collection, Governing, Item};
 pub use locations::{Locations, Owner};
 pub use operations::Operations;
 pub use service::Http;
+pub use top::{MAX_NAMES, NAMES};

@@ -16,6 +16,7 @@ use super::governance::{self, Governing};
 use super::journal;
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
+use super::top;
 use crate::audit;
 use crate::bucket::{SnapshotPart, Through};
 use crate::journal::Excerpt;
@@ -91,6 +92,8 @@ pub enum Action {
     Offload,
     /// Images that are kept here, of those that the caller may read.
     Watched,
+    /// Who asks how much.
+    Top(top::Query),
     /// A provider's token for a refresh token.
     Exchange,
     /// Where people sign in.
@@ -245,6 +248,7 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/audit" => return reading(method).and_then(|()| search(query).map(Action::Audit)),
         b"/outport/v1/logs" => return reading(method).and_then(|()| journal::excerpt(query).map(Action::Logs)),
+        b"/outport/v1/top" => return reading(method).and_then(|()| top::query(query).map(Action::Top)),
         b"/outport/v1/peer/audit" => return reading(method).and_then(|()| search(query)).map(|query| Action::Peer(Question::Audit(query))),
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),

@@ -38,6 +38,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
+use crate::traffic::{Fair, Lane, Traffic};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OUTPORT_POSITION: HeaderName = HeaderName::from_static("outport-position");
@@ -63,6 +64,8 @@ struct Inner {
     clock: Clock,
     journal: Journal,
     ids: RequestIds,
+    traffic: Traffic,
+    fair: Fair,
     draining: watch::Sender<bool>,
     /// One for each answer that is held back until there is something to tell.
     held_back: Semaphore,
@@ -72,7 +75,7 @@ struct Inner {
 
 impl Http {
     pub fn new(
-        (registry, governance, audit, operations): (Registry, Governance, Audit, Operations),
+        (registry, governance, audit, operations, traffic): (Registry, Governance, Audit, Operations, Traffic),
         locations: Locations,
         site: Site,
         request_timeout: Duration,
@@ -87,10 +90,12 @@ impl Http {
             locations,
             site: RwLock::new(Arc::new(site)),
             request_timeout,
+            fair: Fair::new(metrics.clone()),
             metrics,
             clock,
             journal,
             ids: RequestIds::new(),
+            traffic,
             draining: watch::Sender::new(false),
             held_back: Semaphore::new(MAX_HELD_BACK),
             waiters: Semaphore::new(MAX_WAITERS),
@@ -103,6 +108,14 @@ impl Http {
 
     pub(super) fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    pub(super) fn fair(&self) -> &Fair {
+        &self.0.fair
     }
 
     pub(super) fn governance(&self) -> &Governance {
@@ -157,11 +170,14 @@ impl Http {
         let site = self.site();
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
-        if !self.0.locations.is_passed_on(&head.headers) {
+        let is_first = !self.0.locations.is_passed_on(&head.headers);
+        if is_first {
             record.audited_by(&self.0.audit);
+            record.counted_by(&self.0.traffic);
         }
         // A connection has room for this future all the time, and each request moves it: what is not for reads lies elsewhere.
         let admitted = site.admit(&head, &connection, &mut record).await;
+        let (admitted, lane) = if is_first { self.fairly(admitted, (&site, &head), &record) } else { (admitted, None) };
         let (reply, reuse) = match admitted {
             Ok(Call::Command(command)) => Box::pin(self.command(command, &site, &head, body, &mut record)).await,
             Ok(Call::Exchange) => Box::pin(self.exchange((&site, &head, &connection), body, &mut record)).await,
@@ -208,7 +224,7 @@ impl Http {
             response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
             response
         });
-        let mut answer = finish(reply, &head, reuse, &connection, record);
+        let mut answer = finish(reply, &head, reuse, (&connection, lane), record);
         self.0.locations.vouch(&head.headers, answer.headers_mut());
         site.tokens.vouch(&head.headers, answer.headers_mut());
         answer
@@ -320,6 +336,7 @@ impl Http {
             Call::Ping(permit, name) => operations::ping(&self.0.operations, permit, &name).await,
             Call::Offload => Ok(operations::offload(&self.0.operations, site)),
             Call::Watched => Ok(operations::watched(&self.0.operations, visible(Action::Pull))),
+            Call::Top(permit, query) => Ok(self.top(permit, query)),
             Call::Wait(waiting) => self.wait(&waiting).await,
             Call::Peer(caller, question) => self.tell(&caller, &question, (site, head), record).await,
             Call::Token(request) => self.token(&request, (site, head), record).await,
@@ -456,7 +473,13 @@ pub(super) async fn within<T>(time: Duration, work: impl Future<Output = Result<
 }
 
 /// Adds what every answer has and ties it to its connection and record.
-fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: &Connection, mut record: Record) -> Response<Body> {
+fn finish(
+    mut reply: Response<Payload>,
+    head: &Parts,
+    reuse: Reuse,
+    (connection, lane): (&Connection, Option<Lane>),
+    mut record: Record,
+) -> Response<Body> {
     shared_headers(&mut reply, head, reuse, record.request_id());
     reply.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     record.named(&mut reply);
@@ -466,7 +489,7 @@ fn finish(mut reply: Response<Payload>, head: &Parts, reuse: Reuse, connection: 
         (true, false) => TLS_BLOCK_BYTES,
         (true, true) => TLS_RECORD_BYTES,
     };
-    let way = Way { block_bytes, outbox: connection.outbox.clone() };
+    let way = Way { block_bytes, outbox: connection.outbox.clone(), lane: lane.map(Box::new) };
     reply.map(|payload| Body::new(sent(payload, &head.method), way, record))
 }
 
@@ -643,7 +666,7 @@ mod tests {
         let (metrics, connection) = (Metrics::new(), Connection::plain("10.0.0.1:1".parse().unwrap()));
         let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
         let record = Record::start(&metrics, &head, &connection, "id".to_owned());
-        let response = finish(respond::version(), &head, Reuse::Keep, &connection, record);
+        let response = finish(respond::version(), &head, Reuse::Keep, (&connection, None), record);
         for (name, value) in [("x-request-id", "id"), ("docker-distribution-api-version", "registry/2.0"), ("content-length", "2")] {
             assert_eq!(response.headers()[name], value);
         }

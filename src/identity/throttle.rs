@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::access::canonical;
+use crate::access::client_network;
 use crate::clock::{Clock, Timestamp};
 use crate::oci::Digest;
 
@@ -78,12 +78,12 @@ impl Throttle {
     /// The attempt that was taken did not fail.
     pub fn give_back(&self, address: IpAddr, name: &[u8]) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.addresses.give_back(&network(address), OF_ADDRESS);
+        kept.addresses.give_back(&client_network(address), OF_ADDRESS);
         kept.names.give_back(&Digest::sha256(name), OF_NAME);
     }
 
     fn judge(&self, address: IpAddr, name: &[u8], then: impl FnOnce(&mut Kept, IpAddr, Digest, Timestamp)) -> Result<(), Duration> {
-        let (address, name, now) = (network(address), Digest::sha256(name), self.clock.now());
+        let (address, name, now) = (client_network(address), Digest::sha256(name), self.clock.now());
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = kept.addresses.wait(&address, OF_ADDRESS, now).max(kept.names.wait(&name, OF_NAME, now));
         if !wait.is_zero() {
@@ -91,15 +91,6 @@ impl Throttle {
         }
         then(&mut kept, address, name, now);
         Ok(())
-    }
-}
-
-/// What one client has: an IPv4 address, or a network of 64 bits, which is the least that anybody is given (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
-    const HOST: u128 = (1 << 64) - 1;
-    match canonical(address) {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !HOST)),
-        v4 => v4,
     }
 }
 
@@ -146,6 +137,8 @@ impl<K: Eq + Hash> Attempts<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn throttle() -> (Throttle, Clock) {

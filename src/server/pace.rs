@@ -151,7 +151,7 @@ impl Bodies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ByteSize;
+    use crate::config::{ByteSize, ClientLimits};
 
     fn limits(min_body_rate: u64) -> Limits {
         let second = Duration::from_secs(1);
@@ -168,6 +168,7 @@ mod tests {
             upload_ttl: Duration::from_secs(60),
             deadline: second,
             grace: second,
+            client: ClientLimits::default(),
         }
     }
 

@@ -289,7 +289,7 @@ fn due(now: Instant, deadline: Instant, verdict: Verdict) -> Result<Verdict, Ins
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ByteSize;
+    use crate::config::{ByteSize, ClientLimits};
 
     const HEADER: Duration = Duration::from_secs(10);
     const IDLE: Duration = Duration::from_secs(60);
@@ -310,6 +310,7 @@ mod tests {
             upload_ttl: Duration::from_secs(60),
             deadline: HEADER,
             grace: HEADER,
+            client: ClientLimits::default(),
         };
         Vitals::new(&limits, protocol, now)
     }

@@ -18,7 +18,7 @@ use super::stamp::Stamp;
 /// The most that is read from a file at once, however much is asked for.
 const READ_BYTES: usize = 1 << 20;
 /// The most of a file that is handed to a sender at once: it costs no memory, but the last look at the file waits for it.
-const PART_BYTES: u64 = 1 << 20;
+pub const MAX_PART_BYTES: u64 = 1 << 20;
 
 /// A handle on the bytes of one blob. Cloning copies no bytes. While a handle on a file exists, eviction leaves the file alone.
 #[derive(Clone, Debug)]
@@ -234,13 +234,13 @@ impl Takes {
     fn most(self, max: usize) -> usize {
         match self {
             Takes::Bytes => max,
-            Takes::FileParts => max.max(PART_BYTES as usize),
+            Takes::FileParts => max.max(MAX_PART_BYTES as usize),
         }
     }
 
     /// The front of `part`, if it is to be sent as it lies in the file.
     fn of_file(self, file: &Arc<File>, part: Range<u64>) -> Option<FilePart> {
-        let range = part.start..part.end.min(part.start.saturating_add(PART_BYTES));
+        let range = part.start..part.end.min(part.start.saturating_add(MAX_PART_BYTES));
         let sendable = matches!(self, Takes::FileParts) && !range.is_empty() && is_resident(file, &range);
         sendable.then(|| FilePart { file: file.clone(), range })
     }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use content::{Content, FilePart, Piece, Region};
+pub use content::{Content, FilePart, MAX_PART_BYTES, Piece, Region};
 use disk::Disk;
 pub use draft::{Draft, GivenUp, Keeping};
 pub use error::ContentError;

@@ -215,7 +215,8 @@ fn routes(input: &[u8]) -> bool {
         | Action::Audit(_)
         | Action::Webhooks
         | Action::Offload
-        | Action::Watched => {
+        | Action::Watched
+        | Action::Top(_) => {
             assert!(reads);
         }
         Action::Logs(excerpt) => {

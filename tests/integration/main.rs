@@ -34,6 +34,7 @@ mod rows;
 mod secrets;
 mod specification;
 mod tokens;
+mod top;
 mod upstream_decides;
 mod upstreams;
 mod watched;

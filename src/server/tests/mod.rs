@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Certificates, Listening, Mode, Server};
-use crate::config::{ByteSize, CertificateFiles, Limits, Tls};
+use crate::config::{ByteSize, CertificateFiles, ClientLimits, Limits, Tls};
 use crate::http::Connection;
 use crate::metrics::Metrics;
 
@@ -48,6 +48,7 @@ fn limits() -> Limits {
         upload_ttl: Duration::from_secs(60),
         deadline: Duration::from_secs(1),
         grace: Duration::from_secs(1),
+        client: ClientLimits::default(),
     }
 }
 

@@ -94,7 +94,7 @@ fn operations_of(action: &Action) -> &'static str {
     match action {
         Action::Version | Action::Ready | Action::Catalog(_) | Action::AcrCatalog(_) => "registry",
         Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Audit(_) | Action::Logs(_) => "settings",
-        Action::Webhooks | Action::Ping(_) | Action::Offload | Action::Watched => "settings",
+        Action::Webhooks | Action::Ping(_) | Action::Offload | Action::Watched | Action::Top(_) => "settings",
         Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => "signing in",
         Action::Govern(_) => "governing",
         Action::Wait(_) => "wait",
