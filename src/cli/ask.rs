@@ -150,6 +150,7 @@ impl Edge {
             read_timeout: ANSWER_TIME,
             max_connections: 1,
             max_idle: 1,
+            server_name: None,
         };
         let unavailable = |error: dial::DialError| AskError::Unavailable(error.to_string());
         let resolver = dial::Resolver::new(Clock::system(), Metrics::new()).map_err(unavailable)?;

@@ -5,6 +5,8 @@
 //! - podman, buildah, skopeo: a drop-in of containers-registries.conf(5). The edge is addressed by path prefix.
 //! - docker: `registry-mirrors` of daemon.json. It mirrors Docker Hub alone and does not name it, so the edge must know by the Host.
 
+mod stay;
+
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,17 +21,29 @@ use crate::config::{Config, Upstream, process_environment};
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     /// Where clients reach the edge: scheme, host and port
-    #[arg(long, value_name = "URL")]
-    pub edge: Url,
+    #[arg(long, value_name = "URL", required_unless_present = "remove")]
+    pub edge: Option<Url>,
     /// Whose configuration to write
     #[arg(long, value_enum, default_value_t = Format::Containerd)]
     pub format: Format,
     /// The certificate authority of the edge, as a path on the client's machine
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// The same, to be copied beside the file of --default-only
+    #[arg(long, value_name = "FILE", requires = "default_only", conflicts_with = "ca_file")]
+    pub ca_copy: Option<PathBuf>,
     /// Write the files into this folder instead of printing them
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Write _default alone, for the registries that have no file of their own: containerd's, and no configuration is read
+    #[arg(long, requires = "output", conflicts_with = "format")]
+    pub default_only: bool,
+    /// Stay, put back what is changed or lost, and remove it at the end (SIGTERM, Ctrl-C)
+    #[arg(long, requires = "default_only")]
+    pub hold: bool,
+    /// Remove from the folder what --default-only has written, and nothing else
+    #[arg(long, requires = "output", conflicts_with_all = ["edge", "format", "ca_file", "default_only"])]
+    pub remove: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +89,23 @@ const CONTAINERD_DIAL_TIMEOUT: &str = "5s";
 /// Prints the files for the upstreams of the configuration, or writes them. What is left to do by hand goes to the error output. Exit
 /// code 0 when done, 64 for a wrong configuration or URL, 1 when a file cannot be written.
 pub fn run(config_path: Option<&Path>, arguments: &Arguments) -> ExitCode {
-    let config = match Config::load(config_path, &process_environment) {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(USAGE);
+    let outcome = match &arguments.output {
+        Some(folder) if arguments.remove => stay::remove(folder),
+        Some(folder) if arguments.default_only => stay::put_default(folder, arguments),
+        _ => {
+            let config = match Config::load(config_path, &process_environment) {
+                Ok(config) => config,
+                Err(errors) => {
+                    eprintln!("{errors}");
+                    return ExitCode::from(USAGE);
+                }
+            };
+            let delivered = deliver(&config, arguments, &mut io::stdout());
+            delivered.map(|()| notes(&config, arguments).iter().for_each(|note| eprintln!("note: {note}")))
         }
     };
-    match deliver(&config, arguments, &mut io::stdout()) {
-        Ok(()) => {
-            notes(&config, arguments).iter().for_each(|note| eprintln!("note: {note}"));
-            ExitCode::SUCCESS
-        }
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             match error {
@@ -124,7 +143,7 @@ fn print(file: &ClientFile, format: Format, output: &mut dyn io::Write) -> Resul
 /// # Errors
 /// When the edge's URL is none that engines can use, or docker is asked to mirror what it cannot, or `daemon_json` is of another form.
 pub fn files(config: &Config, arguments: &Arguments, daemon_json: Option<&str>) -> Result<Vec<ClientFile>, MirrorConfigError> {
-    let edge = Edge::new(&arguments.edge, arguments.ca_file.as_deref()).ok_or(MirrorConfigError::Edge)?;
+    let edge = Edge::of(arguments).ok_or(MirrorConfigError::Edge)?;
     match arguments.format {
         Format::Containerd => Ok(containerd(config, &edge)),
         Format::Podman => Ok(vec![ClientFile { path: "50-outport.conf".into(), text: podman(config, &edge) }]),
@@ -147,6 +166,10 @@ struct Edge {
 }
 
 impl Edge {
+    fn of(arguments: &Arguments) -> Option<Edge> {
+        Edge::new(arguments.edge.as_ref()?, arguments.ca_file.as_deref())
+    }
+
     fn new(url: &Url, ca_file: Option<&Path>) -> Option<Edge> {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
         if !bare || url.password().is_some() || !matches!(url.scheme(), "http" | "https") {
@@ -239,7 +262,7 @@ fn docker_hub(config: &Config) -> Option<&Upstream> {
 
 /// What the files cannot say.
 pub fn notes(config: &Config, arguments: &Arguments) -> Vec<String> {
-    let Some(edge) = Edge::new(&arguments.edge, arguments.ca_file.as_deref()) else { return Vec::new() };
+    let Some(edge) = Edge::of(arguments) else { return Vec::new() };
     let mut notes = Vec::new();
     let certificates = match arguments.format {
         Format::Containerd => None,
@@ -255,7 +278,7 @@ pub fn notes(config: &Config, arguments: &Arguments) -> Vec<String> {
         }
         Format::Podman => {}
         Format::Docker => {
-            let host = arguments.edge.host_str().unwrap_or_default();
+            let host = edge.authority.rsplit_once(':').map_or(edge.authority.as_str(), |(host, _)| host);
             let known = |name: &String| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&edge.authority);
             if !docker_hub(config).is_some_and(|upstream| upstream.hosts.iter().any(known)) {
                 notes.push(format!(
@@ -297,6 +320,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     let mut beside = path.clone().into_os_string();
     beside.push(format!(".{}.new", std::process::id()));
+    // Left by one that was killed: in a container every process has the same number.
+    let _ = std::fs::remove_file(&beside);
     let mut file = std::fs::File::create_new(&beside)?;
     let written = file.write_all(text.as_bytes()).and_then(|()| {
         if let Ok(earlier) = std::fs::metadata(&path) {
@@ -328,7 +353,16 @@ mod tests {
     }
 
     fn arguments(edge: &str, format: Format) -> Arguments {
-        Arguments { edge: edge.parse().unwrap(), format, ca_file: None, output: None }
+        Arguments {
+            edge: Some(edge.parse().unwrap()),
+            format,
+            ca_file: None,
+            ca_copy: None,
+            output: None,
+            default_only: false,
+            hold: false,
+            remove: false,
+        }
     }
 
     fn tables(edge: &str, format: Format, ca_file: Option<&str>) -> Vec<(String, toml::Table)> {

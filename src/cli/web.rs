@@ -116,6 +116,7 @@ impl Web {
             read_timeout: ANSWER_TIME,
             max_connections: 1,
             max_idle: 1,
+            server_name: None,
         };
         let failed = |why: dial::DialError| WebError::Usage(why.to_string());
         let resolver = dial::Resolver::new(Clock::system(), Metrics::new()).map_err(failed)?;

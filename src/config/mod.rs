@@ -186,6 +186,8 @@ pub enum Authorize {
 pub struct Siblings {
     /// Where the others find this edge: scheme, host and port. It stands in the locations of this edge's uploads.
     pub advertise: url::Url,
+    /// The name that their certificates are for; `None`: what each advertises.
+    pub tls_name: Option<String>,
     /// A host name whose addresses are the region's edges.
     pub dns: Option<String>,
     /// The same for all edges of a region: proves one to the other, and signs the locations of uploads.

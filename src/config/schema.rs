@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::de::DeValue;
 use url::Url;
 
 use super::access::{self, Access};
@@ -17,7 +18,7 @@ use super::reader::{FileContent, Section};
 use super::units::ByteSize;
 use super::{
     Acknowledge, Authorize, Cache, CertificateFiles, ClientLimits, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate,
-    Secret, Siblings, Tls, Upstream, names, tokens,
+    Secret, Siblings, Tls, Upstream, names, tokens, value,
 };
 use crate::access::Pattern;
 
@@ -241,11 +242,11 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
 const MIN_TOKEN_BYTES: usize = 16;
 
 fn read_siblings(mut section: Section<'_, '_, '_>) -> Option<Siblings> {
-    let advertise: Option<Url> = section.required("advertise");
-    if advertise.as_ref().is_some_and(|url| url.path() != "/") {
-        section.fault("advertise", "has a path: only a scheme, a host and a port are possible");
+    let advertise = read_advertise(&mut section);
+    let tls_name: Option<String> = section.optional("tls_name");
+    if tls_name.as_ref().is_some_and(|name| !names::is_host(name) || name.contains(':')) {
+        section.fault("tls_name", "is not a host name without a port");
     }
-    warn_of_plain_secret(&section, "advertise", advertise.as_slice(), "the token");
     let dns: Option<String> = section.optional("dns");
     if dns.as_ref().is_some_and(|name| !names::is_host(name) || name.contains(':')) {
         section.fault("dns", "is not a host name without a port");
@@ -254,7 +255,36 @@ fn read_siblings(mut section: Section<'_, '_, '_>) -> Option<Siblings> {
     let ca_file = section.optional_file("ca_file");
     require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
     section.finish();
-    Some(Siblings { advertise: advertise?, dns, token: token?, ca_file: ca_file.map(|file| file.path) })
+    Some(Siblings { advertise: advertise?, tls_name, dns, token: token?, ca_file: ca_file.map(|file| file.path) })
+}
+
+/// Edges that have one configuration differ in this: so a variable may hold it.
+fn read_advertise(section: &mut Section<'_, '_, '_>) -> Option<Url> {
+    let written: Option<Url> = section.optional("advertise");
+    let variable: Option<String> = section.optional("advertise_env");
+    let (key, advertise) = match (written, variable) {
+        (Some(_), Some(_)) => {
+            section.fault("advertise_env", "stands beside advertise: only one of them is possible");
+            return None;
+        }
+        (Some(url), None) => ("advertise", url),
+        (None, Some(variable)) => ("advertise_env", url_of_variable(section, "advertise_env", &variable)?),
+        (None, None) => {
+            section.fault("advertise", "is missing: write it, or name a variable in advertise_env");
+            return None;
+        }
+    };
+    if advertise.path() != "/" {
+        section.fault(key, "has a path: only a scheme, a host and a port are possible");
+    }
+    warn_of_plain_secret(section, key, std::slice::from_ref(&advertise), "the token");
+    Some(advertise)
+}
+
+fn url_of_variable(section: &Section<'_, '_, '_>, key: &'static str, variable: &str) -> Option<Url> {
+    let text = secret_of_variable(section, key, variable)?;
+    let read = value::read(&DeValue::String(text.expose().into()));
+    read.map_err(|why: String| section.fault(key, format!("the environment variable {variable}: {why}"))).ok()
 }
 
 /// Whether a token may be left out.

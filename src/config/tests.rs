@@ -188,7 +188,7 @@ fn faults_of_one_kind() {
         ),
         ("[[upstream]]\nname = 'a/b'\nurl = 'https://b'", r#"2: upstream[0].name: "a/b" is not an upstream's name"#),
         ("[siblings]\nadvertise = 'https://a:1/x'\ntoken_env = 'A'", "2: siblings.advertise: has a path"),
-        ("[siblings]\ntoken_env = 'A'", "1: siblings.advertise: is missing"),
+        ("[siblings]\ntoken_env = 'A'", "1: siblings.advertise: is missing: write it, or name a variable in advertise_env"),
         ("[siblings]\nadvertise = 'https://a:1'", "1: siblings.token_file: is missing: name a file, or a variable in token_env"),
         ("[siblings]\nadvertise = 'https://a'\ntoken = 'hunter2'", "3: siblings.token: a token does not stand in the configuration"),
         ("[siblings]\nadvertise = 'https://a'\ndns = 'b:1'", "3: siblings.dns: is not a host name without a port"),
@@ -280,6 +280,33 @@ fn siblings_share_a_token() {
     let errors = parse("token_file = 'short'").unwrap_err().to_string();
     assert!(errors.contains("siblings.token_file: is too short"), "{errors}");
     assert_eq!(Config::parse("", folder.path(), &no_environment).unwrap().siblings, None);
+}
+
+#[test]
+fn where_an_edge_is_may_stand_in_its_environment() {
+    let folder = folder(&[("token", "0123456789abcdef\n")]);
+    let environment = |name: &str| match name {
+        "GOOD" => Some("https://10.0.0.7:8443".to_owned()),
+        "PATH" => Some("https://10.0.0.7:8443/x".to_owned()),
+        "BAD" => Some("10.0.0.7".to_owned()),
+        _ => None,
+    };
+    let parse = |rest: &str| Config::parse(&format!("[siblings]\ntoken_file = 'token'\n{rest}"), folder.path(), &environment);
+    let siblings = parse("advertise_env = 'GOOD'\ntls_name = 'registry.example.com'").unwrap().siblings.unwrap();
+    assert_eq!((siblings.advertise.as_str(), siblings.tls_name.as_deref()), ("https://10.0.0.7:8443/", Some("registry.example.com")));
+    for (text, expected) in [
+        (
+            "advertise = 'https://a'\nadvertise_env = 'GOOD'",
+            "siblings.advertise_env: stands beside advertise: only one of them is possible",
+        ),
+        ("advertise_env = 'PATH'", "siblings.advertise_env: has a path: only a scheme, a host and a port are possible"),
+        ("advertise_env = 'BAD'", "siblings.advertise_env: the environment variable BAD: "),
+        ("advertise_env = 'NONE'", "siblings.advertise_env: the environment variable \"NONE\" is not set"),
+        ("advertise_env = 'GOOD'\ntls_name = 'a:1'", "siblings.tls_name: is not a host name without a port"),
+    ] {
+        let errors = parse(text).unwrap_err().to_string();
+        assert!(errors.contains(expected), "{text}: {errors}");
+    }
 }
 
 #[test]
@@ -514,7 +541,8 @@ fn what_needs_a_restart_is_named() {
     };
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });
     assert_eq!((old.fixed_changes(&one), one.fixed_changes(&other)), (vec!["tls"], vec![]));
-    let siblings = Siblings { advertise: "https://a".parse().unwrap(), dns: None, token: Secret::new("t".into()), ca_file: None };
+    let token = Secret::new("t".into());
+    let siblings = Siblings { advertise: "https://a".parse().unwrap(), tls_name: None, dns: None, token, ca_file: None };
     assert_eq!(old.fixed_changes(&Config { siblings: Some(siblings), ..old.clone() }), ["siblings"]);
     let peers = parse("[[peer]]\nregion = 'us'\nbucket.url = 's3://x'\n[replication]\nhours = ['00:00-01:00']").unwrap();
     assert_eq!(old.fixed_changes(&Config { peers: peers.peers, replication: peers.replication, ..old.clone() }), ["peer", "replication"]);

@@ -42,12 +42,21 @@ struct Inner {
     resolver: Resolver,
     proxies: Proxies,
     tls: TlsConnector,
+    /// What certificates must be for, where it is not the host that is dialled.
+    named: Option<Host>,
     connect_timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(policy: Policy, resolver: Resolver, proxies: Proxies, tls: TlsConnector, connect_timeout: Duration) -> Connector {
-        Connector(Arc::new(Inner { policy, resolver, proxies, tls, connect_timeout }))
+    /// With TLS goes the name that certificates must be for, where it is not the host that is dialled.
+    pub(super) fn new(
+        policy: Policy,
+        resolver: Resolver,
+        proxies: Proxies,
+        (tls, named): (TlsConnector, Option<Host>),
+        connect_timeout: Duration,
+    ) -> Connector {
+        Connector(Arc::new(Inner { policy, resolver, proxies, tls, named, connect_timeout }))
     }
 }
 
@@ -85,7 +94,7 @@ impl Inner {
         let link = match target.transport {
             Transport::Plain => Link::new(wire, Route::Direct),
             Transport::Tls => {
-                let handshake = tls::handshake(&self.tls, &target.host, wire);
+                let handshake = tls::handshake(&self.tls, self.named(target), wire);
                 Link::new(within(deadline, Wait::Handshake, handshake).await?, Route::Direct)
             }
         };
@@ -111,10 +120,14 @@ impl Inner {
             Transport::Plain => Ok(TokioIo::new(link)),
             Transport::Tls => {
                 let tunnel = proxy::tunnel(TokioIo::new(link), proxy, uri).await?;
-                let encrypted = tls::handshake(&self.tls, &target.host, tunnel.into_inner()).await?;
+                let encrypted = tls::handshake(&self.tls, self.named(target), tunnel.into_inner()).await?;
                 Ok(TokioIo::new(Link::new(encrypted, Route::Direct)))
             }
         }
+    }
+
+    fn named<'a>(&'a self, target: &'a Target) -> &'a Host {
+        self.named.as_ref().unwrap_or(&target.host)
     }
 
     /// Resolution may take most of the time for connecting, but leaves the connection some.

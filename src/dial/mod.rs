@@ -37,7 +37,7 @@ pub use error::{DialError, Sent, Wait};
 use policy::Policy;
 pub use proxy::Proxies;
 pub use resolve::{Freshness, Resolver};
-use target::{Target, Transport};
+use target::{Host, Target, Transport};
 
 /// Registries and load balancers close idle connections after 60 s and more; ours go first, so that few requests meet a
 /// connection that is about to close.
@@ -61,6 +61,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Idle connections kept for each host, at most. With none, each request finds out whether its peer still takes connections.
     pub max_idle: usize,
+    /// The name that certificates must be for, in place of the host that is dialled.
+    pub server_name: Option<String>,
 }
 
 /// Sends requests to one upstream and to the hosts that it refers to. Clones share one pool.
@@ -90,7 +92,8 @@ where
     pub fn new(settings: Settings, resolver: Resolver, proxies: Proxies) -> Result<Client<B>, DialError> {
         let tls = tls::connector(settings.ca_file.as_deref())?;
         let policy = Policy::new(settings.private_networks, &settings.named_hosts);
-        let connector = Connector::new(policy, resolver, proxies.clone(), tls, settings.connect_timeout);
+        let named = settings.server_name.as_deref().map(Host::parse_name).transpose()?;
+        let connector = Connector::new(policy, resolver, proxies.clone(), (tls, named), settings.connect_timeout);
         // retry_canceled_requests stays on, as it is by default: a request that met a closing connection before its first byte
         // was written goes to another one.
         let http = legacy::Client::builder(TokioExecutor::new())
@@ -179,6 +182,7 @@ mod tests {
             read_timeout: Duration::from_secs(10),
             max_connections: 4,
             max_idle: 4,
+            server_name: None,
         }
     }
 

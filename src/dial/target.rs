@@ -88,6 +88,12 @@ impl Host {
         Ok(Host::Name(name))
     }
 
+    /// # Errors
+    /// [`DialError::Target`]
+    pub(super) fn parse_name(text: &str) -> Result<Host, DialError> {
+        Host::parse(text).map_err(|why| DialError::Target { target: text.to_owned(), why })
+    }
+
     /// The name that the server's certificate must be for.
     pub(super) fn server_name(&self) -> Result<ServerName<'static>, DialError> {
         let refuse = || DialError::Target { target: self.to_string(), why: "no server name for TLS" };

@@ -121,6 +121,7 @@ impl Siblings {
             max_connections: MAX_PASSES,
             // A connection of an owner that died last minute would take a request, and then nobody could tell.
             max_idle: 0,
+            server_name: settings.tls_name.clone(),
         };
         Ok(Siblings(Arc::new(Inner {
             own: settings.advertise.clone(),

@@ -176,6 +176,7 @@ impl RemoteEdges {
             read_timeout: ANSWER_TIMEOUT,
             max_connections: MAX_REQUESTS,
             max_idle: MAX_IDLE,
+            server_name: None,
         };
         let passing = dial::Settings { read_timeout: answer_timeout, max_connections: MAX_PASSES, max_idle: 0, ..dialled.clone() };
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()))

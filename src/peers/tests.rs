@@ -29,7 +29,8 @@ const TOKEN: &str = "a token of the tests";
 const TARGET: &str = "/v2/a/b/blobs/uploads/01ARZ3?state=x.y%2D&digest=sha256%3Aab";
 
 fn settings() -> config::Siblings {
-    config::Siblings { advertise: "http://127.0.0.1:1".parse().unwrap(), dns: None, token: Secret::new(TOKEN.to_owned()), ca_file: None }
+    let token = Secret::new(TOKEN.to_owned());
+    config::Siblings { advertise: "http://127.0.0.1:1".parse().unwrap(), tls_name: None, dns: None, token, ca_file: None }
 }
 
 fn edge(settings: &config::Siblings, answer_timeout: Duration, metrics: Metrics) -> Siblings {
@@ -443,15 +444,22 @@ async fn each_request_has_a_connection_of_its_own() {
 }
 
 #[tokio::test]
-async fn certificates_of_siblings_are_for_their_address() {
+async fn certificates_of_siblings_are_for_their_address_or_one_name() {
     let (authority, file, stage) = (Authority::new(), tempfile::NamedTempFile::new().unwrap(), Stage::new().await);
     std::fs::write(file.path(), authority.pem()).unwrap();
     let trusting = config::Siblings { ca_file: Some(file.path().to_owned()), ..settings() };
-    let siblings = edge(&trusting, Duration::from_secs(10), Metrics::new());
     let port = stage.0.local_addr().unwrap().port();
-    for (host, is_good) in [("127.0.0.1", true), ("localhost", false)] {
+    let name = Some("registry.example.com");
+    for (host, tls_name, certified, is_good) in [
+        ("127.0.0.1", None, "127.0.0.1", true),
+        ("localhost", None, "127.0.0.1", false),
+        ("127.0.0.1", name, "registry.example.com", true),
+        ("127.0.0.1", name, "127.0.0.1", false),
+    ] {
+        let trusting = config::Siblings { tls_name: tls_name.map(str::to_owned), ..trusting.clone() };
+        let siblings = edge(&trusting, Duration::from_secs(10), Metrics::new());
         let (owner, mut body) = (format!("https://{host}:{port}").parse().unwrap(), Inflow::whole("a"));
-        let acceptor = authority.acceptor("127.0.0.1", &rustls::version::TLS13);
+        let acceptor = authority.acceptor(certified, &rustls::version::TLS13);
         let playing = async {
             let Ok(stream) = acceptor.accept(stage.0.accept().await.unwrap().0).await else { return };
             let mut heard = Heard::on(stream).await;

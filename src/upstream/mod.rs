@@ -131,6 +131,7 @@ impl Upstream {
             read_timeout: config.read_timeout,
             max_connections: config.max_connections,
             max_idle: config.max_connections,
+            server_name: None,
         };
         let wire = Arc::new(Wire {
             name: config.name.as_str().into(),

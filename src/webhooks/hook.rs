@@ -89,6 +89,7 @@ pub(super) fn client(settings: &config::Webhook, resolver: Resolver, proxies: Pr
         read_timeout: settings.timeout,
         max_connections: AT_ONCE + 1,
         max_idle: AT_ONCE,
+        server_name: None,
     };
     Client::new(settings, resolver, proxies)
 }

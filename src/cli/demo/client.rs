@@ -79,6 +79,7 @@ impl Client {
             read_timeout: ANSWER_TIME,
             max_connections: MAX_CONNECTIONS,
             max_idle: MAX_CONNECTIONS,
+            server_name: None,
         };
         let resolver = dial::Resolver::new(Clock::system(), Metrics::new())?;
         Ok(Client { http: dial::Client::new(settings, resolver, dial::Proxies::none())?, base })

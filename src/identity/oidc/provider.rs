@@ -89,6 +89,7 @@ pub(super) fn client(settings: &config::Oidc, resolver: Resolver, proxies: Proxi
         read_timeout: FETCH_TIME,
         max_connections: 2,
         max_idle: 0,
+        server_name: None,
     };
     Client::new(settings, resolver, proxies)
 }
