@@ -5,11 +5,13 @@
 //! - podman, buildah, skopeo: a drop-in of containers-registries.conf(5). The edge is addressed by path prefix.
 //! - docker: `registry-mirrors` of daemon.json. It mirrors Docker Hub alone and does not name it, so the edge must know by the Host.
 
+mod nearest;
 mod stay;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -20,9 +22,15 @@ use crate::config::{Config, Upstream, process_environment};
 /// What the command line says.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Where clients reach the edge: scheme, host and port
-    #[arg(long, value_name = "URL", required_unless_present = "remove")]
-    pub edge: Option<Url>,
+    /// Where clients reach the edge: scheme, host and port. May be given several times: they are tried in this order
+    #[arg(long, value_name = "[ZONE=]URL", required_unless_present = "remove")]
+    pub edge: Vec<At>,
+    /// Edges of this zone go before the others
+    #[arg(long, value_name = "ZONE", requires = "edge")]
+    pub zone: Option<String>,
+    /// The nearest edge first, by the time that a connection from this machine takes; those that take none go last
+    #[arg(long, requires = "edge")]
+    pub nearest: bool,
     /// Whose configuration to write
     #[arg(long, value_enum, default_value_t = Format::Containerd)]
     pub format: Format,
@@ -44,6 +52,25 @@ pub struct Arguments {
     /// Remove from the folder what --default-only has written, and nothing else
     #[arg(long, requires = "output", conflicts_with_all = ["edge", "format", "ca_file", "default_only"])]
     pub remove: bool,
+}
+
+/// An edge, and perhaps the zone in which it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At {
+    zone: Option<String>,
+    url: Url,
+}
+
+impl FromStr for At {
+    type Err = url::ParseError;
+
+    fn from_str(text: &str) -> Result<At, url::ParseError> {
+        // A scheme has no `=`, and what stands behind `://` may have one.
+        match text.split_once('=').filter(|(zone, _)| !zone.is_empty() && !zone.contains([':', '/'])) {
+            Some((zone, url)) => Ok(At { zone: Some(zone.to_owned()), url: url.parse()? }),
+            None => Ok(At { zone: None, url: text.parse()? }),
+        }
+    }
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +116,7 @@ const CONTAINERD_DIAL_TIMEOUT: &str = "5s";
 /// Prints the files for the upstreams of the configuration, or writes them. What is left to do by hand goes to the error output. Exit
 /// code 0 when done, 64 for a wrong configuration or URL, 1 when a file cannot be written.
 pub fn run(config_path: Option<&Path>, arguments: &Arguments) -> ExitCode {
+    let arguments = &nearest::ordered(arguments);
     let outcome = match &arguments.output {
         Some(folder) if arguments.remove => stay::remove(folder),
         Some(folder) if arguments.default_only => stay::put_default(folder, arguments),
@@ -143,13 +171,13 @@ fn print(file: &ClientFile, format: Format, output: &mut dyn io::Write) -> Resul
 /// # Errors
 /// When the edge's URL is none that engines can use, or docker is asked to mirror what it cannot, or `daemon_json` is of another form.
 pub fn files(config: &Config, arguments: &Arguments, daemon_json: Option<&str>) -> Result<Vec<ClientFile>, MirrorConfigError> {
-    let edge = Edge::of(arguments).ok_or(MirrorConfigError::Edge)?;
+    let edges = Edge::all(arguments).ok_or(MirrorConfigError::Edge)?;
     match arguments.format {
-        Format::Containerd => Ok(containerd(config, &edge)),
-        Format::Podman => Ok(vec![ClientFile { path: "50-outport.conf".into(), text: podman(config, &edge) }]),
+        Format::Containerd => Ok(containerd(config, &edges)),
+        Format::Podman => Ok(vec![ClientFile { path: "50-outport.conf".into(), text: podman(config, &edges) }]),
         Format::Docker => {
             docker_hub(config).ok_or(MirrorConfigError::NoDockerHub)?;
-            let text = docker(&edge, daemon_json.unwrap_or("{}")).ok_or(MirrorConfigError::DaemonJson)?;
+            let text = docker(&edges, daemon_json.unwrap_or("{}")).ok_or(MirrorConfigError::DaemonJson)?;
             Ok(vec![ClientFile { path: DAEMON_JSON.into(), text }])
         }
     }
@@ -166,8 +194,9 @@ struct Edge {
 }
 
 impl Edge {
-    fn of(arguments: &Arguments) -> Option<Edge> {
-        Edge::new(arguments.edge.as_ref()?, arguments.ca_file.as_deref())
+    /// In the order in which they are tried; `None` if one of them is none that engines can use.
+    fn all(arguments: &Arguments) -> Option<Vec<Edge>> {
+        arguments.edge.iter().map(|at| Edge::new(&at.url, arguments.ca_file.as_deref())).collect()
     }
 
     fn new(url: &Url, ca_file: Option<&Path>) -> Option<Edge> {
@@ -193,32 +222,34 @@ fn without_slash(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
-fn containerd(config: &Config, edge: &Edge) -> Vec<ClientFile> {
-    let default = ClientFile { path: "_default/hosts.toml".into(), text: hosts_toml(edge, None) };
+fn containerd(config: &Config, edges: &[Edge]) -> Vec<ClientFile> {
+    let default = ClientFile { path: "_default/hosts.toml".into(), text: hosts_toml(edges, None) };
     let each = config.upstreams.iter().map(|upstream| {
         // In folder names containerd looks for `_5000_` before `:5000`; the former works on every system.
         let folder = upstream.name.split_once(':').map_or_else(|| upstream.name.clone(), |(host, port)| format!("{host}_{port}_"));
-        ClientFile { path: Path::new(&folder).join("hosts.toml"), text: hosts_toml(edge, Some(upstream)) }
+        ClientFile { path: Path::new(&folder).join("hosts.toml"), text: hosts_toml(edges, Some(upstream)) }
     });
     std::iter::once(default).chain(each).collect()
 }
 
-/// The edge first, then the origin. Without an upstream containerd falls back to the registry that the image names.
-fn hosts_toml(edge: &Edge, upstream: Option<&Upstream>) -> String {
+/// The edges first, then the origin. Without an upstream containerd falls back to the registry that the image names.
+fn hosts_toml(edges: &[Edge], upstream: Option<&Upstream>) -> String {
     let mut text = format!("{MARK}\n");
     if let Some(upstream) = upstream {
         text.push_str(&format!("server = {}\n", quoted(without_slash(&upstream.url))));
     }
-    text.push_str(&format!("\n[host.{}]\ncapabilities = [\"pull\", \"resolve\"]\n", quoted(&edge.origin)));
-    text.push_str(&format!("dial_timeout = {}\n", quoted(CONTAINERD_DIAL_TIMEOUT)));
-    if let Some(ca_file) = &edge.ca_file {
-        text.push_str(&format!("ca = {}\n", quoted(ca_file)));
+    for edge in edges {
+        text.push_str(&format!("\n[host.{}]\ncapabilities = [\"pull\", \"resolve\"]\n", quoted(&edge.origin)));
+        text.push_str(&format!("dial_timeout = {}\n", quoted(CONTAINERD_DIAL_TIMEOUT)));
+        if let Some(ca_file) = &edge.ca_file {
+            text.push_str(&format!("ca = {}\n", quoted(ca_file)));
+        }
     }
     text
 }
 
-/// One table for each upstream: the edge is tried first, then the origin.
-fn podman(config: &Config, edge: &Edge) -> String {
+/// One table for each upstream: the edges are tried first, then the origin.
+fn podman(config: &Config, edges: &[Edge]) -> String {
     let mut text = format!("{MARK}\n");
     for upstream in &config.upstreams {
         // Podman knows where Docker Hub is. It cannot ask below a path prefix (`/prefix/v2/`), so then the name has to do.
@@ -230,21 +261,25 @@ fn podman(config: &Config, edge: &Edge) -> String {
         if upstream.url.scheme() == "http" {
             text.push_str("insecure = true\n");
         }
-        let mirror = format!("{}/{}", edge.authority, upstream.path_prefix());
-        text.push_str(&format!("\n[[registry.mirror]]\nlocation = {}\n", quoted(&mirror)));
-        if edge.plain {
-            text.push_str("insecure = true\n");
+        for edge in edges {
+            let mirror = format!("{}/{}", edge.authority, upstream.path_prefix());
+            text.push_str(&format!("\n[[registry.mirror]]\nlocation = {}\n", quoted(&mirror)));
+            if edge.plain {
+                text.push_str("insecure = true\n");
+            }
         }
     }
     text
 }
 
-/// The daemon's settings with the edge as the first mirror; what else they say stays. `None` if they have another form.
-fn docker(edge: &Edge, daemon_json: &str) -> Option<String> {
+/// The daemon's settings with the edges as the first mirrors; what else they say stays. `None` if they have another form.
+fn docker(edges: &[Edge], daemon_json: &str) -> Option<String> {
     let mut settings: Map<String, Value> = serde_json::from_str(daemon_json).ok()?;
-    put_first(&mut settings, "registry-mirrors", &edge.origin)?;
-    if edge.plain {
-        put_first(&mut settings, "insecure-registries", &edge.authority)?;
+    for edge in edges.iter().rev() {
+        put_first(&mut settings, "registry-mirrors", &edge.origin)?;
+        if edge.plain {
+            put_first(&mut settings, "insecure-registries", &edge.authority)?;
+        }
     }
     Some(format!("{:#}\n", Value::Object(settings)))
 }
@@ -262,15 +297,17 @@ fn docker_hub(config: &Config) -> Option<&Upstream> {
 
 /// What the files cannot say.
 pub fn notes(config: &Config, arguments: &Arguments) -> Vec<String> {
-    let Some(edge) = Edge::of(arguments) else { return Vec::new() };
+    let edges = Edge::all(arguments).unwrap_or_default();
     let mut notes = Vec::new();
     let certificates = match arguments.format {
         Format::Containerd => None,
         Format::Podman => Some("/etc/containers/certs.d"),
         Format::Docker => Some("/etc/docker/certs.d"),
     };
-    if let Some((folder, ca_file)) = certificates.zip(edge.ca_file.as_ref()) {
-        notes.push(format!("copy {ca_file} to {folder}/{}/ca.crt", edge.authority));
+    for edge in &edges {
+        if let Some((folder, ca_file)) = certificates.zip(edge.ca_file.as_ref()) {
+            notes.push(format!("copy {ca_file} to {folder}/{}/ca.crt", edge.authority));
+        }
     }
     match arguments.format {
         Format::Containerd => {
@@ -278,12 +315,14 @@ pub fn notes(config: &Config, arguments: &Arguments) -> Vec<String> {
         }
         Format::Podman => {}
         Format::Docker => {
-            let host = edge.authority.rsplit_once(':').map_or(edge.authority.as_str(), |(host, _)| host);
-            let known = |name: &String| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&edge.authority);
-            if !docker_hub(config).is_some_and(|upstream| upstream.hosts.iter().any(known)) {
-                notes.push(format!(
-                    "docker does not say that it means docker.io: put {host:?} among the hosts of that upstream at the edge"
-                ));
+            for edge in &edges {
+                let host = edge.authority.rsplit_once(':').map_or(edge.authority.as_str(), |(host, _)| host);
+                let known = |name: &String| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&edge.authority);
+                if !docker_hub(config).is_some_and(|upstream| upstream.hosts.iter().any(known)) {
+                    notes.push(format!(
+                        "docker does not say that it means docker.io: put {host:?} among the hosts of that upstream at the edge"
+                    ));
+                }
             }
             notes.push("restart docker to have it read daemon.json".to_owned());
         }
@@ -354,7 +393,9 @@ mod tests {
 
     fn arguments(edge: &str, format: Format) -> Arguments {
         Arguments {
-            edge: Some(edge.parse().unwrap()),
+            edge: edge.split(' ').map(|edge| edge.parse().unwrap()).collect(),
+            zone: None,
+            nearest: false,
             format,
             ca_file: None,
             ca_copy: None,
@@ -430,6 +471,24 @@ mod tests {
         }
         let none = Config::parse("", Path::new(""), &|_| None).unwrap();
         assert!(matches!(files(&none, &arguments("http://edge", Format::Docker), None), Err(MirrorConfigError::NoDockerHub)));
+    }
+
+    #[test]
+    fn several_edges_are_tried_in_order_and_then_the_origin() {
+        let edges = "https://near.example.com http://far.example.com:5000";
+        let places = |text: &str, wanted: [&str; 2]| wanted.map(|word| text.find(word).unwrap_or_else(|| panic!("{word}: {text}")));
+        for format in [Format::Containerd, Format::Podman, Format::Docker] {
+            let files = files(&config(), &arguments(edges, format), None).unwrap();
+            let [near, far] = places(&files[0].text, ["near.example.com", "far.example.com:5000"]);
+            assert!(near < far, "{}", files[0].text);
+        }
+        let hosts = toml(
+            "[host.'https://near.example.com']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '5s'
+            [host.'http://far.example.com:5000']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '5s'",
+        );
+        assert_eq!(tables(edges, Format::Containerd, None)[0].1, hosts);
+        let notes = notes(&config(), &arguments(edges, Format::Docker)).join("\n");
+        assert!(notes.contains("near.example.com") && notes.contains("far.example.com"), "{notes}");
     }
 
     #[test]

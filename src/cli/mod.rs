@@ -169,7 +169,7 @@ enum Command {
     },
     /// Write what containerd, podman or docker need to pull through an edge
     #[command(
-        after_help = "Example:\n  outport mirror-config --edge https://edge.example.com --output /etc/containerd/certs.d\n  outport mirror-config --edge https://edge.example.com --output /etc/containerd/certs.d --default-only --hold\n  outport mirror-config --output /etc/containerd/certs.d --remove"
+        after_help = "Example:\n  outport mirror-config --edge https://edge.example.com --output /etc/containerd/certs.d\n  outport mirror-config --edge https://edge.example.com --output /etc/containerd/certs.d --default-only --hold\n  outport mirror-config --edge https://eu.example.com --edge https://us.example.com --nearest --output /etc/containerd/certs.d\n  outport mirror-config --output /etc/containerd/certs.d --remove"
     )]
     MirrorConfig(mirror_config::Arguments),
 }

@@ -474,6 +474,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
         [
             r#"listen.also[0].rules[0].allow: lets nobody in: name ranges, or set default = "allow""#,
             r#"bucket.options_from_env: the environment variable "BUCKET_KEY_ID" is not set"#,
+            "siblings.advertise_env: stands beside advertise: only one of them is possible",
             "siblings.token_env: stands beside token_file: only one of them is possible",
             "peer[0].token_env: stands beside token_file: only one of them is possible",
             r#"peer[0].bucket.options_from_env: the environment variable "PEER_KEY_ID" is not set"#,

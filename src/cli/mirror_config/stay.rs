@@ -23,9 +23,11 @@ const AUTHORITY: &str = "outport-ca.crt";
 
 /// Writes `_default`, and with `--hold` keeps it there until the process is told to end.
 pub(super) fn put_default(folder: &Path, arguments: &Arguments) -> Result<(), MirrorConfigError> {
-    let mut edge = Edge::of(arguments).ok_or(MirrorConfigError::Edge)?;
-    edge.ca_file = arguments.ca_copy.as_ref().map(|_| AUTHORITY.to_owned()).or(edge.ca_file);
-    let hosts = hosts_toml(&edge, None);
+    let mut edges = Edge::all(arguments).ok_or(MirrorConfigError::Edge)?;
+    if arguments.ca_copy.is_some() {
+        edges.iter_mut().for_each(|edge| edge.ca_file = Some(AUTHORITY.to_owned()));
+    }
+    let hosts = hosts_toml(&edges, None);
     let files = || {
         let authority =
             arguments.ca_copy.as_ref().map(|path| fs::read_to_string(path).map_err(|why| MirrorConfigError::Io(path.clone(), why)));
@@ -102,7 +104,9 @@ mod tests {
 
     fn arguments(folder: &Path, ca_copy: Option<PathBuf>) -> Arguments {
         Arguments {
-            edge: Some("https://10.0.0.7:8443".parse().unwrap()),
+            edge: vec!["https://10.0.0.7:8443".parse().unwrap()],
+            zone: None,
+            nearest: false,
             format: Format::Containerd,
             ca_file: None,
             ca_copy,
