@@ -12,7 +12,7 @@
 //! with several edges in a region each event is sent once where nothing fails. An edge that ends, or is killed, goes on at its next start
 //! where it was, if its data folder is still there: receivers then hear some events twice. An event has the same id each time: receivers
 //! drop ids that they know. Events come in any order. Lost are those that are dropped (counted in `outport_webhook_dropped_total`), what
-//! an edge had not told whose folder is gone, and conflicts that are resolved within a second.
+//! an edge had not told whose folder is gone or whose region begins a new incarnation, and conflicts that are resolved within a second.
 
 mod cursor;
 mod event;
@@ -150,10 +150,10 @@ impl Webhooks {
         let (cursor, noted, changed) = (Mutex::default(), Noted::default(), Notify::new());
         let none = RwLock::new(Arc::from([]));
         let inner = Arc::new(Inner { region, settings, outside, hooks: none, cursor, noted, changed });
+        // Before anything is read or written down: whom the cursor speaks of, and nobody else, is told what came before.
+        inner.replace(inner.prepare(hooks)?);
         let reading = tokio::spawn(read(inner.clone())).abort_handle();
-        let webhooks = Webhooks(Arc::new(Tasks { inner, reading }));
-        webhooks.replace(webhooks.prepare(hooks)?);
-        Ok(webhooks)
+        Ok(Webhooks(Arc::new(Tasks { inner, reading })))
     }
 
     /// Makes receivers of a new configuration, for [`replace`](Self::replace). One that is configured as before goes on; with certificate
@@ -162,32 +162,12 @@ impl Webhooks {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn prepare(&self, wanted: &[config::Webhook]) -> Result<Prepared, DialError> {
-        let present = self.0.inner.hooks();
-        let prepared = wanted.iter().map(|wanted| {
-            let same = present.iter().find(|hook| hook.settings() == wanted && wanted.ca_file.is_none());
-            let ready = match same {
-                Some(same) => Ready::Same(same.clone()),
-                None => {
-                    let Outside { resolver, proxies, .. } = self.0.inner.outside.clone();
-                    Ready::New(Box::new(hook::client(wanted, resolver, proxies)?))
-                }
-            };
-            Ok((wanted.clone(), ready))
-        });
-        prepared.collect::<Result<_, _>>().map(Prepared)
+        self.0.inner.prepare(wanted)
     }
 
     /// From now on these are the receivers. What waits for one of the same name goes on waiting.
     pub fn replace(&self, prepared: Prepared) {
-        let inner = &self.0.inner;
-        let earlier = inner.hooks();
-        let hooks: Hooks = prepared.0.into_iter().map(|(settings, ready)| inner.made(settings, ready, &earlier)).collect();
-        for gone in earlier.iter().filter(|earlier| hooks.iter().all(|hook| hook.name() != earlier.name())) {
-            gone.end();
-        }
-        *inner.hooks.write().unwrap_or_else(PoisonError::into_inner) = hooks;
-        inner.begin();
-        inner.changed.notify_one();
+        self.0.inner.replace(prepared);
     }
 
     /// A request had something committed at a position. Returns at once.
@@ -228,6 +208,33 @@ impl Inner {
 
     fn cursor(&self) -> MutexGuard<'_, Option<Cursor>> {
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepare(&self, wanted: &[config::Webhook]) -> Result<Prepared, DialError> {
+        let present = self.hooks();
+        let prepared = wanted.iter().map(|wanted| {
+            let same = present.iter().find(|hook| hook.settings() == wanted && wanted.ca_file.is_none());
+            let ready = match same {
+                Some(same) => Ready::Same(same.clone()),
+                None => {
+                    let Outside { resolver, proxies, .. } = self.outside.clone();
+                    Ready::New(Box::new(hook::client(wanted, resolver, proxies)?))
+                }
+            };
+            Ok((wanted.clone(), ready))
+        });
+        prepared.collect::<Result<_, _>>().map(Prepared)
+    }
+
+    fn replace(&self, prepared: Prepared) {
+        let earlier = self.hooks();
+        let hooks: Hooks = prepared.0.into_iter().map(|(settings, ready)| self.made(settings, ready, &earlier)).collect();
+        for gone in earlier.iter().filter(|earlier| hooks.iter().all(|hook| hook.name() != earlier.name())) {
+            gone.end();
+        }
+        *self.hooks.write().unwrap_or_else(PoisonError::into_inner) = hooks;
+        self.begin();
+        self.changed.notify_one();
     }
 
     fn made(&self, settings: config::Webhook, ready: Ready, earlier: &Hooks) -> Arc<Hook> {

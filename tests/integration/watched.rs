@@ -64,6 +64,8 @@ async fn what_an_upstream_was_spared_is_told() {
     let edge = Settings::new().upstream("origin.test", &origin).upstream("idle.test", &origin).start().await;
     for _ in 0..4 {
         pull(&edge.client, "origin.test/app", "v1", &image).await.expect("the image");
+        // Who joins a transfer reads what comes from the origin.
+        until("all of it is here", || async { metric(&edge, "outport_fills_in_flight").await == 0.0 }).await;
     }
     let once: u64 = image.blobs.iter().map(|blob| blob.size_bytes()).sum::<u64>() + image.manifest.bytes.len() as u64;
     let report = edge.client.get("/outport/v1/offload").await.json();
