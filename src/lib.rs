@@ -24,8 +24,9 @@
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!    traffic/   who asks how much: bounded summaries of clients, principals, repositories; what one client may take
 //!  2 config/    the whole schema: load, validate, report every error with its key path
-//!  1 access/    patterns, grants, the authorization value: pure decisions         offload.rs what upstreams were spared
-//!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block) journal.rs (the log's last lines)
+//!  1 access/    patterns, grants, the authorization value: pure decisions
+//!    offload.rs what upstreams were spared                                         journal.rs the log's last lines
+//!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
 //!

@@ -6,6 +6,7 @@ mod audit;
 mod callers;
 mod claims;
 mod client_certificates;
+mod console;
 mod demo;
 mod disk_faults;
 mod forward;

@@ -76,8 +76,8 @@ async fn who_may_not_read_the_audit_record_is_told_nothing() {
         assert!(!answer.text().contains("127.0.0.1"), "{}", answer.text());
     }
     assert_eq!(edge.client.get("/outport/v1/top").await.status, 401);
-    // The operators' listener asks nobody who they are.
-    assert_eq!((edge.ops.get("/top").await.status, edge.ops.get("/outport/v1/top").await.status), (404, 404));
+    // The operators' listener asks who they are, too.
+    assert_eq!((edge.ops.get("/top").await.status, edge.ops.get("/outport/v1/top").await.status), (404, 401));
     let operator = signed_in(&edge, "operator");
     assert_eq!(operator.get("/outport/v1/top?by=tag").await.status, 400);
     assert_eq!(operator.post("/outport/v1/top", &Value::Null).await.status, 405);
