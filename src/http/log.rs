@@ -335,12 +335,12 @@ impl Record {
             cause = self.cause.as_deref().map(clean),
             agent = self.agent.as_deref(),
         );
-        self.count(sent_bytes, whole);
+        self.count(sent_bytes);
         self.leave(sent_bytes, u64::try_from(whole.as_millis()).unwrap_or(u64::MAX), ending);
     }
 
     /// Counts the request as one of its client. Health checks are nobody's.
-    fn count(&self, sent_bytes: u64, whole: Duration) {
+    fn count(&self, sent_bytes: u64) {
         let Some(traffic) = self.traffic.as_ref().filter(|_| self.class != Class::Ready) else { return };
         let visit = Visit {
             client: self.client,
@@ -348,8 +348,7 @@ impl Record {
             repository: self.repository.clone(),
             bytes: sent_bytes.saturating_add(self.notes.received_bytes()),
         };
-        // How long it took differs from one request to the next.
-        traffic.note(visit, whole.subsec_nanos());
+        traffic.note(visit);
     }
 
     fn source_label(&self) -> &'static str {

@@ -1,7 +1,8 @@
 //! Who asks how much: the noisiest clients, principals and repositories, from bounded summaries; and what one client may take.
 //!
-//! Each answered request is noted once, by pushing it onto one of a few short lists. From there it is counted a little later, so that no
-//! answer waits for that; a list that is full is counted by whoever fills it, and nothing is lost. A client is an address, or a network of
+//! Each answered request is noted once, on one of a few short lists, which its client chooses; requests of a client come in runs, and those
+//! that differ in nothing but bytes are noted together. From there they are counted a little later, so that no answer waits for that; a
+//! list that is full is counted by whoever fills it, and nothing is lost. A client is an address, or a network of
 //! 64 bits where addresses are IPv6. Who has not signed in is no principal: those are told apart by address.
 //!
 //! Memory is bounded: by [`frequent`] and [`windows`] to 7 MiB when a million names of 40 bytes come by, which a test holds, and to some
@@ -26,7 +27,7 @@ pub use fair::{Client, Fair, Lane};
 use windows::Windows;
 pub use windows::{WINDOWS, Window};
 
-/// Lists of what is not counted yet: so many that threads seldom meet.
+/// Lists of what is not counted yet: so many that threads seldom meet; a power of two.
 const LISTS: usize = 16;
 /// What a list holds before it is counted by whoever filled it.
 const LIST_LENGTH: usize = 512;
@@ -62,6 +63,13 @@ pub struct Visit {
     pub bytes: u64,
 }
 
+/// Requests that differ in nothing but bytes.
+#[derive(Debug)]
+struct Noted {
+    visit: Visit,
+    requests: u64,
+}
+
 /// The first of some names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranking {
@@ -81,7 +89,7 @@ pub struct Traffic(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
-    lists: [Mutex<Vec<Visit>>; LISTS],
+    lists: [Mutex<Vec<Noted>>; LISTS],
     clients: Mutex<Kind<IpAddr>>,
     principals: Mutex<Kind<Arc<str>>>,
     repositories: Mutex<Kind<RepositoryName>>,
@@ -154,11 +162,16 @@ impl Traffic {
         }))
     }
 
-    /// A request has been answered. `lot` chooses a list: the more it differs between requests, the less they wait for each other.
-    pub fn note(&self, visit: Visit, lot: u32) {
-        let number = lot as usize % LISTS;
+    /// A request has been answered.
+    pub fn note(&self, visit: Visit) {
+        let number = list_of(visit.client);
         let mut list = lock(&self.0.lists[number]);
-        list.push(visit);
+        if let Some(last) = list.last_mut().filter(|last| last.visit.is_like(&visit)) {
+            last.requests += 1;
+            last.visit.bytes = last.visit.bytes.saturating_add(visit.bytes);
+            return;
+        }
+        list.push(Noted { visit, requests: 1 });
         if list.len() >= LIST_LENGTH {
             drop(list);
             self.count(number);
@@ -197,15 +210,14 @@ impl Traffic {
     }
 
     fn count(&self, number: usize) {
-        let visits = std::mem::take(&mut *lock(&self.0.lists[number]));
-        if visits.is_empty() {
+        let list = std::mem::take(&mut *lock(&self.0.lists[number]));
+        if list.is_empty() {
             return;
         }
-        let now = self.0.clock.now();
-        lock(&self.0.clients).count(now, visits.iter().map(|visit| (client_network(visit.client), visit.bytes)));
-        lock(&self.0.principals).count(now, visits.iter().filter_map(|visit| Some((name(&visit.principal)?, visit.bytes))));
-        let repositories = visits.iter().filter_map(|visit| Some((visit.repository.clone()?, visit.bytes)));
-        lock(&self.0.repositories).count(now, repositories);
+        let (now, noted) = (self.0.clock.now(), || list.iter().map(|Noted { visit, requests }| (visit, (*requests, visit.bytes))));
+        lock(&self.0.clients).count(now, noted().map(|(visit, much)| (client_network(visit.client), much)));
+        lock(&self.0.principals).count(now, noted().filter_map(|(visit, much)| Some((name(&visit.principal)?, much))));
+        lock(&self.0.repositories).count(now, noted().filter_map(|(visit, much)| Some((visit.repository.clone()?, much))));
     }
 }
 
@@ -219,10 +231,10 @@ impl<K: Eq + Hash + Ord + Clone> Kind<K> {
         self.bytes.advance(now);
     }
 
-    fn count(&mut self, now: Timestamp, visits: impl Iterator<Item = (K, u64)>) {
+    fn count(&mut self, now: Timestamp, noted: impl Iterator<Item = (K, (u64, u64))>) {
         self.advance(now);
-        for (name, bytes) in visits {
-            self.requests.add(&name, 1);
+        for (name, (requests, bytes)) in noted {
+            self.requests.add(&name, requests);
             self.bytes.add(&name, bytes);
         }
     }
@@ -237,6 +249,23 @@ impl<K: Eq + Hash + Ord + Clone> Kind<K> {
         let names = sum.first(most).into_iter().map(|(name, count)| (text(&name), count)).collect();
         Ranking { names, total: sum.total(), error: sum.error(), since }
     }
+}
+
+impl Visit {
+    fn is_like(&self, other: &Visit) -> bool {
+        self.client == other.client && self.principal == other.principal && self.repository == other.repository
+    }
+}
+
+/// The list that a client chooses: neighbours in a network spread over all of them.
+fn list_of(client: IpAddr) -> usize {
+    // 2^64 over the golden ratio, whose multiples fall evenly (Knuth, "The Art of Computer Programming", 6.4).
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let network = match client {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    };
+    (network.wrapping_mul(GOLDEN) >> (u64::BITS - LISTS.trailing_zeros())) as usize
 }
 
 /// Who signed in.

@@ -25,17 +25,14 @@ fn first(traffic: &Traffic, by: By, measure: Measure) -> Vec<(String, u64)> {
 #[test]
 fn what_was_noted_is_told_by_kind_and_measure() {
     let (traffic, _) = traffic();
-    for (lot, visit) in [
+    for visit in [
         visit("10.0.0.1", Some("ci"), Some("team/app"), 5),
         visit("::ffff:10.0.0.1", Some("ci"), Some("team/base"), 5),
         visit("2001:db8:1:2::5", None, Some("team/app"), 100),
         visit("2001:db8:1:2:ff::6", Some("ann"), None, 0),
         visit("2001:db8:1:3::6", None, None, 0),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        traffic.note(visit, lot as u32);
+    ] {
+        traffic.note(visit);
     }
     let told = |by, measure| first(&traffic, by, measure).iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>();
     assert_eq!(told(By::Client, Measure::Requests), ["10.0.0.1 2", "2001:db8:1:2::/64 2"]);
@@ -55,7 +52,10 @@ fn nothing_is_lost_between_threads() {
         for thread in 0..4_u32 {
             let traffic = &traffic;
             scope.spawn(move || {
-                (0..5_000).for_each(|lot| traffic.note(visit(&format!("10.0.0.{thread}"), None, None, 2), lot ^ thread));
+                (0..5_000).for_each(|number| {
+                    // Runs of ten, of one client after the other.
+                    traffic.note(visit(&format!("10.0.0.{}", (number / 10 + thread) % 4), None, None, 2));
+                });
             });
         }
     });
@@ -64,6 +64,21 @@ fn nothing_is_lost_between_threads() {
         let each = if measure == Measure::Bytes { 10_000 } else { 5_000 };
         assert_eq!((ranking.names.len(), ranking.total), (4, 4 * each));
         assert!(ranking.names.iter().all(|(_, count)| *count == each), "{ranking:?}");
+    }
+}
+
+#[test]
+fn neighbours_choose_different_lists() {
+    for base in ["10.0.0.0", "2001:db8::"] {
+        let neighbour = |number: u32| match base.parse().unwrap() {
+            IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from_bits(first.to_bits() + number)),
+            IpAddr::V6(first) => IpAddr::V6((first.to_bits() + (u128::from(number) << 64)).into()),
+        };
+        let chosen = (0..256).fold([0; LISTS], |mut chosen, number| {
+            chosen[list_of(neighbour(number))] += 1;
+            chosen
+        });
+        assert!(chosen.iter().all(|count| (8..=32).contains(count)), "{base}: {chosen:?}");
     }
 }
 
@@ -80,9 +95,9 @@ fn one_at_a_hundred_times_the_others_rate_is_first_within_ten_seconds() {
     let (traffic, clock) = traffic();
     for number in 0..OTHERS {
         let address = Ipv4Addr::from_bits(0x0a00_0000 + number).to_string();
-        traffic.note(visit(&address, Some(&format!("other-{number}")), Some(&format!("others/{number}")), 1), number);
+        traffic.note(visit(&address, Some(&format!("other-{number}")), Some(&format!("others/{number}")), 1));
         if number % 1_000 == 999 {
-            traffic.note(visit("198.51.100.7", Some("noisy"), Some("noisy/app"), 1), number);
+            traffic.note(visit("198.51.100.7", Some("noisy"), Some("noisy/app"), 1));
             clock.advance(Duration::from_millis(90));
         }
     }
@@ -115,13 +130,12 @@ fn memory_stays_bounded_whatever_names_come() {
                 let number = flood as u32 * names + number;
                 let address = Ipv4Addr::from_bits(0x0a00_0000 + number).to_string();
                 let name = format!("attacker/with-names-of-forty-bytes-{number:0>7}");
-                traffic.note(visit(&address, Some(&name), Some(&name), 1 + u64::from(number % 1_000)), number);
+                traffic.note(visit(&address, Some(&name), Some(&name), 1 + u64::from(number % 1_000)));
             }
         }
         kept = Some(traffic);
     });
     let day = kept.expect("it was measured").rank(By::Repository, (Measure::Bytes, Window::Day), 100);
     assert!(day.names.len() == 100 && day.error <= day.total / 100, "{day:?}");
-    eprintln!("{} KiB", counted.bytes_current >> 10);
     assert!((MOST_BYTES / 4..MOST_BYTES).contains(&counted.bytes_current), "{} KiB", counted.bytes_current >> 10);
 }
