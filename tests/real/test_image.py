@@ -30,7 +30,7 @@ from stores import Store, fresh_prefix
 
 FULL = bool(os.environ.get("OUTPORT_FULL"))
 LIMIT_BYTES = 40_000_000
-"""Of the image with a release build, unpacked; packed it is less than half."""
+"""Of the image with a release build, unpacked. Packed it is less than half of that."""
 USER = 65532
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SOURCE = "https://git.example.com/outport"

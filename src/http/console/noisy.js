@@ -37,18 +37,16 @@ export function open(place) {
     const turn = (asked += 1);
     try {
       const query = `measure=${measure.value}&window=${span.value}&n=${SHOWN}`;
-      const answers = await Promise.all(lists.map(({ kind }) => available(`/outport/v1/top?by=${kind}&${query}`)));
+      const answer = await available(`/outport/v1/top?${query}`);
       if (turn !== asked) return;
-      const missing = answers.some((answer) => !answer);
-      shown.hidden = form.hidden = over = missing;
-      said.textContent = missing ? 'Not available on this edge.' : '';
-      answers.forEach((answer, at) => {
-        if (!answer) return;
+      shown.hidden = form.hidden = over = !answer;
+      said.textContent = answer ? '' : 'Not available on this edge.';
+      for (const { kind, list, total } of answer ? lists : []) {
+        const ranking = answer.tables.find(({ by }) => by === kind);
         // The measure is in the row, since it says what the number means.
-        const { total, entries = [] } = answer;
-        lists[at].list.update(entries.map((entry) => ({ ...entry, share: entry.share ?? (total ? entry.count / total : null), measure: measure.value })));
-        lists[at].total.textContent = `${format(total)} ${measure.value === 'bytes' ? 'sent' : 'requests'} in all`;
-      });
+        list.update(ranking.names.map((entry) => ({ ...entry, error: ranking.error, measure: measure.value })));
+        total.textContent = `${format(ranking.total)} ${measure.value === 'bytes' ? 'sent' : 'requests'} in all`;
+      }
     } catch (error) {
       if (turn !== asked) return;
       const refused = error instanceof Refused && error.status === 403;

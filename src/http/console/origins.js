@@ -5,8 +5,8 @@ import { NOTHING, bytes, chip, count, note, percent, section, span, table, tile,
 
 export const title = 'Origins';
 
-/** The report on origins as a list; the endpoint may wrap it. */
-const reported = ({ offload }) => (Array.isArray(offload) ? offload : offload?.upstreams ?? offload?.entries ?? []);
+/** What each origin was spared since the start. */
+const reported = ({ offload }) => (offload?.upstreams ?? []).map(({ upstream, since_start: spared }) => ({ name: upstream, ...spared }));
 const part = (saved, all) => (all > 0 ? Math.max(0, saved) / all : undefined);
 
 /** Bytes that no upstream had to send, in words and where that is from. Also for the overview. */
@@ -14,8 +14,7 @@ export function saved(live) {
   const all = reported(live);
   if (all.length) {
     const total = (key) => all.reduce((sum, each) => sum + (each[key] ?? 0), 0);
-    const spared = total('bytes_served') - total('bytes_upstream');
-    return [bytes(Math.max(0, spared)), `${percent(part(spared, total('bytes_served')))} of what was served`];
+    return [bytes(total('saved_bytes')), `${percent(part(total('saved_bytes'), total('bytes')))} of what was served`];
   }
   const { sample } = live;
   const here = sample.sum('outport_response_bytes_total', ({ route, source }) => (route === 'blob' || route === 'manifest') && ['memory', 'disk', 'bucket', 'region'].includes(source));
@@ -26,7 +25,7 @@ export function saved(live) {
 function rows(live) {
   const { sample } = live;
   const families = ['outport_upstream_requests_total', 'outport_upstream_breaker_open', 'outport_fills_total'];
-  const reports = new Map(reported(live).map((each) => [each.name ?? each.upstream, each]));
+  const reports = new Map(reported(live).map((each) => [each.name, each]));
   const names = new Set([...reports.keys(), ...families.flatMap((name) => [...sample.by(name, 'upstream').keys()])]);
   return [...names].sort().map((name) => {
     const its = ({ upstream }) => upstream === name;
@@ -48,8 +47,6 @@ function rows(live) {
   });
 }
 
-const less = (report, what) => (report ? Math.max(0, report[`${what}_served`] - report[`${what}_upstream`]) : undefined);
-
 export function open(place, live) {
   const asked = tile('Asked of origins');
   const spared = tile('Saved');
@@ -59,12 +56,12 @@ export function open(place, live) {
     columns: [
       { name: 'Origin', cell: ({ name }) => name },
       { name: 'Circuit', cell: ({ open: isOpen }) => (isOpen ? chip('bad', 'open') : chip('ok', 'closed')), hint: 'Open: it failed too often and is not asked for a while.' },
-      { name: 'Served', numeric: true, cell: ({ report }) => count(report?.requests_served), hint: 'Requests of clients for its content' },
+      { name: 'Served', numeric: true, cell: ({ report }) => count(report?.requests), hint: 'Requests of clients for its content' },
       { name: 'Asked of it', numeric: true, cell: ({ asked: times }) => count(times) },
-      { name: 'Requests saved', numeric: true, cell: ({ report }) => count(less(report, 'requests')) },
+      { name: 'Requests saved', numeric: true, cell: ({ report }) => count(report?.saved_requests) },
       { name: 'Received', numeric: true, cell: (row) => bytes(row.bytes) },
-      { name: 'Bytes saved', numeric: true, cell: ({ report }) => bytes(less(report, 'bytes')) },
-      { name: 'Hit ratio', numeric: true, cell: ({ report }) => percent(report && part(less(report, 'requests'), report.requests_served)) },
+      { name: 'Bytes saved', numeric: true, cell: ({ report }) => bytes(report?.saved_bytes) },
+      { name: 'Hit ratio', numeric: true, cell: ({ report }) => percent(report?.hit_ratio) },
       { name: 'Errors', numeric: true, cell: ({ errors, why }) => (errors ? [chip('bad', count(errors)), ` ${why}`] : '0') },
       { name: 'Asked again', numeric: true, cell: ({ retries }) => count(retries ?? 0) },
       { name: 'Stale answers', numeric: true, cell: ({ stale }) => count(stale ?? 0) },

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 export const stage = JSON.parse(process.env.CONSOLE_STAGE);
 const require = createRequire(join(stage.modules, 'modules.js'));
 const { chromium } = require('playwright-core');
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = 30_000;
 
 /** The views, as they stand in the navigation. */
 export const VIEWS = ['overview', 'regions', 'origins', 'repositories', 'noisy', 'audit', 'log', 'system'];

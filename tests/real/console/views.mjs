@@ -68,7 +68,7 @@ async function regions(page) {
 
 async function origins(page) {
   const { text } = await ask('/metrics');
-  const { status, json: report } = await ask('/outport/v1/offload');
+  const { json: report } = await ask('/outport/v1/offload');
   const found = Object.fromEntries((await rows(page, 'Origins')).map((row) => [row[0], row]));
   const asked = metric(text, 'outport_upstream_requests_total{outcome="2xx",upstream="origin.test"}');
   assert.ok(asked > 0);
@@ -79,13 +79,9 @@ async function origins(page) {
   assert.equal(good[8], '0');
   assert.match(gone[8], /^\d+ connect \d+$/);
   assert.equal(await tile(page, 'Breakers open').textContent(), '1');
-  if (status === 404) {
-    assert.deepEqual([good[2], good[4], good[6], good[7]], ['–', '–', '–', '–']);
-    return assert.match(await page.locator('.note').first().textContent(), /not available on this edge/);
-  }
-  const { requests_served: served, requests_upstream: upstream } = (report.upstreams ?? report).find(({ name }) => name === 'origin.test');
-  assert.ok(served > upstream);
-  await until(() => rows(page, 'Origins'), (all) => number(all.find(([name]) => name === 'origin.test')[4]) >= served - upstream, 'what was saved');
+  const { requests, saved_requests: saved } = report.upstreams.find(({ upstream }) => upstream === 'origin.test').since_start;
+  assert.ok(requests > saved && saved > 0);
+  await until(() => rows(page, 'Origins'), (all) => number(all.find(([name]) => name === 'origin.test')[4]) >= saved, 'what was saved');
 }
 
 async function repositories(page) {
@@ -145,11 +141,10 @@ async function locks(page) {
 }
 
 async function noisy(page) {
-  const { status, json } = await ask('/outport/v1/top?by=principal&measure=requests&window=minute&n=10');
-  if (status === 404) return void (await page.getByText('Not available on this edge.').waitFor());
+  const { json } = await ask('/outport/v1/top?by=principal&measure=requests&window=minute&n=10');
   const found = await until(() => rows(page, 'Principals'), (all) => all[0]?.length > 1, 'principals');
   assert.equal(found[0][0], 'ci', 'who pulls all the time');
-  assert.equal(found[0][0], json.entries[0].name);
+  assert.equal(found[0][0], json.tables[0].names[0].name);
   assert.ok(number(found[0][1]) > 100, `${found}`);
   assert.ok((await rows(page, 'Repositories')).some(([name]) => name.includes('team/app')));
   await page.getByLabel('By', { exact: true }).selectOption('bytes');
@@ -191,7 +186,7 @@ async function log(page) {
   await page.getByLabel('Level').selectOption('TRACE');
   // Each line of it, by its words: what goes on meanwhile comes behind them.
   const { json: quiet } = await ask('/outport/v1/logs?lines=200&requests=no');
-  assert.ok(quiet.lines.length > 5, 'an edge tells how it starts, and of a region that it cannot see');
+  assert.ok(quiet.lines.length > 0, 'an edge tells how it starts');
   const shown = await until(() => lines.locator('.message').allTextContents(), (all) => all.length >= quiet.lines.length, 'lines');
   assert.deepEqual(shown.slice(0, quiet.lines.length), quiet.lines.map(({ message }) => message));
   assert.ok(!(await lines.allTextContents()).some((text) => text.includes('outport::access')), 'requests only where somebody wants them');
@@ -228,7 +223,11 @@ async function system(page) {
   const uploads = Object.fromEntries(await rows(page, 'Uploads and transfers'));
   assert.equal(number(uploads['Uploads complete']), metric(text, 'outport_uploads_total{outcome="complete"}'));
   assert.match((await rows(page, 'Bytes since the start'))[0][1], /iB$/);
-  assert.equal((await rows(page, 'Storage'))[0][1], 'yes');
+  const storage = Object.fromEntries(await rows(page, 'Storage'));
+  assert.equal(storage['Disk takes writes'], 'yes');
+  const size = metric(text, 'outport_disk_bytes');
+  assert.ok(size > 0);
+  assert.ok(storage['Free on the disk'].includes(` of ${Math.round(size / 2 ** 30)} GiB, `), storage['Free on the disk']);
 }
 
 const SEEN = { overview, regions, origins, repositories, noisy, audit, log, system };
