@@ -138,7 +138,7 @@ def _build(folder: Path) -> None:
 def _debian(registry: str, scratch: Path) -> Image:
     """A base system by debootstrap and packages' files on top, put together by umoci and pushed by skopeo."""
     layout = scratch / "layout"
-    mirror = _debian_mirror()
+    mirror = debian_mirror()
     root = scratch / "root"
     run("debootstrap", "--variant=minbase", SUITE, root, mirror)
     run("umoci", "init", "--layout", layout)
@@ -166,7 +166,7 @@ def _add_layer(layout: Path, root: Path, scratch: Path, parts: tuple[str, ...]) 
     archive.unlink()
 
 
-def _debian_mirror() -> str:
+def debian_mirror() -> str:
     """The mirror that this machine's apt uses."""
     lists = subprocess.run(["apt-get", "indextargets", "--format", "$(CREATED_BY) $(RELEASE) $(REPO_URI)"], capture_output=True, text=True)
     for line in lists.stdout.splitlines():

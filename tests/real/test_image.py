@@ -22,7 +22,7 @@ from api import Api, push_blob, push_manifest, read_whole
 from certificates import Authority
 from clients import NO_HOME, storage
 from edge import REPOSITORY, UPSTREAM, upstream
-from images import CONFIG, LAYER, MANIFEST, SUITE, Images, _debian_mirror
+from images import CONFIG, LAYER, MANIFEST, SUITE, Images, debian_mirror
 from origin import Distribution
 from processes import Process, free_port, run, scratch_folder
 from region import ANYBODY
@@ -132,7 +132,7 @@ def base(certificates) -> Iterator[Path]:
     with scratch_folder() as folder:
         root = folder / "root"
         if FULL:
-            run("debootstrap", "--variant=minbase", "--include=ca-certificates,gcc,libc6-dev", SUITE, root, _debian_mirror())
+            run("debootstrap", "--variant=minbase", "--include=ca-certificates,gcc,libc6-dev", SUITE, root, debian_mirror())
             sysroot = Path(run("rustc", "--print", "sysroot").strip())
             for part in ("bin", "lib"):
                 shutil.copytree(sysroot / part, root / "usr" / "local" / part, symlinks=True, dirs_exist_ok=True)

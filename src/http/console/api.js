@@ -91,13 +91,3 @@ export async function raw(path) {
   const { answer, text } = await send(path);
   return { status: answer.status, text };
 }
-
-/** Nothing where this edge has no such endpoint. */
-export async function available(path) {
-  try {
-    return await json(path);
-  } catch (error) {
-    if (error instanceof Refused && error.status === 404) return null;
-    throw error;
-  }
-}

@@ -1,6 +1,6 @@
 // What is known of this edge now and of the last minutes: asked every two seconds while somebody looks.
 
-import { Refused, available, json, raw } from './api.js';
+import { Refused, json, raw } from './api.js';
 import { Sample, growth, quantile } from './metrics.js';
 
 export const INTERVAL_MS = 2000;
@@ -8,7 +8,6 @@ export const INTERVAL_MS = 2000;
 const RATE_MS = 10_000;
 const SAMPLES_MS = 62_000;
 const HISTORY_MS = 300_000;
-const OFFLOAD_MS = 60_000;
 /** What answers to clients come from, as the metrics have it. */
 export const SOURCES = ['memory', 'disk', 'bucket', 'region', 'upstream', 'none'];
 /** What clients of the registry ask, without operators, other regions and this page. */
@@ -32,7 +31,7 @@ export class Live {
   reset() {
     clearTimeout(this.timer);
     this.round = (this.round ?? 0) + 1;
-    Object.assign(this, { status: null, ready: null, offload: null, offloadAt: -Infinity, sample: null, samples: [], history: [], silentSince: null, heardAt: null, running: false });
+    Object.assign(this, { status: null, ready: null, offload: null, sample: null, samples: [], history: [], silentSince: null, heardAt: null, running: false });
   }
 
   start() {
@@ -58,7 +57,7 @@ export class Live {
     try {
       // First what needs credentials: without it nothing is asked or shown.
       const status = await json('/outport/v1/status');
-      const [metrics, ready, offload] = await Promise.all([raw('/metrics'), raw('/readyz'), this.askOffload()]);
+      const [metrics, ready, offload] = await Promise.all([raw('/metrics'), raw('/readyz'), json('/outport/v1/offload')]);
       if (round !== this.round) return;
       this.silentSince = null;
       this.heardAt = Date.now();
@@ -72,19 +71,6 @@ export class Live {
     }
     this.changed();
     if (this.running && !document.hidden) this.timer = setTimeout(() => this.poll(), INTERVAL_MS);
-  }
-
-  /** `null`: this edge has no such report; `undefined`: it is not for whoever asks. */
-  async askOffload() {
-    // What is not there or not allowed now will not be in two seconds, and each refusal is an entry of the audit record.
-    if ((this.offload ?? null) === null && performance.now() - this.offloadAt < OFFLOAD_MS) return this.offload;
-    this.offloadAt = performance.now();
-    try {
-      return await available('/outport/v1/offload');
-    } catch (error) {
-      if (error instanceof Refused && error.status !== 401) return undefined;
-      throw error;
-    }
   }
 
   take(sample) {

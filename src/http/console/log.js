@@ -1,6 +1,6 @@
 // The end of this edge's own log.
 
-import { Refused, available } from './api.js';
+import { Refused, json } from './api.js';
 import { told } from './pages.js';
 import { chip, choice, element, field, moment, section } from './page.js';
 
@@ -25,7 +25,7 @@ export function open(place) {
   // What was asked for before another choice was made is not shown.
   let turn = 0;
   let asking = null;
-  // Closed, or there is nothing to be had: asking again would only fill the audit record with refusals.
+  // Closed, or refused: asking again would only fill the audit record with refusals.
   let over = false;
 
   const words = ({ message, target, fields }) => [message, ...Object.entries(fields ?? {}).map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`), target].join(' ');
@@ -66,10 +66,8 @@ export function open(place) {
     const asked = (asking = turn);
     try {
       const which = `requests=${requests.checked ? 'yes' : 'no'}`;
-      const answer = await available(next === null ? `/outport/v1/logs?lines=${FIRST}&${which}` : `/outport/v1/logs?lines=${KEPT}&after=${next}&${which}`);
+      const answer = await json(next === null ? `/outport/v1/logs?lines=${FIRST}&${which}` : `/outport/v1/logs?lines=${KEPT}&after=${next}&${which}`);
       if (over || asked !== turn || pause.getAttribute('aria-pressed') === 'true') return;
-      form.hidden = lines.hidden = over = !answer;
-      if (!answer) return void (said.textContent = 'Not available on this edge.');
       // An edge that began anew counts from nothing.
       if (next !== null && answer.next < next) kept = [];
       next = answer.next;

@@ -1,6 +1,6 @@
 // Who asks the most: clients, principals and repositories, from bounded sketches of this edge.
 
-import { Refused, available } from './api.js';
+import { Refused, json } from './api.js';
 import { told } from './pages.js';
 import { bytes, chip, choice, count, element, field, note, percent, section, table } from './page.js';
 
@@ -37,11 +37,10 @@ export function open(place) {
     const turn = (asked += 1);
     try {
       const query = `measure=${measure.value}&window=${span.value}&n=${SHOWN}`;
-      const answer = await available(`/outport/v1/top?${query}`);
+      const answer = await json(`/outport/v1/top?${query}`);
       if (turn !== asked) return;
-      shown.hidden = form.hidden = over = !answer;
-      said.textContent = answer ? '' : 'Not available on this edge.';
-      for (const { kind, list, total } of answer ? lists : []) {
+      said.textContent = '';
+      for (const { kind, list, total } of lists) {
         const ranking = answer.tables.find(({ by }) => by === kind);
         // The measure is in the row, since it says what the number means.
         list.update(ranking.names.map((entry) => ({ ...entry, error: ranking.error, measure: measure.value })));
@@ -51,7 +50,7 @@ export function open(place) {
       if (turn !== asked) return;
       const refused = error instanceof Refused && error.status === 403;
       shown.hidden = form.hidden = over = refused;
-      said.replaceChildren(refused ? chip('warn', told(error, 'Reader, Contributor or Owner')) : told(error));
+      said.replaceChildren(refused ? chip('warn', told(error, 'Contributor or Owner')) : told(error));
     }
   }
 

@@ -1,38 +1,30 @@
 // What each origin registry is asked, and what it is spared.
 
 import { quantile } from './metrics.js';
-import { NOTHING, bytes, chip, count, note, percent, section, span, table, tile, tiles } from './page.js';
+import { bytes, chip, count, note, percent, section, span, table, tile, tiles } from './page.js';
 
 export const title = 'Origins';
 
 /** What each origin was spared since the start. */
-const reported = ({ offload }) => (offload?.upstreams ?? []).map(({ upstream, since_start: spared }) => ({ name: upstream, ...spared }));
+const reported = ({ offload }) => offload.upstreams.map(({ upstream, since_start: spared }) => ({ name: upstream, ...spared }));
 const part = (saved, all) => (all > 0 ? Math.max(0, saved) / all : undefined);
 
-/** Bytes that no upstream had to send, in words and where that is from. Also for the overview. */
+/** Bytes that no upstream had to send, and what part that is. Also for the overview. */
 export function saved(live) {
   const all = reported(live);
-  if (all.length) {
-    const total = (key) => all.reduce((sum, each) => sum + (each[key] ?? 0), 0);
-    return [bytes(total('saved_bytes')), `${percent(part(total('saved_bytes'), total('bytes')))} of what was served`];
-  }
-  const { sample } = live;
-  const here = sample.sum('outport_response_bytes_total', ({ route, source }) => (route === 'blob' || route === 'manifest') && ['memory', 'disk', 'bucket', 'region'].includes(source));
-  return [bytes(here), 'without an upstream'];
+  const total = (key) => all.reduce((sum, each) => sum + each[key], 0);
+  return [bytes(total('saved_bytes')), `${percent(part(total('saved_bytes'), total('bytes')))} of what was served`];
 }
 
-/** One row for each upstream that was ever asked, or is in the report. */
+/** One row for each upstream. */
 function rows(live) {
   const { sample } = live;
-  const families = ['outport_upstream_requests_total', 'outport_upstream_breaker_open', 'outport_fills_total'];
-  const reports = new Map(reported(live).map((each) => [each.name, each]));
-  const names = new Set([...reports.keys(), ...families.flatMap((name) => [...sample.by(name, 'upstream').keys()])]);
-  return [...names].sort().map((name) => {
+  return reported(live).map((report) => {
+    const { name } = report;
     const its = ({ upstream }) => upstream === name;
     const outcomes = sample.by('outport_upstream_requests_total', 'outcome', its);
     const asked = [...outcomes.values()].reduce((sum, value) => sum + value, 0);
     const good = ['2xx', '3xx', '4xx'].reduce((sum, outcome) => sum + (outcomes.get(outcome) ?? 0), 0);
-    const report = reports.get(name);
     return {
       name, report, asked,
       errors: asked - good,
@@ -52,16 +44,16 @@ export function open(place, live) {
   const spared = tile('Saved');
   const broken = tile('Breakers open');
   const list = table({
-    label: 'Origins', key: ({ name }) => name, empty: 'No origin was asked yet.',
+    label: 'Origins', key: ({ name }) => name, empty: 'No origin is configured.',
     columns: [
       { name: 'Origin', cell: ({ name }) => name },
       { name: 'Circuit', cell: ({ open: isOpen }) => (isOpen ? chip('bad', 'open') : chip('ok', 'closed')), hint: 'Open: it failed too often and is not asked for a while.' },
-      { name: 'Served', numeric: true, cell: ({ report }) => count(report?.requests), hint: 'Requests of clients for its content' },
+      { name: 'Served', numeric: true, cell: ({ report }) => count(report.requests), hint: 'Requests of clients for its content' },
       { name: 'Asked of it', numeric: true, cell: ({ asked: times }) => count(times) },
-      { name: 'Requests saved', numeric: true, cell: ({ report }) => count(report?.saved_requests) },
+      { name: 'Requests saved', numeric: true, cell: ({ report }) => count(report.saved_requests) },
       { name: 'Received', numeric: true, cell: (row) => bytes(row.bytes) },
-      { name: 'Bytes saved', numeric: true, cell: ({ report }) => bytes(report?.saved_bytes) },
-      { name: 'Hit ratio', numeric: true, cell: ({ report }) => percent(report?.hit_ratio) },
+      { name: 'Bytes saved', numeric: true, cell: ({ report }) => bytes(report.saved_bytes) },
+      { name: 'Hit ratio', numeric: true, cell: ({ report }) => percent(report.hit_ratio) },
       { name: 'Errors', numeric: true, cell: ({ errors, why }) => (errors ? [chip('bad', count(errors)), ` ${why}`] : '0') },
       { name: 'Asked again', numeric: true, cell: ({ retries }) => count(retries ?? 0) },
       { name: 'Stale answers', numeric: true, cell: ({ stale }) => count(stale ?? 0) },
@@ -69,8 +61,7 @@ export function open(place, live) {
       { name: 'Requests left', numeric: true, cell: ({ remaining }) => (remaining === 0 ? chip('bad', '0') : count(remaining)), hint: 'Of its rate limit, as it last told' },
     ],
   });
-  const about = note('\u00a0');
-  place.append(tiles(asked, spared, broken), section('Since the start', list.node, about));
+  place.append(tiles(asked, spared, broken), section('Since the start', list.node, note('Served: answers to clients with its content. Saved: those for which it was not asked.')));
   return {
     update() {
       const all = rows(live);
@@ -79,9 +70,6 @@ export function open(place, live) {
       spared.update(...saved(live));
       broken.update(String(open.length), open.map(({ name }) => name).join(', ') || 'all origins are asked', open.length ? 'bad' : 'ok');
       list.update(all);
-      about.textContent = live.offload === null ? `What was saved for each origin is not available on this edge: ${NOTHING} stands for it.`
-        : live.offload === undefined ? 'To see what was saved for each origin you need the role Reader, Contributor or Owner.'
-          : 'Served: answers to clients with its content. Saved: those for which it was not asked.';
     },
   };
 }

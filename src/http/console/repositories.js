@@ -102,7 +102,7 @@ function one(place, live, name) {
   let rows = [];
   let closed = false;
   /** The repository belongs to an upstream: nobody pushes it here, and nothing locks it. */
-  const foreign = [...live.sample.by('outport_upstream_requests_total', 'upstream').keys()].some((upstream) => name.startsWith(`${upstream}/`));
+  const foreign = live.offload.upstreams.some(({ upstream }) => name.startsWith(`${upstream}/`));
 
   async function change(of, path, attribute, enabled, again) {
     const what = DOES[attribute];
