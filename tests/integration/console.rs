@@ -12,7 +12,8 @@ const AS_BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml");
 
 /// An edge with an owner and with somebody who may only pull one repository; the password of both is `secret`.
 async fn edge() -> TestEdge {
-    let settings = Settings::new().access("anonymous_pull = []").pusher("owner", "[\"**\"]", "[\"**\"]").pusher("puller", "[\"team/open\"]", "[]");
+    let settings =
+        Settings::new().access("anonymous_pull = []").pusher("owner", "[\"**\"]", "[\"**\"]").pusher("puller", "[\"team/open\"]", "[]");
     settings.table("[[role]]\nrole = \"Owner\"\nprincipals = [\"owner\"]").start().await
 }
 

@@ -38,7 +38,10 @@ async function overview(page) {
   assert.match(await pictures.nth(2).getAttribute('aria-label'), /us 0 s, ap (\d+ min|[\d.]+ s)/);
   // Lines are drawn, in as many colours as there are.
   const colours = () => page.locator('.plot canvas').evaluateAll((all) => all.map((canvas) => {
-    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    // Of a copy: the browser complains when its own picture is read again and again.
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
     const seen = new Set();
     for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255) seen.add(`${data[at]},${data[at + 1]},${data[at + 2]}`);
     return seen.size;
@@ -147,7 +150,7 @@ async function noisy(page) {
   assert.equal(found[0][0], json.tables[0].names[0].name);
   assert.ok(number(found[0][1]) > 100, `${found}`);
   assert.ok((await rows(page, 'Repositories')).some(([name]) => name.includes('team/app')));
-  await page.getByLabel('By', { exact: true }).selectOption('bytes');
+  await page.getByRole('combobox', { name: 'By' }).selectOption('bytes');
   await until(() => rows(page, 'Principals'), (all) => /iB/.test(all[0][1]), 'bytes');
 }
 
