@@ -3,13 +3,15 @@
 //! Names have the prefix `outport_` and base units (seconds, bytes). Labels are bounded: routes, sources and outcomes are fixed
 //! words, upstreams come from the configuration. A repository, tag, digest or address is never a label.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus::core::{Atomic, Collector, GenericCounter, GenericCounterVec, GenericGauge};
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// Seconds, from a warm manifest to a large cold blob.
 const TIME_BUCKETS_S: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -18,10 +20,32 @@ const TIME_BUCKETS_S: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
 
+/// Where answers of one kind are counted.
+#[derive(Debug)]
+struct Answers {
+    count: IntCounter,
+    bytes: IntCounter,
+    seconds: Histogram,
+}
+
+/// Where what clients got of an upstream's is counted, from one source.
+#[derive(Debug)]
+struct Proxied {
+    upstream: Box<str>,
+    source: &'static str,
+    requests: IntCounter,
+    bytes: IntCounter,
+}
+
 /// What is counted.
 #[derive(Debug)]
 pub struct Families {
     registry: Registry,
+    /// Of each kind of answer that there was, by the addresses of its words and its status: each request looks here once, and not in
+    /// every family by all its words. As bounded as those words are.
+    answers: RwLock<HashMap<(usize, usize, u16), Answers, foldhash::fast::RandomState>>,
+    /// The same for upstreams, of which there are few.
+    proxied: RwLock<Vec<Proxied>>,
     requests: IntCounterVec,
     response_bytes: IntCounterVec,
     first_byte_seconds: HistogramVec,
@@ -196,6 +220,8 @@ impl Metrics {
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("nothing else has the process metrics' names");
         Metrics(Arc::new(Families {
+            answers: RwLock::default(),
+            proxied: RwLock::default(),
             requests: build.counters("outport_requests_total", "Requests answered.", &["route", "source", "status"]),
             response_bytes: build.counters("outport_response_bytes_total", "Bytes of bodies sent to clients.", &["route", "source"]),
             first_byte_seconds: build.times(
@@ -443,9 +469,21 @@ impl Families {
 
     /// An answer is complete or was cut.
     pub fn request_finished(&self, route: &'static str, source: &'static str, status: http::StatusCode, bytes: u64, after: Duration) {
-        self.requests.with_label_values(&[route, source, status.as_str()]).inc();
-        self.response_bytes.with_label_values(&[route, source]).inc_by(bytes);
-        self.request_seconds.with_label_values(&[route, source]).observe(after.as_secs_f64());
+        let kind = (route.as_ptr() as usize, source.as_ptr() as usize, status.as_u16());
+        let add = |answers: &Answers| {
+            answers.count.inc();
+            answers.bytes.inc_by(bytes);
+            answers.seconds.observe(after.as_secs_f64());
+        };
+        if let Some(known) = self.answers.read().unwrap_or_else(PoisonError::into_inner).get(&kind) {
+            return add(known);
+        }
+        let answers = Answers {
+            count: self.requests.with_label_values(&[route, source, status.as_str()]),
+            bytes: self.response_bytes.with_label_values(&[route, source]),
+            seconds: self.request_seconds.with_label_values(&[route, source]),
+        };
+        add(self.answers.write().unwrap_or_else(PoisonError::into_inner).entry(kind).or_insert(answers));
     }
 
     pub fn connection_refused(&self, reason: &'static str) {
@@ -730,8 +768,23 @@ impl Families {
 
     /// A client got something of an upstream's; `source` as in [`first_byte`](Self::first_byte).
     pub fn proxied(&self, upstream: &str, source: &'static str, bytes: u64) {
-        self.proxied_requests.with_label_values(&[upstream, source]).inc();
-        self.proxied_bytes.with_label_values(&[upstream, source]).inc_by(bytes);
+        let add = |proxied: &Proxied| {
+            proxied.requests.inc();
+            proxied.bytes.inc_by(bytes);
+        };
+        let is_it = |proxied: &&Proxied| *proxied.upstream == *upstream && proxied.source == source;
+        if let Some(known) = self.proxied.read().unwrap_or_else(PoisonError::into_inner).iter().find(is_it) {
+            return add(known);
+        }
+        let labels = [upstream, source];
+        let requests = self.proxied_requests.with_label_values(&labels);
+        let proxied = Proxied { upstream: upstream.into(), source, requests, bytes: self.proxied_bytes.with_label_values(&labels) };
+        add(&proxied);
+        let mut all = self.proxied.write().unwrap_or_else(PoisonError::into_inner);
+        // Another request may have been first.
+        if !all.iter().any(|known| is_it(&known)) {
+            all.push(proxied);
+        }
     }
 
     /// What was counted of each upstream, by name.
