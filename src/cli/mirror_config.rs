@@ -391,7 +391,8 @@ mod tests {
         Config::parse(text, Path::new(""), &|_| None).unwrap()
     }
 
-    fn arguments(edge: &str, format: Format) -> Arguments {
+    /// For edges with spaces between them.
+    pub(super) fn arguments(edge: &str, format: Format) -> Arguments {
         Arguments {
             edge: edge.split(' ').map(|edge| edge.parse().unwrap()).collect(),
             zone: None,

@@ -191,17 +191,22 @@ impl Registry {
     /// Whose the repository is that an access is for.
     fn home<'a>(&self, access: &'a Access) -> Result<Home<'a>, CacheError> {
         let repository = access.repository();
-        let prefix = repository.as_str().split('/').next().unwrap_or_default();
-        let upstreams = self.upstreams();
-        let Some(upstream) = upstreams.get(prefix) else { return Ok(Home::Hosted(repository)) };
-        let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
-        let upstream = match access.lent() {
-            Some(lent) => upstream.as_seen_by(lent),
+        let Some(mut origin) = self.proxied(repository)? else { return Ok(Home::Hosted(repository)) };
+        match access.lent() {
+            Some(lent) => origin.upstream = origin.upstream.as_seen_by(lent),
             // Nothing of an upstream that decides itself is read with other credentials than the caller's.
-            None if upstream.decides() => return Err(CacheError::Absent),
-            None => upstream.clone(),
-        };
-        Ok(Home::Proxied(Origin { upstream, repository: repository.clone(), remote }))
+            None if origin.upstream.decides() => return Err(CacheError::Absent),
+            None => {}
+        }
+        Ok(Home::Proxied(origin))
+    }
+
+    /// Where an upstream has a repository, as this edge itself asks for it; `None` of one that is hosted here.
+    fn proxied(&self, repository: &RepositoryName) -> Result<Option<Origin>, CacheError> {
+        let prefix = repository.as_str().split('/').next().unwrap_or_default();
+        let Some(upstream) = self.upstreams().get(prefix).cloned() else { return Ok(None) };
+        let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
+        Ok(Some(Origin { upstream, repository: repository.clone(), remote }))
     }
 
     /// For what makes sense with an upstream only.
@@ -296,14 +301,11 @@ impl Registry {
         reference: &Reference,
         platform: Option<&str>,
     ) -> Result<Prefetched, CacheError> {
-        let prefix = repository.as_str().split('/').next().unwrap_or_default();
-        let upstream = self.upstreams().get(prefix).cloned().ok_or(CacheError::Absent)?;
-        if upstream.decides() {
+        let origin = self.proxied(repository)?.ok_or(CacheError::Absent)?;
+        if origin.upstream.decides() {
             let why = "its upstream decides who reads it, and nobody asks".to_owned();
             return Err(CacheError::Unavailable { why, retry_after: None });
         }
-        let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
-        let origin = Origin { upstream, repository: repository.clone(), remote };
         self.inner.cache.prefetch(&origin, reference, platform).await
     }
 

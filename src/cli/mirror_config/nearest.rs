@@ -58,22 +58,12 @@ fn connect(address: SocketAddr) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::mirror_config::Format;
+    use crate::cli::mirror_config::{Format, tests};
     use std::net::TcpListener;
 
     fn arguments(edges: &[&str], zone: Option<&str>, nearest: bool) -> Arguments {
-        Arguments {
-            edge: edges.iter().map(|edge| edge.parse().unwrap()).collect(),
-            zone: zone.map(str::to_owned),
-            nearest,
-            format: Format::Containerd,
-            ca_file: None,
-            ca_copy: None,
-            output: None,
-            default_only: false,
-            hold: false,
-            remove: false,
-        }
+        let (zone, edges) = (zone.map(str::to_owned), edges.join(" "));
+        Arguments { zone, nearest, ..tests::arguments(&edges, Format::Containerd) }
     }
 
     fn order(arguments: &Arguments) -> Vec<String> {

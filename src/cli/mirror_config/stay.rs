@@ -100,21 +100,11 @@ pub(super) fn remove(folder: &Path) -> Result<(), MirrorConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::mirror_config::Format;
+    use crate::cli::mirror_config::{Format, tests};
 
     fn arguments(folder: &Path, ca_copy: Option<PathBuf>) -> Arguments {
-        Arguments {
-            edge: vec!["https://10.0.0.7:8443".parse().unwrap()],
-            zone: None,
-            nearest: false,
-            format: Format::Containerd,
-            ca_file: None,
-            ca_copy,
-            output: Some(folder.to_owned()),
-            default_only: true,
-            hold: false,
-            remove: false,
-        }
+        let output = Some(folder.to_owned());
+        Arguments { ca_copy, output, default_only: true, ..tests::arguments("https://10.0.0.7:8443", Format::Containerd) }
     }
 
     #[test]
