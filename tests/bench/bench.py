@@ -49,7 +49,7 @@ def options(description: str, **defaults: int | str | bool) -> argparse.Namespac
     os.environ.setdefault("OUTPORT_BINARY", str(binary))
     if not chosen.no_build:
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY, check=True)
-        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY / "tests" / "bench", check=True)
+        subprocess.run(["cargo", "build", "--release", "--locked", "--all-features"], cwd=REPOSITORY / "tests" / "bench", check=True)
     return chosen
 
 

@@ -4,8 +4,10 @@ Debian's docker-registry is in tests/real/origin.py.
 """
 
 import json
+import socket
 from pathlib import Path
 
+from bench import TOOLS
 from certificates import Certificate
 from processes import Process, free_port, processor_seconds_of
 
@@ -54,6 +56,24 @@ http {{
         command = [*around, "/usr/sbin/nginx", "-c", config, "-p", folder, "-e", folder / "error.log"]
         self.process = Served("nginx", command, folder / "nginx.log")
         self.process.wait_for(lambda: len(family(self.process.pid)) > 1)
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+class Floor:
+    """What hyper and tokio alone can do: `/SIZE` has so many bytes."""
+
+    def __init__(self, folder: Path, around: tuple[str, ...] = ()):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.plain = f"127.0.0.1:{free_port()}"
+        self.process = Served("floor", [*around, TOOLS / "floor", "--address", self.plain], folder / "floor.log")
+        self.process.wait_for(self._listens)
+
+    def _listens(self) -> bool:
+        host, port = self.plain.split(":")
+        with socket.create_connection((host, int(port))):
+            return True
 
     def stop(self) -> None:
         self.process.stop()

@@ -16,7 +16,7 @@ from content import Content, Item
 from edge import UPSTREAM, Edge, upstream
 from images import Images
 from origin import Distribution
-from peers import Nginx
+from peers import Floor, Nginx
 from processes import Process
 
 MANY = 18_000
@@ -59,6 +59,15 @@ class Place:
     def nginx(self):
         """On the servers' core, with the same content as files."""
         started = Nginx(self.content.files, self.new_folder("nginx"), self.certificate, loads.SERVER)
+        try:
+            yield started
+        finally:
+            started.stop()
+
+    @contextmanager
+    def floor(self):
+        """On the servers' core, hyper with nothing behind it."""
+        started = Floor(self.new_folder("floor"), loads.SERVER)
         try:
             yield started
         finally:

@@ -98,7 +98,7 @@ def registry_on_one_core(place: Place) -> list[Line]:
 def warm_manifests(place: Place) -> list[Line]:
     seconds = 5 if place.long else 1
     lines = []
-    with place.nginx() as nginx, place.warm_edge() as edge, place.warm_edge(tables=UNRECORDED) as silent:
+    with place.nginx() as nginx, place.floor() as floor, place.warm_edge() as edge, place.warm_edge(tables=UNRECORDED) as silent:
         for size, manifest in place.content.manifests.items():
 
             def asked(path: str, of=edge, **headers: str) -> dict:
@@ -110,6 +110,7 @@ def warm_manifests(place: Place) -> list[Line]:
             found = alternate(
                 place.pairs,
                 nginx=lambda: costing(nginx.process, lambda: loads.wrk(static, seconds=seconds)),
+                hyper=lambda: costing(floor.process, lambda: loads.wrk(f"http://{floor.plain}/{manifest.size}", seconds=seconds)),
                 by_digest=lambda: asked(by_digest),
                 by_tag=lambda: asked(by_tag),
                 by_digest_with_token=lambda: asked(by_digest, **bearer),
@@ -129,6 +130,8 @@ def warm_manifests(place: Place) -> list[Line]:
                 lines.append(Line(f"{work}: p99", "-", figures(found[side], "p99_ms"), most=2, unit="ms"))
             rates = ratios(found["by_tag_without_records"], found["nginx"], "per_s")
             lines.append(Line(f"manifest of {size}, by tag, with neither access log nor audit record", "nginx, static file", rates))
+            rates = ratios(found["hyper"], found["nginx"], "per_s")
+            lines.append(Line(f"{size} from hyper and tokio with nothing behind them", "nginx, static file", rates))
     return lines
 
 

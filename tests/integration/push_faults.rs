@@ -25,6 +25,7 @@ use crate::harness::image::{Image, digest_of};
 use crate::harness::mount::Loop;
 use crate::harness::origin::Origin;
 use crate::harness::pull::pull;
+use crate::harness::regions::until;
 use crate::specification::lab::{IMAGE, Lab, expect, image_of, location, refused};
 
 const MIB: u64 = 1 << 20;
@@ -387,15 +388,19 @@ async fn fault_sigterm_during_pushes() {
     let mut slow = edge.client.connect().await.expect("a connection");
     let head = format!("PATCH {session} HTTP/1.1\r\nHost: edge\r\nContent-Length: 3000000\r\n\r\n");
     slow.send(&[head.as_bytes(), &[7; 1_500_000]].concat()).await.expect("a part");
+    let under_way = Arc::new(AtomicUsize::new(0));
     let pushing: Vec<_> = (0..4_u64)
         .map(|worker| {
-            let lab = lab.clone();
+            let (lab, under_way) = (lab.clone(), under_way.clone());
             tokio::spawn(async move {
                 let mut kept = Vec::new();
                 for number in 0.. {
                     let seed = 1_000 * worker + number;
                     match push(&lab, &format!("v{seed}"), &Image::new(seed, &[100, 200_000])).await {
-                        Pushed::Kept => kept.push(seed),
+                        Pushed::Kept => {
+                            kept.push(seed);
+                            under_way.fetch_add(1, Ordering::Relaxed);
+                        }
                         Pushed::Refused | Pushed::Cut => break,
                     }
                 }
@@ -403,7 +408,7 @@ async fn fault_sigterm_during_pushes() {
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    until("pushes go on", || async { under_way.load(Ordering::Relaxed) > 8 }).await;
     edge.signal(Signal::TERM);
     let status = edge.wait(Duration::from_secs(15)).await;
     assert!(status.success(), "{status}");
