@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
-use crate::http::{Http, Locations, Operations, Owner, Site};
+use crate::http::{Http, Locations, Nearer, Operations, Owner, Site};
 use crate::identity::governance::Fixed;
 use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
 use crate::journal::Journal;
@@ -521,5 +521,6 @@ fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
         vouching: registry.vouching(),
         deadline: config.limits.deadline,
         limits: config.limits.client,
+        nearer: Nearer::new(&config.peers),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Bounded: so many lines, each cut at a length. Lines of requests lie by themselves, or a busy edge would show nothing else.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,7 +64,9 @@ pub struct Line {
 impl Journal {
     /// Keeps a line as it was written.
     pub fn keep(&self, line: &[u8]) {
-        let line = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE_BYTES)]);
+        let line = &line[..line.len().min(MAX_LINE_BYTES)];
+        // Each request leaves a line, nearly all of them ASCII: the lossy way looks at each character by itself.
+        let line = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let line = line.trim_end();
         let mut rings = self.rings();
         rings.next += 1;

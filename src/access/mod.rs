@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use assignment::{Assignee, Assignment, Assignments};
 pub use certificate::{CertificateName, CertificateNameError};
 pub use lent::{Lent, Vouched};
-pub use network::{NetworkRule, Otherwise, canonical, client_network, is_in};
+pub use network::{NetworkRule, Otherwise, canonical, client_network, is_in, longest_that_holds};
 pub use pattern::{Pattern, PatternError};
 pub use role::{ACTIONS, Action, Operation, ROLES, Role, RoleError};
 pub use scope::{CATALOG, REGISTRY, Scope, Scopes};

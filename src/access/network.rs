@@ -27,8 +27,7 @@ pub struct NetworkRule {
 impl NetworkRule {
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = canonical(address);
-        let longest = |ranges: &[IpNet]| ranges.iter().filter(|range| holds(range, address)).map(IpNet::prefix_len).max();
-        match (longest(&self.allow), longest(&self.deny)) {
+        match (longest_that_holds(&self.allow, address), longest_that_holds(&self.deny, address)) {
             (None, None) => self.otherwise == Otherwise::Allow,
             (allowed, denied) => allowed > denied,
         }
@@ -43,6 +42,11 @@ pub fn admits(rules: &[NetworkRule], address: IpAddr) -> bool {
 /// Whether all rules for a role let it count at an address.
 pub fn admits_role(rules: &[NetworkRule], role: Role, address: IpAddr) -> bool {
     rules.iter().filter(|rule| rule.roles.contains(&role)).all(|rule| rule.allows(address))
+}
+
+/// The bits of the longest range that holds an address, which is [`canonical`].
+pub fn longest_that_holds(ranges: &[IpNet], address: IpAddr) -> Option<u8> {
+    ranges.iter().filter(|range| holds(range, address)).map(IpNet::prefix_len).max()
 }
 
 /// Whether one of the ranges holds an address.

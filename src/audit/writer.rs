@@ -31,6 +31,8 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Bytes that are written at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+/// What an entry takes, about.
+const LINE_BYTES: usize = 640;
 
 /// What goes to the thread.
 pub(super) enum Message {
@@ -281,6 +283,7 @@ impl Writer {
 
 impl Chunk {
     fn add(&mut self, entry: &Entry) {
+        self.lines.reserve(LINE_BYTES);
         entry.write_line(&mut self.lines);
         self.count += 1;
         self.lost += entry.lost;

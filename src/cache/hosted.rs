@@ -210,7 +210,8 @@ mod tests {
     async fn us(answers: Vec<String>) -> (Peer, Played) {
         let played = Played::new(answers).await;
         let edges = edges(&[played.address], Clock::system());
-        let settings = config::Peer { region: "us".to_owned(), bucket: None, edges: Vec::new(), token: None, ca_file: None };
+        let settings =
+            config::Peer { region: "us".to_owned(), bucket: None, edges: Vec::new(), token: None, ca_file: None, clients: Vec::new() };
         (Peer::new(&settings, Some(edges), Clock::system(), Metrics::new()), played)
     }
 

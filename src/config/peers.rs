@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::DeValue;
 use url::Url;
 
@@ -27,6 +28,8 @@ pub struct Peer {
     pub token: Option<Secret>,
     /// Further certificate authorities of the edges, PEM.
     pub ca_file: Option<PathBuf>,
+    /// The networks to whose clients it is nearer than this region: they are told so.
+    pub clients: Vec<IpNet>,
 }
 
 /// How what other regions have comes here.
@@ -231,8 +234,9 @@ fn read_peer(mut section: Section<'_, '_, '_>, taken: &mut Owners) -> Option<Pee
     let token = read_token(&mut section, if edges.is_empty() { TokenNeed::IfGiven } else { TokenNeed::Always });
     let ca_file = section.optional_file("ca_file");
     require_pem(&section, "ca_file", ca_file.as_ref(), "CERTIFICATE-----");
+    let clients = section.list("clients");
     section.finish();
-    Some(Peer { region: region?, bucket, edges, token, ca_file: ca_file.map(|file| file.path) })
+    Some(Peer { region: region?, bucket, edges, token, ca_file: ca_file.map(|file| file.path), clients })
 }
 
 pub(super) fn read_replication(mut section: Section<'_, '_, '_>) -> Replication {

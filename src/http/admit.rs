@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::governance::Governing;
 use super::log::Record;
+use super::nearer::Nearer;
 use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
@@ -43,6 +44,8 @@ pub struct Site {
     pub deadline: Duration,
     /// What one client may take.
     pub limits: ClientLimits,
+    /// Whom another region is nearer to.
+    pub nearer: Nearer,
 }
 
 /// A request that may be answered.
@@ -362,6 +365,7 @@ mod tests {
             vouching: Vouching::default(),
             deadline: Duration::from_secs(10),
             limits: ClientLimits::default(),
+            nearer: Nearer::default(),
         }
     }
 
@@ -465,7 +469,7 @@ mod tests {
     #[test]
     fn other_regions_are_known_by_their_tokens_alone() {
         let token = Some(config::Secret::new("0123456789abcdef".to_owned()));
-        let peer = config::Peer { region: "us".to_owned(), bucket: None, edges: Vec::new(), token, ca_file: None };
+        let peer = config::Peer { region: "us".to_owned(), bucket: None, edges: Vec::new(), token, ca_file: None, clients: Vec::new() };
         let with_peers = Site { tokens: Tokens::new(&[peer]), ..site(&["**"]) };
         let digest = crate::oci::Digest::sha256(b"");
         let targets = [

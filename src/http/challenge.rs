@@ -102,6 +102,7 @@ mod tests {
             public_url: public_url.map(|url| url.parse().unwrap()),
             deadline: std::time::Duration::from_secs(10),
             limits: config.limits.client,
+            nearer: crate::http::Nearer::default(),
         }
     }
 

@@ -64,7 +64,8 @@ mod tests {
         let (names, identity, tokens) = (Names::default(), Identity::new(&[]), crate::peers::Tokens::default());
         let (vouching, deadline) = (crate::registry::Vouching::default(), std::time::Duration::from_secs(10));
         let limits = crate::config::ClientLimits::default();
-        let site = Site { names, identity, policy, tokens, vouching, public_url: None, deadline, limits };
+        let nearer = crate::http::Nearer::default();
+        let site = Site { names, identity, policy, tokens, vouching, public_url: None, deadline, limits, nearer };
         let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;
         let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
         let mut record = Record::start(&Metrics::new(), &head, &connection, String::new());

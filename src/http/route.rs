@@ -274,7 +274,7 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
             Endpoint::find(path)?
         }
     };
-    let (ns, rest) = (parameter(query, "ns"), endpoint.rest.as_str());
+    let (ns, rest) = (parameter(query, "ns"), &*endpoint.rest);
     let doing = match endpoint.word {
         Word::Manifests => manifests(method, rest, query)?,
         Word::Blobs => blobs(method, rest)?,
@@ -484,8 +484,11 @@ struct Endpoint<'a> {
     name: Vec<Cow<'a, str>>,
     word: Word,
     /// What follows the word: a tag or a digest.
-    rest: String,
+    rest: Cow<'a, str>,
 }
+
+/// A path has so many, mostly.
+const SEGMENTS: usize = 8;
 
 impl Endpoint<'_> {
     /// Components of a repository may be named like route words, so the last place where a word makes sense is the one that counts:
@@ -493,7 +496,10 @@ impl Endpoint<'_> {
     fn find(path: &[u8]) -> Result<Endpoint<'_>, RouteError> {
         let below = path.strip_prefix(b"/v2/");
         let trimmed = below.unwrap_or_else(|| path.strip_prefix(b"/").unwrap_or(path));
-        let mut segments = trimmed.split(|byte| *byte == b'/').map(decoded).collect::<Result<Vec<_>, _>>()?;
+        let mut segments = Vec::with_capacity(SEGMENTS);
+        for segment in trimmed.split(|byte| *byte == b'/') {
+            segments.push(decoded(segment)?);
+        }
         if below.is_none() {
             // Row 2: an encoded slash is refused wherever it stands.
             return Err(if segments.iter().any(|segment| segment.contains('/')) { RouteError::Path } else { RouteError::Unknown });
@@ -502,7 +508,10 @@ impl Endpoint<'_> {
         if segments.last().is_some_and(|last| last.is_empty()) && word != Word::Uploads {
             return Err(RouteError::Path);
         }
-        let rest = segments[at + 1..].join("/");
+        let rest = match segments.len() - at {
+            2 => segments.pop().unwrap_or_default(),
+            _ => Cow::Owned(segments[at + 1..].join("/")),
+        };
         segments.truncate(at);
         Ok(Endpoint { name: segments, word, rest })
     }
@@ -533,6 +542,9 @@ fn what_is_wrong(segments: &[Cow<'_, str>]) -> RouteError {
 }
 
 pub(super) fn decoded(segment: &[u8]) -> Result<Cow<'_, str>, RouteError> {
+    if !segment.contains(&b'%') {
+        return str::from_utf8(segment).map(Cow::Borrowed).map_err(|_| RouteError::Path);
+    }
     percent_decode(segment).decode_utf8().map_err(|_| RouteError::Path)
 }
 

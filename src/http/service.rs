@@ -23,6 +23,7 @@ use super::intake::{Reuse, drain, drain_rest, drain_unasked, json_body};
 use super::journal;
 use super::locations::Locations;
 use super::log::Record;
+use super::nearer::OUTPORT_NEARER;
 use super::operations::{self, Operations};
 use super::ops::{self, OpsAction};
 use super::receipts;
@@ -224,7 +225,9 @@ impl Http {
             response.headers_mut().extend(challenge.map(|value| (header::WWW_AUTHENTICATE, value)));
             response
         });
+        let nearer = site.nearer.to(record.client()).cloned();
         let mut answer = finish(reply, &head, reuse, (&connection, lane), record);
+        answer.headers_mut().extend(nearer.map(|region| (OUTPORT_NEARER, region)));
         self.0.locations.vouch(&head.headers, answer.headers_mut());
         site.tokens.vouch(&head.headers, answer.headers_mut());
         answer

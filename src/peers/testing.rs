@@ -75,6 +75,7 @@ pub fn edges(addresses: &[SocketAddr], clock: Clock) -> RemoteEdges {
         edges: addresses.iter().map(|address| format!("http://{address}").parse().unwrap()).collect(),
         token: Some(Secret::new(TOKEN.to_owned())),
         ca_file: None,
+        clients: Vec::new(),
     };
     let resolver = Resolver::with_config(SocketAddr::from(([127, 0, 0, 1], 9)), "", Clock::system(), Metrics::new()).unwrap();
     RemoteEdges::new(&peer, Duration::from_secs(10), resolver, clock, Metrics::new()).unwrap().expect("it has edges")

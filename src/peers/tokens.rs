@@ -94,7 +94,7 @@ mod tests {
 
     fn peer(region: &str, token: Option<&str>) -> config::Peer {
         let token = token.map(|token| Secret::new(token.to_owned()));
-        config::Peer { region: region.to_owned(), bucket: None, edges: Vec::new(), token, ca_file: None }
+        config::Peer { region: region.to_owned(), bucket: None, edges: Vec::new(), token, ca_file: None, clients: Vec::new() }
     }
 
     fn asked(values: &[&str]) -> HeaderMap {

@@ -286,7 +286,14 @@ mod tests {
         let bucket = Bucket::open(&settings, name, clock.clone(), metrics.clone()).await.unwrap();
         let index = ledger::Settings { index: ledger::IndexPlace::Memory, node: "edge".to_owned(), regions: ledger::Regions::Many };
         let ledger = Ledger::open(bucket, index, clock.clone(), metrics.clone()).await.unwrap();
-        let peer = config::Peer { region: name.to_owned(), bucket: Some(settings), edges: Vec::new(), token: None, ca_file: None };
+        let peer = config::Peer {
+            region: name.to_owned(),
+            bucket: Some(settings),
+            edges: Vec::new(),
+            token: None,
+            ca_file: None,
+            clients: Vec::new(),
+        };
         (ledger, Peer::new(&peer, None, clock, metrics))
     }
 
@@ -338,8 +345,14 @@ mod tests {
         let (request_timeout, part_size) = (Duration::from_secs(1), config::ByteSize(5 << 20));
         let at = config::BucketPlace::File(place.clone());
         let settings = config::Bucket { place: at, options: BTreeMap::new(), ca_file: None, request_timeout, part_size };
-        let configured =
-            config::Peer { region: "us".to_owned(), bucket: Some(settings.clone()), edges: Vec::new(), token: None, ca_file: None };
+        let configured = config::Peer {
+            region: "us".to_owned(),
+            bucket: Some(settings.clone()),
+            edges: Vec::new(),
+            token: None,
+            ca_file: None,
+            clients: Vec::new(),
+        };
         let peer = Peer::new(&configured, None, clock.clone(), Metrics::new());
         assert!(matches!(peer.store().await, Err(OpenError::NotYet(_))));
         std::fs::create_dir(&place).unwrap();

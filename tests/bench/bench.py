@@ -174,9 +174,9 @@ PULLED = {"seconds": ".3f", "first_byte_ms": ".1f"}
 """What is told of pulls, and how."""
 
 
-def paired(title: str, runs: int, direct, via_edge, told: dict[str, str] = PULLED, other: str = "direct") -> tuple[list[dict], list[dict]]:
-    """Alternates the two, and tells medians, the ratio of each pair by the first of the figures `told`, and the spread. `other` is what
-    the edge is compared with."""
+def paired(title: str, runs: int, direct, via_edge, told: dict[str, str] = PULLED, names=("direct", "edge")) -> tuple[list[dict], list[dict]]:
+    """Alternates the two, and tells medians, the ratio of each pair by the first of the figures `told`, and the spread. `names` are
+    those of the two."""
     pairs = []
     for number in range(runs):
         order = (direct, via_edge) if number % 2 == 0 else (via_edge, direct)
@@ -185,10 +185,10 @@ def paired(title: str, runs: int, direct, via_edge, told: dict[str, str] = PULLE
     measure = next(iter(told))
     ratios = [edge[measure] / plain[measure] for plain, edge in pairs]
     print(f"\n{title}, {runs} pairs, {pairs[0][0]['bytes'] / 1e6:.1f} MB in {pairs[0][0]['blobs']} blobs")
-    for name, results in ((other, [pair[0] for pair in pairs]), ("edge", [pair[1] for pair in pairs])):
+    for name, results in zip(names, zip(*pairs)):
         figures = (f"{key.replace('_', ' ')} {spread([each[key] for each in results], form)}" for key, form in told.items())
-        print(f"  {name:7} " + "   ".join(figures))
-    print(f"  ratio   {spread(ratios, '.3f')}")
+        print(f"  {name:8} " + "   ".join(figures))
+    print(f"  ratio    {spread(ratios, '.3f')}")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 

@@ -62,6 +62,20 @@ fn unavailable(answer: &Response) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_to_whom_another_region_is_nearer_are_told_so_and_answered() {
+    for (clients, told) in [("127.0.0.0/8", Some("us")), ("10.0.0.0/8", None)] {
+        let edge = regions().0.table(&format!("clients = [\"{clients}\"]")).start().await;
+        push(&edge.client, "team/app", Some("v1"), &Image::new(1, &[100])).await;
+        // The other region cannot tell of the last.
+        for (path, status) in [("/v2/", 200), ("/v2/team/app/manifests/v1", 200), ("/readyz", 200), ("/v2/team/app/manifests/v2", 503)] {
+            let answer = edge.client.get(path).await;
+            assert_eq!((answer.status, answer.header("outport-nearer")), (status, told), "{path}");
+        }
+        edge.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_an_edge_of_a_peer_is_answered() {
     let (edge, peer) = eu().await;
     let alone = Settings::new().open_to_pushes().start().await;

@@ -270,6 +270,7 @@ def test_a_wrong_value_is_refused_by_its_name(wrong, told):
     ({"enabled": False}, "nothing to install"),
     *(({"node": {"enabled": True, "edge": f"https://{host}"}}, "is a name of the cluster's DNS")
       for host in ("outport", "outport:443", "outport.registry.svc", "outport.registry.svc.cluster.local:443")),
+    ({"node": {"enabled": True, "edge": "https://a.example", "furtherEdges": ["https://outport"]}}, "node.furtherEdges: outport is a name"),
 ], ids=str)
 def test_values_that_contradict_each_other_are_refused(wrong, told):
     with pytest.raises(HelmRenderError) as refused:
@@ -373,6 +374,19 @@ def test_edges_are_denied_all_that_is_not_listed():
     assert render({"networkPolicy": {"enabled": False}}).all("NetworkPolicy") == []
     node = render({"enabled": False, "node": {"enabled": True, "edge": "https://a.example"}}).one("NetworkPolicy", "outport-node")["spec"]
     assert node["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in node and "egress" not in node
+
+
+def test_nodes_know_edges_of_several_regions_in_order_or_by_distance():
+    urls = ["https://eu.example", "https://us.example:8443", "https://ap.example"]
+    values = {"enabled": True, "edge": urls[0], "furtherEdges": urls[1:]}
+    release = render({"enabled": False, "node": values})
+    arguments = release.pods["node"]["spec"]["containers"][0]["args"]
+    assert [word for word in arguments if word.startswith("--edge")] == [f"--edge={url}" for url in urls] and "--nearest" not in arguments
+    release = render({"enabled": False, "node": values | {"nearest": True}})
+    assert "--nearest" in release.pods["node"]["spec"]["containers"][0]["args"]
+    # A connection to each is what tells how far it is.
+    [way] = release.one("NetworkPolicy", "outport-node")["spec"]["egress"]
+    assert {"protocol": "TCP"} in way["ports"]
 
 
 def test_clouds_know_the_pods():
@@ -606,6 +620,19 @@ def test_nodes_pull_through_the_edge_and_from_the_origin_without_it(node, start_
     assert list(node.certs.iterdir()) == []
     node.pull(f"{name}/{image.name}", image)
     print(f"\ndirectly {directly:.2f} s, while the edge is stopped {without:.2f} s")
+
+
+def test_nodes_go_to_the_next_edge_where_the_first_is_gone(node, start_edge, origin, images, tmp_path, logs):
+    name, image = origin.authority, images.two_platforms
+    first, second = (start_edge(ANYBODY + upstream(origin.url, name=name, hosts=[])) for _ in range(2))
+    logs.append(tmp_path / "mirror.log")
+    mirrored = mirror(node, f"http://{first.plain}", tmp_path / "mirror.log", furtherEdges=[f"http://{second.plain}"])
+    mirrored.wait_for((node.certs / "_default" / "hosts.toml").exists)
+    first.stop()
+    before = len(origin.settled())
+    node.pull(f"{name}/{image.name}", image)
+    assert {each.agent.partition("/")[0] for each in origin.settled()[before:]} == {"outport"}
+    mirrored.stop()
 
 
 @pytest.mark.skipif("OUTPORT_FULL" not in os.environ, reason="takes minutes: tests/run --full")

@@ -137,12 +137,15 @@ data:
 {{- end }}
 {{- end }}
 {{- if $values.node.enabled }}
-{{- $host := regexReplaceAll "^https?://([^/]*?)(:[0-9]+)?/?$" $values.node.edge "${1}" }}
-{{- if not (regexMatch "^https?://[^/]+/?$" $values.node.edge) }}
-{{- fail "node.enabled: set node.edge to the URL under which nodes reach an edge: scheme, host and port" }}
+{{- range $at, $edge := prepend $values.node.furtherEdges $values.node.edge }}
+{{- $key := ternary "node.edge" "node.furtherEdges" (eq $at 0) }}
+{{- $host := regexReplaceAll "^https?://([^/]*?)(:[0-9]+)?/?$" $edge "${1}" }}
+{{- if not (regexMatch "^https?://[^/]+/?$" $edge) }}
+{{- fail (printf "node.enabled: set %s to the URL under which nodes reach an edge: scheme, host and port" $key) }}
 {{- end }}
 {{- if or (regexMatch "\\.(svc|local)$" $host) (regexMatch (printf "\\.svc\\.%s$" (regexQuoteMeta $values.clusterDomain)) $host) (not (regexMatch "[.:(]|^localhost$" $host)) }}
-{{- fail (printf "node.edge: %s is a name of the cluster's DNS, which nodes do not ask: name a load balancer's address, or $(HOST_IP) and a port of hostPorts" $host) }}
+{{- fail (printf "%s: %s is a name of the cluster's DNS, which nodes do not ask: name a load balancer's address, or $(HOST_IP) and a port of hostPorts" $key $host) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if not (or $values.enabled $values.node.enabled) }}

@@ -74,6 +74,10 @@ impl Visit for Fields {
         self.name(field).push_str(itoa::Buffer::new().format(value));
     }
 
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.name(field).push_str(zmij::Buffer::new().format(value));
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.name(field).push_str(if value { "true" } else { "false" });
     }

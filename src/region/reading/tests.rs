@@ -47,8 +47,14 @@ impl Us {
 
     /// As a peer with an edge that gives these answers, if there are any, and its store.
     async fn peer(&self, answers: Vec<String>) -> (Peer, Option<Played>) {
-        let settings =
-            config::Peer { region: "us".to_owned(), bucket: Some(self.settings.clone()), edges: Vec::new(), token: None, ca_file: None };
+        let settings = config::Peer {
+            region: "us".to_owned(),
+            bucket: Some(self.settings.clone()),
+            edges: Vec::new(),
+            token: None,
+            ca_file: None,
+            clients: Vec::new(),
+        };
         let played = if answers.is_empty() { None } else { Some(Played::new(answers).await) };
         let edges = played.as_ref().map(|played| edges(&[played.address], Clock::system()));
         (Peer::new(&settings, edges, Clock::system(), Metrics::new()), played)
