@@ -115,6 +115,8 @@ pub struct Tls {
     pub certificates: Vec<CertificateFiles>,
     /// The authorities whose certificates clients may show, PEM; without it none is asked for.
     pub client_ca_file: Option<PathBuf>,
+    /// Whether clients are offered HTTP/2, before HTTP/1.1.
+    pub http2: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -165,8 +165,9 @@ fn read_tls(mut section: Section<'_, '_, '_>) -> Tls {
     let named: Option<PathBuf> = section.optional("client_ca_file");
     let client_ca = named.as_ref().and_then(|path| section.open("client_ca_file", path));
     require_pem(&section, "client_ca_file", client_ca.as_ref(), "CERTIFICATE-----");
+    let http2 = section.or("http2", true);
     section.finish();
-    Tls { certificates, client_ca_file: client_ca.map(|file| file.path).or(named) }
+    Tls { certificates, client_ca_file: client_ca.map(|file| file.path).or(named), http2 }
 }
 
 fn read_certificate(section: &mut Section<'_, '_, '_>) -> Option<CertificateFiles> {

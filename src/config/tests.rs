@@ -538,7 +538,11 @@ fn what_needs_a_restart_is_named() {
     };
     assert_eq!(old.fixed_changes(&fluid), Vec::<&str>::new());
     let tls = |cert: &str| {
-        Some(Tls { certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }], client_ca_file: None })
+        Some(Tls {
+            certificates: vec![CertificateFiles { cert_file: cert.into(), key_file: "k".into() }],
+            client_ca_file: None,
+            http2: true,
+        })
     };
     let (one, other) = (Config { tls: tls("a"), ..old.clone() }, Config { tls: tls("b"), ..old.clone() });
     assert_eq!((old.fixed_changes(&one), one.fixed_changes(&other)), (vec!["tls"], vec![]));

@@ -18,8 +18,9 @@ use crate::http::TLS_RECORD_BYTES;
 use crate::identity::{Authorities, ClientCertificate};
 use crate::metrics::Metrics;
 
-/// What a TLS client may speak, in the order of preference (RFC 7301).
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// What a TLS client may speak (RFC 7301).
+const HTTP_2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The certificates of an edge. Clones share them, so a reload reaches every listener.
 #[derive(Clone)]
@@ -36,11 +37,12 @@ struct Served {
 pub(super) struct Terms {
     pub(super) config: Arc<ServerConfig>,
     client_authorities: Vec<CertificateDer<'static>>,
+    http2: bool,
     in_force: Arc<Authorities>,
 }
 
 impl Terms {
-    fn new(client_authorities: Vec<CertificateDer<'static>>, chooser: &Arc<Chooser>) -> Result<Terms, rustls::Error> {
+    fn new(client_authorities: Vec<CertificateDer<'static>>, chooser: &Arc<Chooser>, http2: bool) -> Result<Terms, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
@@ -55,11 +57,12 @@ impl Terms {
             builder.with_client_cert_verifier(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
         };
         let mut config = builder.with_cert_resolver(Arc::clone(chooser) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+        // In the order of preference.
+        config.alpn_protocols = [HTTP_2, HTTP_1_1].iter().skip(usize::from(!http2)).map(|protocol| protocol.to_vec()).collect();
         // rustls counts a record's head in.
         config.max_fragment_size = Some(TLS_RECORD_BYTES + 5);
         config.ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(Terms { config: Arc::new(config), client_authorities, in_force: Arc::default() })
+        Ok(Terms { config: Arc::new(config), client_authorities, http2, in_force: Arc::default() })
     }
 
     /// What the client of a session has shown.
@@ -84,7 +87,7 @@ impl Certificates {
     /// [`ServerError::Certificate`] names the file that cannot be read or does not fit; [`ServerError::Tls`] for anything else.
     pub fn load(tls: &Tls, metrics: Metrics) -> Result<Certificates, ServerError> {
         let chooser = Arc::new(Chooser(RwLock::new(read_all(tls, &aws_lc_rs::default_provider(), &metrics)?)));
-        let terms = Terms::new(read_client_authorities(tls)?, &chooser).map_err(ServerError::Tls)?;
+        let terms = Terms::new(read_client_authorities(tls)?, &chooser, tls.http2).map_err(ServerError::Tls)?;
         Ok(Certificates(Arc::new(Served { chooser, terms: RwLock::new(Arc::new(terms)), metrics })))
     }
 
@@ -119,10 +122,10 @@ impl Certificates {
         let terms = self.terms();
         let fresh = read_all(tls, terms.config.crypto_provider(), metrics)?;
         let client_authorities = read_client_authorities(tls)?;
-        if client_authorities == terms.client_authorities {
+        if client_authorities == terms.client_authorities && tls.http2 == terms.http2 {
             return Ok((fresh, None));
         }
-        let terms = Terms::new(client_authorities, chooser).map_err(ServerError::Tls)?;
+        let terms = Terms::new(client_authorities, chooser, tls.http2).map_err(ServerError::Tls)?;
         Ok((fresh, Some(terms)))
     }
 

@@ -10,7 +10,7 @@ async fn trusts(edge: &Edge, identity: &Identity, name: &str) -> bool {
 #[tokio::test]
 async fn the_server_name_chooses() {
     let (first, exact, wildcard) = (Identity::new(&["edge.test"]), Identity::new(&["a.hub.test"]), Identity::new(&["*.Hub.test"]));
-    let tls = Tls { certificates: vec![first.files(), wildcard.files(), exact.files()], client_ca_file: None };
+    let tls = Tls { certificates: vec![first.files(), wildcard.files(), exact.files()], client_ca_file: None, http2: true };
     let metrics = Metrics::new();
     let certificates = Certificates::load(&tls, metrics.clone()).unwrap();
     let edge = Edge::start(Mode::Tls(certificates), patient(), metrics).await;
@@ -48,6 +48,19 @@ async fn the_service_learns_that_there_are_many() {
 }
 
 #[tokio::test]
+async fn http2_is_offered_before_http1_unless_the_configuration_says_no() {
+    let identity = Identity::new(&["edge.test"]);
+    let (both, one) = (identity.tls(), Tls { http2: false, ..identity.tls() });
+    let certificates = Certificates::load(&both, Metrics::new()).unwrap();
+    let edge = Edge::start(Mode::Tls(certificates.clone()), patient(), Metrics::new()).await;
+    for (tls, spoken) in [(&both, &b"h2"[..]), (&one, b"http/1.1"), (&both, b"h2")] {
+        certificates.reload(tls).unwrap();
+        let stream = tls_connect(&edge, &identity.certificate, "edge.test", &["http/1.1", "h2"]).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(spoken));
+    }
+}
+
+#[tokio::test]
 async fn sessions_are_resumed() {
     let (edge, identity) = Edge::tls(patient()).await;
     let connector = connector(&identity.certificate, &["http/1.1"]);
@@ -73,7 +86,7 @@ async fn a_bad_certificate_is_told_by_its_file() {
         (no_key, one.files().cert_file),
         (empty, one.files().key_file),
     ] {
-        match Certificates::load(&Tls { certificates: vec![files], client_ca_file: None }, Metrics::new()) {
+        match Certificates::load(&Tls { certificates: vec![files], client_ca_file: None, http2: true }, Metrics::new()) {
             Err(super::super::ServerError::Certificate { file, .. }) => assert_eq!(file, told),
             other => panic!("{told:?}: {other:?}"),
         }

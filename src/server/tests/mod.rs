@@ -272,7 +272,7 @@ impl Identity {
     }
 
     fn tls(&self) -> Tls {
-        Tls { certificates: vec![self.files()], client_ca_file: None }
+        Tls { certificates: vec![self.files()], client_ca_file: None, http2: true }
     }
 }
 
