@@ -19,11 +19,12 @@ use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Nearer, Operations, Owner, Site};
 use crate::identity::governance::Fixed;
 use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
-use crate::journal::Journal;
+use crate::journal::{Archive, Journal};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
+use crate::records::Setup;
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry, Watched};
 use crate::replication::{self, Nodes, Replication, Superseded};
@@ -59,6 +60,7 @@ pub struct Edge {
     replication: Replication,
     registry: Registry,
     audit: Audit,
+    archive: Archive,
     operations: Operations,
     /// Counts what is asked.
     counting: AbortHandle,
@@ -131,11 +133,13 @@ impl Edge {
         let judges = Judges { issuers, passwords, registry: registry.clone() };
         let judged_by = site(&config, &controls.now(), &judges);
         let audit = audit(&config, region.clone(), clock.clone(), metrics.clone()).await;
+        let archive = archive(&config, &journal, region.clone(), clock.clone(), &metrics).await;
         let operations = operations(&config, (region.clone(), registry.clone()), &outside)?;
         let traffic = Traffic::new(clock.clone());
         let counting = traffic.keep_counting();
         let use_cases = (registry.clone(), governance.clone(), audit.clone(), operations.clone(), traffic);
-        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, (metrics.clone(), journal), clock.clone());
+        let kept = (metrics.clone(), journal, archive.clone());
+        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, kept, clock.clone());
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -183,6 +187,7 @@ impl Edge {
             replication,
             registry,
             audit,
+            archive,
             operations,
             counting,
             http,
@@ -310,6 +315,8 @@ impl Edge {
             tracing::debug!(%error, "the ledger's index was not written down: the next start folds more");
         }
         self.store.close().await;
+        // Last, so that the lines of all this are in it.
+        self.archive.close().await;
     }
 }
 
@@ -363,6 +370,11 @@ impl Outside {
 
 async fn audit(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Audit {
     Audit::start(&config.data_dir.join("audit"), config.audit.clone(), &config.region, region, clock, metrics).await
+}
+
+async fn archive(config: &Config, journal: &Journal, region: Region, clock: Clock, metrics: &Metrics) -> Archive {
+    let (dir, keeping, counted) = (config.data_dir.join("log"), config.log.keeping.clone(), metrics.central_log.clone());
+    journal.archive(Setup { dir: &dir, keeping, own: &config.region, region, clock, counted }).await
 }
 
 /// What goes on beside requests.

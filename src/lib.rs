@@ -9,11 +9,12 @@
 //! 10 server/    accept loops, connection limits, TLS and its reload, drain
 //!  9 http/      route (pure) -> authorize -> call -> respond; one error table; /v2, /acr/v1, /outport/v1, ops
 //!  8 registry/  the use cases without HTTP: pull, push, discover, delete, lock identity/  who is asking; what owners change
+//!    audit/     the record of who did what                                      journal/   the log: its last lines; those of all regions
 //!  7 cache/     the one look-up order (memory, disk, bucket, upstream), single-flight fill, prefetch, freshness
 //!    forward/   what was pushed here is passed on to the upstream that it belongs to
 //!    replication/ other regions: followed, asked, copied from; how far behind they are
 //!    webhooks/  receivers are told of pushes, deletions, conflicts, and images that are here whole
-//!    audit/     the record of who did what: written here, kept in the bucket, searched across regions
+//!    records/   what happens, entry by entry: written here, kept in the bucket, searched across regions
 //!    uploads/   sessions in which blobs arrive: hashed, to the bucket and the disk at once; the sweep of what they leave
 //!  6 region/    the own region: its bucket and ledger once they are open; the others; how content is read from any of them
 //!  5 ledger/    the region's ordered record: segments, append, the merge, this node's index of it
@@ -25,7 +26,7 @@
 //!    traffic/   who asks how much: bounded summaries of clients, principals, repositories; what one client may take
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
-//!    offload.rs what upstreams were spared                                         journal.rs the log's last lines
+//!    offload.rs what upstreams were spared
 //!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
@@ -68,6 +69,7 @@ pub mod metrics;
 pub mod oci;
 pub mod offload;
 pub mod peers;
+pub mod records;
 pub mod region;
 pub mod registry;
 pub mod replication;

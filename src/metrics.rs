@@ -37,6 +37,18 @@ struct Proxied {
     bytes: IntCounter,
 }
 
+/// What is counted of one record. Cloning is cheap: all clones count together.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    written: IntCounter,
+    dropped: IntCounterVec,
+    shipments: IntCounterVec,
+    shipped_bytes: IntCounter,
+    removed: IntCounter,
+    waiting_bytes: IntGauge,
+    oldest_unshipped_seconds: IntGauge,
+}
+
 /// What is counted.
 #[derive(Debug)]
 pub struct Families {
@@ -134,13 +146,8 @@ pub struct Families {
     copied_bytes: IntCounterVec,
     copies_pending: IntGauge,
     copies_pending_bytes: IntGauge,
-    audit_written: IntCounter,
-    audit_dropped: IntCounterVec,
-    audit_shipments: IntCounterVec,
-    audit_shipped_bytes: IntCounter,
-    audit_removed: IntCounter,
-    audit_waiting_bytes: IntGauge,
-    audit_oldest_unshipped_seconds: IntGauge,
+    pub audit: Recorded,
+    pub central_log: Recorded,
     webhook_deliveries: IntCounterVec,
     webhook_dropped: IntCounterVec,
     webhook_waiting: IntGaugeVec,
@@ -201,6 +208,34 @@ impl Builder {
 
     fn times(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(TIME_BUCKETS_S.to_vec()), labels))
+    }
+}
+
+impl Recorded {
+    /// Entries reached the disk.
+    pub fn written(&self, count: u64) {
+        self.written.inc_by(count);
+    }
+
+    /// `reason` is `queue` (too many at once), `disk` (it takes no writes) or `space` (the bucket took nothing for too long).
+    pub fn dropped(&self, reason: &'static str, count: u64) {
+        self.dropped.with_label_values(&[reason]).inc_by(count);
+    }
+
+    /// `outcome` is `shipped` or `failed`.
+    pub fn shipment(&self, outcome: &'static str, bytes: u64) {
+        self.shipments.with_label_values(&[outcome]).inc();
+        self.shipped_bytes.inc_by(bytes);
+    }
+
+    pub fn removed(&self, files: u64) {
+        self.removed.inc_by(files);
+    }
+
+    /// What is not in the bucket yet.
+    pub fn waiting(&self, bytes: u64, oldest: Duration) {
+        self.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.oldest_unshipped_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
     }
 }
 
@@ -405,14 +440,31 @@ impl Metrics {
             copied_bytes: build.counters("outport_copied_bytes_total", "Bytes of contents copied from other regions.", &["region"]),
             copies_pending: build.gauge("outport_copies_pending", "Contents that are to be copied to this region."),
             copies_pending_bytes: build.gauge("outport_copies_pending_bytes", "Their bytes together."),
-            audit_written: build.counter("outport_audit_written_total", "Entries of the audit record written to the disk."),
-            audit_dropped: build.counters("outport_audit_dropped_total", "Entries of the audit record lost, by why.", &["reason"]),
-            audit_shipments: build.counters("outport_audit_shipments_total", "Tries to send a file of the audit record.", &["outcome"]),
-            audit_shipped_bytes: build.counter("outport_audit_shipped_bytes_total", "Bytes of audit record in the bucket, compressed."),
-            audit_removed: build.counter("outport_audit_removed_total", "Files of the audit record removed since they were too old."),
-            audit_waiting_bytes: build.gauge("outport_audit_waiting_bytes", "Bytes of audit record that wait for the bucket."),
-            audit_oldest_unshipped_seconds: build
-                .gauge("outport_audit_oldest_unshipped_seconds", "The age of the oldest entry that is not in the bucket; 0 without any."),
+            audit: Recorded {
+                written: build.counter("outport_audit_written_total", "Entries of the audit record written to the disk."),
+                dropped: build.counters("outport_audit_dropped_total", "Entries of the audit record lost, by why.", &["reason"]),
+                shipments: build.counters("outport_audit_shipments_total", "Tries to send a file of the audit record.", &["outcome"]),
+                shipped_bytes: build.counter("outport_audit_shipped_bytes_total", "Bytes of the audit record in the bucket, compressed."),
+                removed: build.counter("outport_audit_removed_total", "Files of the audit record removed since they were too old."),
+                waiting_bytes: build.gauge("outport_audit_waiting_bytes", "Bytes of the audit record that wait for the bucket."),
+                oldest_unshipped_seconds: build.gauge(
+                    "outport_audit_oldest_unshipped_seconds",
+                    "The age of the oldest entry of the audit record that is not in the bucket; 0 without any.",
+                ),
+            },
+            central_log: Recorded {
+                written: build.counter("outport_central_log_written_total", "Entries of the central log written to the disk."),
+                dropped: build.counters("outport_central_log_dropped_total", "Entries of the central log lost, by why.", &["reason"]),
+                shipments: build.counters("outport_central_log_shipments_total", "Tries to send a file of the central log.", &["outcome"]),
+                shipped_bytes: build
+                    .counter("outport_central_log_shipped_bytes_total", "Bytes of the central log in the bucket, compressed."),
+                removed: build.counter("outport_central_log_removed_total", "Files of the central log removed since they were too old."),
+                waiting_bytes: build.gauge("outport_central_log_waiting_bytes", "Bytes of the central log that wait for the bucket."),
+                oldest_unshipped_seconds: build.gauge(
+                    "outport_central_log_oldest_unshipped_seconds",
+                    "The age of the oldest entry of the central log that is not in the bucket; 0 without any.",
+                ),
+            },
             webhook_deliveries: build.counters("outport_webhook_deliveries_total", "Tries to tell a receiver.", &["webhook", "outcome"]),
             webhook_dropped: build.counters(
                 "outport_webhook_dropped_total",
@@ -711,32 +763,6 @@ impl Families {
     pub fn copies_waiting(&self, contents: usize, bytes: u64) {
         self.copies_pending.set(i64::try_from(contents).unwrap_or(i64::MAX));
         self.copies_pending_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    /// Entries of the audit record reached the disk.
-    pub fn audit_written(&self, count: u64) {
-        self.audit_written.inc_by(count);
-    }
-
-    /// `reason` is `queue` (too many at once), `disk` (it takes no writes) or `space` (the bucket took nothing for too long).
-    pub fn audit_dropped(&self, reason: &'static str, count: u64) {
-        self.audit_dropped.with_label_values(&[reason]).inc_by(count);
-    }
-
-    /// `outcome` is `shipped` or `failed`.
-    pub fn audit_shipment(&self, outcome: &'static str, bytes: u64) {
-        self.audit_shipments.with_label_values(&[outcome]).inc();
-        self.audit_shipped_bytes.inc_by(bytes);
-    }
-
-    pub fn audit_removed(&self, files: u64) {
-        self.audit_removed.inc_by(files);
-    }
-
-    /// What of the audit record is not in the bucket yet.
-    pub fn audit_waiting(&self, bytes: u64, oldest: Duration) {
-        self.audit_waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.audit_oldest_unshipped_seconds.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// `outcome` is `delivered`, `failed` or `gone`.

@@ -2,10 +2,11 @@
 
 use ulid::Ulid;
 
-use super::entry::{Entry, Event, Outcome};
+use super::{Event, Outcome};
 use crate::access::Principal;
 use crate::clock::Timestamp;
 use crate::oci::Digest;
+use crate::records::Entry;
 
 /// A pull by a tag.
 pub(super) fn pull(principal: &str, repository: &str) -> Event {
@@ -31,7 +32,7 @@ pub(super) fn pull(principal: &str, repository: &str) -> Event {
     }
 }
 
-pub(super) fn entry(at_ms: u64, event: Event) -> Entry {
+pub(super) fn entry(at_ms: u64, event: Event) -> Entry<Event> {
     let time = Timestamp::from_ms(at_ms);
     Entry { time, id: Ulid::from_parts(at_ms, u128::from(at_ms)), region: "eu".into(), node: Ulid::from_parts(1, 2), lost: 0, event }
 }

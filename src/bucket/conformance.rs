@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use ulid::Ulid;
 
-use super::{AuditFile, BLOB_SHARDS, Bucket, BucketError, Created, ForeignBucket, Key, ObjectReader, SnapshotPart, Through};
+use super::{BLOB_SHARDS, Bucket, BucketError, Created, ForeignBucket, Key, ObjectReader, RecordFile, RecordKind, SnapshotPart, Through};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
@@ -26,7 +26,7 @@ pub(crate) async fn conforms(bucket: &Bucket, part_bytes: usize) {
     gives_up_uploads(bucket, part_bytes).await;
     lists(bucket).await;
     lists_snapshots(bucket).await;
-    lists_the_audit_record(bucket).await;
+    lists_records(bucket).await;
     bucket.probe().await.unwrap();
 }
 
@@ -45,11 +45,11 @@ pub(crate) async fn conforms_abroad(bucket: &Bucket, foreign: &ForeignBucket) {
     bucket.create(&Key::Snapshot(manifest.0, manifest.1), text("x")).await.unwrap();
     assert_eq!(foreign.list_snapshots().await, Ok(vec![manifest]));
     bucket.delete(&Key::Snapshot(manifest.0, manifest.1)).await.unwrap();
-    let file = AuditFile { file: bucket.fresh_ulid(), node: bucket.fresh_ulid() };
-    bucket.create(&Key::Audit(file), text("x")).await.unwrap();
-    let days = foreign.audit_days().await.unwrap();
-    assert_eq!(foreign.list_audit(&days[0]).await, Ok(vec![file]));
-    bucket.delete(&Key::Audit(file)).await.unwrap();
+    let file = RecordFile { file: bucket.fresh_ulid(), node: bucket.fresh_ulid() };
+    bucket.create(&Key::Record(RecordKind::Log, file), text("x")).await.unwrap();
+    let days = foreign.record_days(RecordKind::Log).await.unwrap();
+    assert_eq!(foreign.list_records(RecordKind::Log, &days[0]).await, Ok(vec![file]));
+    bucket.delete(&Key::Record(RecordKind::Log, file)).await.unwrap();
     let next = bucket.begin_incarnation().await.unwrap();
     assert_eq!((next.is_in_force().await, bucket.is_in_force().await), (Ok(true), Ok(false)));
     assert_eq!(foreign.incarnation_now().await, Ok(next.incarnation().to_owned()));
@@ -196,19 +196,23 @@ async fn lists_snapshots(bucket: &Bucket) {
     }
 }
 
-async fn lists_the_audit_record(bucket: &Bucket) {
-    assert_eq!(bucket.audit_days().await, Ok(Vec::new()));
+async fn lists_records(bucket: &Bucket) {
     let node = bucket.fresh_ulid();
-    let file = |hours: u64| AuditFile { file: Ulid::from_parts(1_795_949_111_120 + hours * 3_600_000, 1), node };
+    let file = |hours: u64| RecordFile { file: Ulid::from_parts(1_795_949_111_120 + hours * 3_600_000, 1), node };
     let files = [file(0), file(1), file(24)];
-    for file in files.iter().rev() {
-        bucket.create(&Key::Audit(*file), text("x")).await.unwrap();
-    }
-    assert_eq!(bucket.audit_days().await, Ok(vec!["2026-11-29".to_owned(), "2026-11-30".to_owned()]));
-    assert_eq!(bucket.list_audit("2026-11-29").await, Ok(files[..2].to_vec()));
-    assert_eq!(bucket.list_audit("2026-12-01").await, Ok(Vec::new()));
-    for file in files {
-        bucket.delete(&Key::Audit(file)).await.unwrap();
+    let kinds = [RecordKind::Audit, RecordKind::Log];
+    for (kind, other) in kinds.into_iter().zip(kinds.into_iter().rev()) {
+        assert_eq!(bucket.record_days(kind).await, Ok(Vec::new()));
+        for file in files.iter().rev() {
+            bucket.create(&Key::Record(kind, *file), text("x")).await.unwrap();
+        }
+        assert_eq!(bucket.record_days(kind).await, Ok(vec!["2026-11-29".to_owned(), "2026-11-30".to_owned()]));
+        assert_eq!(bucket.list_records(kind, "2026-11-29").await, Ok(files[..2].to_vec()));
+        assert_eq!(bucket.list_records(kind, "2026-12-01").await, Ok(Vec::new()));
+        assert_eq!(bucket.list_records(other, "2026-11-29").await, Ok(Vec::new()), "each lies by itself");
+        for file in files {
+            bucket.delete(&Key::Record(kind, file)).await.unwrap();
+        }
     }
 }
 

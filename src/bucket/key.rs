@@ -30,14 +30,23 @@ pub enum Key {
     Status,
     /// Content of an upstream, which may be lost.
     Proxied(Digest),
-    /// A part of the audit record.
-    Audit(AuditFile),
+    /// A part of a record.
+    Record(RecordKind, RecordFile),
 }
 
-/// A part of the audit record: what one node wrote within one hour. The file's name has the time of its first entry, which is the day and
-/// the hour under which it lies.
+/// What is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AuditFile {
+pub enum RecordKind {
+    /// Who did what.
+    Audit,
+    /// The lines of the log.
+    Log,
+}
+
+/// A part of a record: what one node wrote within one hour. The file's name has the time of its first entry, which is the day and the hour
+/// under which it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordFile {
     pub file: Ulid,
     pub node: Ulid,
 }
@@ -70,13 +79,24 @@ const NUMBER_DIGITS: usize = 20;
 const SHARD_DIGITS: usize = 6;
 pub(super) const SNAPSHOTS: &str = "snapshots";
 const MANIFEST: &str = "manifest";
-pub(super) const AUDIT: &str = "audit";
-const AUDIT_SUFFIX: &str = ".jsonl.gz";
+const AUDIT: &str = "audit";
+const LOG: &str = "log";
+const RECORD_SUFFIX: &str = ".jsonl.gz";
 
 impl Key {
     /// The folder of one shard of the content.
     pub(super) fn shard_folder(shard: u8) -> String {
         format!("blobs/{shard:02x}")
+    }
+}
+
+impl RecordKind {
+    /// Where it lies in a root.
+    pub(super) const fn folder(self) -> &'static str {
+        match self {
+            RecordKind::Audit => AUDIT,
+            RecordKind::Log => LOG,
+        }
     }
 }
 
@@ -91,9 +111,9 @@ impl fmt::Display for Key {
             Key::Snapshot(through, part) => write!(f, "{SNAPSHOTS}/{through}/{part}"),
             Key::Status => f.write_str("status.json"),
             Key::Proxied(digest) => write!(f, "proxied/{:02x}/{digest}", digest.as_bytes().first().copied().unwrap_or_default()),
-            Key::Audit(AuditFile { file, node }) => {
+            Key::Record(kind, RecordFile { file, node }) => {
                 let began = Timestamp::from_ms(file.timestamp_ms());
-                write!(f, "{AUDIT}/{}/{:02}/{file}-{node}{AUDIT_SUFFIX}", began.day(), began.hour() % 24)
+                write!(f, "{}/{}/{:02}/{file}-{node}{RECORD_SUFFIX}", kind.folder(), began.day(), began.hour() % 24)
             }
         }
     }
@@ -148,15 +168,18 @@ impl FromStr for Key {
             Some("packs") => Key::Pack(ulid(name)?),
             Some(SNAPSHOTS) => Key::Snapshot(folder.split('/').nth(1).ok_or(KeyError)?.parse()?, name.parse()?),
             Some("proxied") => Key::Proxied(name.parse().map_err(|_| KeyError)?),
-            Some(AUDIT) => {
-                let (file, node) = name.strip_suffix(AUDIT_SUFFIX).and_then(|name| name.split_once('-')).ok_or(KeyError)?;
-                Key::Audit(AuditFile { file: ulid(file)?, node: ulid(node)? })
-            }
+            Some(AUDIT) => Key::Record(RecordKind::Audit, record_file(name)?),
+            Some(LOG) => Key::Record(RecordKind::Log, record_file(name)?),
             _ => return Err(KeyError),
         };
         // One text for one key: other spellings of the number, the letters or the folder are not ours.
         if key.to_string() == text { Ok(key) } else { Err(KeyError) }
     }
+}
+
+fn record_file(name: &str) -> Result<RecordFile, KeyError> {
+    let (file, node) = name.strip_suffix(RECORD_SUFFIX).and_then(|name| name.split_once('-')).ok_or(KeyError)?;
+    Ok(RecordFile { file: ulid(file)?, node: ulid(node)? })
 }
 
 /// The last byte is of the random part, so that shards fill evenly.
@@ -192,7 +215,9 @@ mod tests {
             }),
             any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::sha256(&bytes))),
             any::<Vec<u8>>().prop_map(|bytes| Key::Proxied(Digest::of(crate::oci::Algorithm::Sha512, &bytes))),
-            (ulid(), ulid()).prop_map(|(file, node)| Key::Audit(AuditFile { file, node })),
+            (any::<bool>(), ulid(), ulid()).prop_map(|(is_log, file, node)| {
+                Key::Record(if is_log { RecordKind::Log } else { RecordKind::Audit }, RecordFile { file, node })
+            }),
         ]
     }
 
@@ -216,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied|snapshots|audit)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
+        fn any_text_is_read_back_or_refused(text in "(ledger|imports|blobs|packs|proxied|snapshots|audit|log)?/?[0-9a-fA-F/]{0,4}/?.{0,30}") {
             if let Ok(key) = text.parse::<Key>() {
                 prop_assert_eq!(key.to_string(), text);
             }
@@ -232,8 +257,12 @@ mod tests {
             (Key::Ledger(7), "ledger/00000000000000000007".to_owned()),
             (Key::Import(u64::MAX), "imports/18446744073709551615".to_owned()),
             (
-                Key::Audit(AuditFile { file: Ulid::from_parts(1_795_949_111_120, 1), node: ulid }),
+                Key::Record(RecordKind::Audit, RecordFile { file: Ulid::from_parts(1_795_949_111_120, 1), node: ulid }),
                 "audit/2026-11-29/10/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl.gz".to_owned(),
+            ),
+            (
+                Key::Record(RecordKind::Log, RecordFile { file: Ulid::from_parts(1_795_949_111_120, 1), node: ulid }),
+                "log/2026-11-29/10/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl.gz".to_owned(),
             ),
             (Key::Blob(ulid), "blobs/ef/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
             (Key::Pack(ulid), "packs/014D2PF2DBSQQG28T5CY4TQKFF".to_owned()),
@@ -268,6 +297,7 @@ mod tests {
             "packs/x",
             "audit/2026-11-29/11/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl.gz",
             "audit/2026-11-29/10/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl",
+            "logs/2026-11-29/10/01M8KEH9TG0000000000000001-014D2PF2DBSQQG28T5CY4TQKFF.jsonl.gz",
             "snapshots/manifest",
             "snapshots/7-3/manifest",
             "snapshots/00000000000000000007/manifest",

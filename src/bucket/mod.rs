@@ -17,7 +17,6 @@
 mod abroad;
 #[cfg(test)]
 mod answers;
-mod audit;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connect;
@@ -30,6 +29,7 @@ mod local;
 mod object;
 mod open;
 mod probe;
+mod records;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -49,7 +49,7 @@ use ulid::Ulid;
 pub use connect::check;
 pub use error::{BucketError, OpenError};
 pub use foreign::ForeignBucket;
-pub use key::{AuditFile, BLOB_SHARDS, Key, KeyError, SnapshotPart, Through};
+pub use key::{BLOB_SHARDS, Key, KeyError, RecordFile, RecordKind, SnapshotPart, Through};
 pub use object::ObjectReader;
 pub use sweep::{ListedBlob, ListedPart, MAX_LISTED};
 pub use upload::ObjectUpload;

@@ -1,33 +1,23 @@
 //! `outport audit`: who did what, in all regions.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ask::{AskError, Shown};
+use super::ask::Shown;
 use super::columns::{columns, printable, size};
+use super::search::{Window, entries, follow, notes};
 use crate::access::Pattern;
-use crate::audit::{Addresses, Entry, LIMIT, MAX_LIMIT, Moment, Outcome, Query};
-
-/// Between two looks while it is followed.
-const FOLLOW_EVERY: Duration = Duration::from_secs(2);
-/// How far back a look goes then: what other nodes and regions did appears after a minute or so.
-const FOLLOW_BACK: Duration = Duration::from_secs(300);
+use crate::audit::{Entry, Filter, Outcome, Query};
+use crate::records::{Addresses, LIMIT, MAX_LIMIT};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     shown: Shown,
-    /// From then on: a time such as 2026-11-29T10:45:11Z, or how long ago, such as 2h
-    #[arg(long, value_name = "MOMENT")]
-    since: Option<Moment>,
-    /// Before then
-    #[arg(long, value_name = "MOMENT")]
-    until: Option<Moment>,
+    #[command(flatten)]
+    window: Window,
     /// Who; "anonymous" for those who did not sign in
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
@@ -43,14 +33,11 @@ pub(super) struct Arguments {
     /// An address, or a range of addresses
     #[arg(long, value_name = "ADDRESS")]
     address: Option<Addresses>,
-    /// Only in this region; may be given several times
-    #[arg(long, value_name = "REGION")]
-    region: Vec<String>,
     /// Entries, at most: the newest
     #[arg(long, value_name = "COUNT", default_value_t = LIMIT, value_parser = limit)]
     limit: usize,
     /// Go on and show what is added, as it appears
-    #[arg(long, conflicts_with = "until")]
+    #[arg(long)]
     follow: bool,
 }
 
@@ -60,23 +47,25 @@ fn limit(text: &str) -> Result<usize, String> {
 
 impl Arguments {
     fn query(&self) -> Query {
-        Query {
-            since: self.since,
-            until: self.until,
+        let filter = Filter {
             principal: self.principal.clone(),
             action: self.action.clone(),
             repository: self.repository.clone(),
             outcome: self.outcome,
             address: self.address,
-            limit: self.limit,
-            regions: self.region.clone(),
-            within: None,
-        }
+        };
+        self.window.query(filter, self.limit)
     }
 }
 
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
-    let done = if arguments.follow { follow(config, arguments) } else { search(config, arguments) };
+    let ask = |query: &Query| arguments.shown.edge.read(config, &format!("/outport/v1/audit?{}", query.to_url()));
+    let query = arguments.query();
+    let done = if arguments.follow {
+        follow(query, ask, |new| show(arguments, new))
+    } else {
+        ask(&query).map(|answer| show_answer(arguments, &answer))
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -86,45 +75,21 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn ask(config: Option<&Path>, arguments: &Arguments, query: &Query) -> Result<Value, AskError> {
-    arguments.shown.edge.read(config, &format!("/outport/v1/audit?{}", query.to_url()))
-}
-
-fn search(config: Option<&Path>, arguments: &Arguments) -> Result<(), AskError> {
-    let answer = ask(config, arguments, &arguments.query())?;
+fn show_answer(arguments: &Arguments, answer: &Value) {
     if arguments.shown.json {
         println!("{answer}");
     } else {
-        print!("{}", table(&entries(&answer)));
-        eprint!("{}", notes(&answer));
-    }
-    Ok(())
-}
-
-/// The oldest first, each once. Ends with an error, or when somebody ends it.
-fn follow(config: Option<&Path>, arguments: &Arguments) -> Result<(), AskError> {
-    let (mut query, mut shown) = (arguments.query(), BTreeSet::new());
-    loop {
-        let answer = ask(config, arguments, &query)?;
-        let new: Vec<Entry> = entries(&answer).into_iter().rev().filter(|entry| !shown.contains(&entry.id)).collect();
-        if arguments.shown.json {
-            new.iter().for_each(|entry| println!("{}", serde_json::json!(entry)));
-        } else if !new.is_empty() {
-            print!("{}", rows(&new));
-        }
-        shown.extend(new.iter().map(|entry| entry.id));
-        // What lies further back than is looked at does not come again.
-        while shown.len() > 4 * MAX_LIMIT {
-            shown.pop_first();
-        }
-        query = Query { since: Some(Moment::Ago(FOLLOW_BACK)), limit: MAX_LIMIT, ..query };
-        sleep(FOLLOW_EVERY);
+        print!("{}", table(&entries(answer)));
+        eprint!("{}", notes(answer, "--limit"));
     }
 }
 
-fn entries(answer: &Value) -> Vec<Entry> {
-    let list = answer["entries"].as_array().into_iter().flatten();
-    list.filter_map(|entry| serde_json::from_value(entry.clone()).ok()).collect()
+fn show(arguments: &Arguments, entries: &[Entry]) {
+    if arguments.shown.json {
+        entries.iter().for_each(|entry| println!("{}", serde_json::json!(entry)));
+    } else {
+        print!("{}", rows(entries));
+    }
 }
 
 const HEADS: [&str; 8] = ["TIME", "REGION", "PRINCIPAL", "ADDRESS", "ACTION", "WHAT", "OUTCOME", ""];
@@ -139,19 +104,6 @@ fn table(entries: &[Entry]) -> String {
 
 fn rows(entries: &[Entry]) -> String {
     columns(&entries.iter().map(row).collect::<Vec<_>>())
-}
-
-/// The regions that were not looked through, and how to see more.
-fn notes(answer: &Value) -> String {
-    let mut text = String::new();
-    for region in answer["regions"].as_array().into_iter().flatten().filter(|region| region["complete"] != true) {
-        let (name, why) = (region["region"].as_str().unwrap_or("?"), region["why"].as_str().unwrap_or("?"));
-        text.push_str(&format!("there may be more in {}: {}\n", printable(name), printable(why)));
-    }
-    if answer["more"] == true {
-        text.push_str("there may be older entries: --until and --limit show more\n");
-    }
-    text
 }
 
 fn row(entry: &Entry) -> [String; 8] {
@@ -219,7 +171,10 @@ mod tests {
              2026-11-29T10:45:11.120Z  eu      anonymous  10.0.0.1  push    team/app:v1  denied   who\\u{1b}[2J?\n\
              2026-11-29T10:45:11.120Z  eu      ci         10.0.0.1  role    01AB         allowed  {\"role\":\"AcrPull\",\"to\":\"ci\"}\n"
         );
-        assert_eq!(notes(&answer()), "there may be more in us: no route\nthere may be older entries: --until and --limit show more\n");
+        assert_eq!(
+            notes(&answer(), "--limit"),
+            "there may be more in us: no route\nthere may be older entries: --until and --limit show more\n"
+        );
         assert_eq!(table(&[]), "no such entries\n");
     }
 }

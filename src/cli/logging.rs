@@ -3,6 +3,7 @@
 //! Between the two lies a bounded queue. When it is full, lines are dropped and counted. (The `tracing-appender` crate does the
 //! same, but keeps its own count, and wakes its thread for every line; this is one channel and one thread.)
 
+mod central;
 mod text;
 
 use std::io::{self, Write};
@@ -15,6 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use central::Central;
 use text::TextLine;
 
 use crate::config::{self, LogFormat};
@@ -93,14 +95,26 @@ where
 {
     let (filter, level) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
     let (queue, lines) = sync_channel(QUEUED_LINES);
+    let central = journal.central().cloned().map(Central);
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines, &journal, sink))?;
     let writer = Queue { queue: queue.clone(), metrics: metrics.clone() };
     let filtered = tracing_subscriber::registry().with(filter);
-    let subscriber: Box<dyn Subscriber + Send + Sync> = match log.format {
-        LogFormat::Text => Box::new(filtered.with(fmt::layer().event_format(TextLine).with_writer(writer))),
-        LogFormat::Json => Box::new(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer))),
+    let subscriber = match log.format {
+        LogFormat::Text => complete(filtered.with(fmt::layer().event_format(TextLine).with_writer(writer)), central),
+        LogFormat::Json => complete(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer)), central),
     };
     Ok((subscriber, LogHandle { level, queue: Some(queue), thread: Some(thread) }))
+}
+
+/// Where no archive is, nothing asks for one at each event.
+fn complete<S>(subscriber: S, central: Option<Central>) -> Box<dyn Subscriber + Send + Sync>
+where
+    S: Subscriber + Send + Sync,
+{
+    match central {
+        None => Box::new(subscriber),
+        Some(central) => Box::new(subscriber.with(central)),
+    }
 }
 
 fn write_lines(lines: &Receiver<Line>, journal: &Journal, mut sink: impl Write) {
@@ -166,6 +180,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 
+    use crate::clock::Clock;
+    use crate::journal::Event;
+    use crate::records::{Entry, Setup};
+    use crate::region::Region;
+
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
@@ -186,7 +205,8 @@ mod tests {
     }
 
     fn log(format: LogFormat, level: &str) -> config::Log {
-        config::Log { format, level: level.to_owned() }
+        let config = config::Config::load(None, &|_| None).expect("the built-in configuration");
+        config::Log { format, level: level.to_owned(), ..config.log }
     }
 
     #[test]
@@ -216,6 +236,47 @@ mod tests {
         let (text, writes) = (sink.text(), writes.load(Ordering::Relaxed));
         let numbers = text.lines().filter_map(|line| line.rsplit_once('=')?.1.parse::<usize>().ok());
         assert!(numbers.eq(0..2_000) && writes < 200, "{writes} writes");
+    }
+
+    #[tokio::test]
+    async fn lines_for_the_archive_are_json_whatever_the_log_is() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (place, metrics, sink) = (tempfile::tempdir().unwrap(), Metrics::new(), Sink::default());
+            let (log, journal) = (log(format, "info"), Journal::with_archive(Clock::system(), &metrics));
+            let (subscriber, handle) = build(&log, &metrics, journal.clone(), sink.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                let (address, none) = (std::net::Ipv4Addr::LOCALHOST, None::<&str>);
+                tracing::info!(target: "outport::access", id = "r\"1", client = %address, took_ms = 0.25, left = -1, status = 200, none);
+                tracing::warn!(held = true, error = %io::Error::other("no route"), "it is {}", "said\n");
+                tracing::debug!("not this");
+            });
+            drop(handle);
+            let archive = journal
+                .archive(Setup {
+                    dir: place.path(),
+                    keeping: log.keeping,
+                    own: "eu",
+                    region: Region::default(),
+                    clock: Clock::system(),
+                    counted: metrics.central_log.clone(),
+                })
+                .await;
+            archive.close().await;
+            let files = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
+            let text: String = files.filter(|path| path.extension().is_some()).map(|path| std::fs::read_to_string(path).unwrap()).collect();
+            let lines: Vec<Entry<Event>> = text.lines().map(|line| Entry::read(line.as_bytes()).unwrap()).collect();
+            let events: Vec<_> = lines.iter().map(|entry| serde_json::json!(entry.event)).collect();
+            assert_eq!(
+                events,
+                [
+                    serde_json::json!({"level": "INFO", "target": "outport::access",
+                        "fields": {"id": "r\"1", "client": "127.0.0.1", "took_ms": 0.25, "left": -1, "status": 200}}),
+                    serde_json::json!({"level": "WARN", "target": "outport::cli::logging::tests", "message": "it is said\n",
+                        "fields": {"held": true, "error": "no route"}}),
+                ]
+            );
+            assert_eq!(sink.text().lines().count(), 2, "the log itself is as ever");
+        }
     }
 
     #[test]

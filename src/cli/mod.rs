@@ -23,6 +23,7 @@ mod refresh;
 mod region;
 mod role;
 mod rule;
+mod search;
 mod serve;
 mod status;
 mod top;
@@ -101,9 +102,9 @@ enum Command {
         after_help = "Examples:\n  outport --config outport.toml audit --since 2h --outcome denied\n  outport audit --repository 'team/**' --action push --json\n  outport audit --follow"
     )]
     Audit(audit::Arguments),
-    /// Show the last lines of an edge's log
+    /// Show the last lines of an edge's log, or search the logs of all edges and regions
     #[command(
-        after_help = "Examples:\n  outport logs -n 50 --no-requests\n  outport logs --follow\n\nWhoever may read the audit record may read it."
+        after_help = "Examples:\n  outport logs -n 50 --no-requests\n  outport logs --follow\n  outport logs --since 2h --level warn\n  outport logs --since 1d --principal ci --repository 'team/**' --status 5xx --json\n\nWhoever may read the audit record may read it. A search finds what edges with log.central = true have kept."
     )]
     Logs(logs::Arguments),
     /// Show who asks an edge how much: clients, principals and repositories

@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{FAILED, UNAVAILABLE, USAGE, logging};
+use crate::clock::Clock;
 use crate::config::{Config, Loaded, Watcher, process_environment};
 use crate::edge::Edge;
 use crate::journal::Journal;
@@ -41,7 +42,8 @@ fn raise_open_files_limit() {
 }
 
 async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
-    let (metrics, journal) = (Metrics::new(), Journal::default());
+    let metrics = Metrics::new();
+    let journal = if loaded.config.log.central { Journal::with_archive(Clock::system(), &metrics) } else { Journal::default() };
     let log = match logging::start(&loaded.config.log, &metrics, journal.clone()) {
         Ok(log) => log,
         Err(error) => {

@@ -15,6 +15,7 @@ mod prefetch;
 mod problem;
 mod proxies;
 mod reader;
+mod records;
 mod schema;
 mod secret;
 mod tokens;
@@ -40,6 +41,7 @@ pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use prefetch::Prefetch;
 pub use problem::{ConfigErrors, Problem};
 pub use proxies::{ForwardingHeader, TrustedProxies};
+pub use records::Keeping;
 pub use secret::Secret;
 pub use tokens::Tokens;
 pub use units::{ByteSize, ByteSizeError, DurationError, parse_duration, show_duration};
@@ -257,6 +259,9 @@ pub struct Log {
     pub format: LogFormat,
     /// A tracing filter such as `info` or `outport=debug`.
     pub level: String,
+    /// Whether lines are kept in the bucket too, for searches across regions.
+    pub central: bool,
+    pub keeping: Keeping,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,6 +335,7 @@ impl Config {
             ("replication", *replication != new.replication),
             ("limits", other_limits != new.limits),
             ("log.format", log.format != new.log.format),
+            ("log.central", (log.central, &log.keeping) != (new.log.central, &new.log.keeping)),
             ("audit", *audit != new.audit),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()

@@ -15,6 +15,7 @@ use super::oidc;
 use super::peers::{self, Regions};
 use super::proxies;
 use super::reader::{FileContent, Section};
+use super::records;
 use super::units::ByteSize;
 use super::{
     Acknowledge, Authorize, Cache, CertificateFiles, ClientLimits, Config, Hosted, Limits, Listen, ListenAlso, Log, LogFormat, Replicate,
@@ -348,7 +349,12 @@ fn read_one_hosted(mut section: Section<'_, '_, '_>, context: &HostedContext<'_>
 }
 
 fn read_log(mut section: Section<'_, '_, '_>) -> Log {
-    let log = Log { format: section.or("format", LogFormat::Text), level: section.or("level", "info".to_owned()) };
+    let log = Log {
+        format: section.or("format", LogFormat::Text),
+        level: section.or("level", "info".to_owned()),
+        central: section.or("central", false),
+        keeping: records::read(&mut section, mebibytes(256), 30),
+    };
     if let Err(why) = tracing_subscriber::EnvFilter::builder().parse(&log.level) {
         section.fault("level", format!("{:?} is not a filter such as \"info\" or \"warn,outport=debug\": {why}", log.level));
     } else if let Some(word) = misspelt_level(&log.level) {

@@ -522,9 +522,10 @@ fn every_example_is_good() {
 fn what_needs_a_restart_is_named() {
     let old = Config::load(None, &no_environment).unwrap();
     let all = "region = 'x'\ndata_dir = 'x'\n[listen]\nregistry = '127.0.0.1:1'\nops = '127.0.0.1:2'\n[[listen.also]]\naddress = '127.0.0.1:3'
-        [cache]\ndisk = '1GiB'\nmemory = '1GiB'\nprefetch = 0\n[limits]\nconnections = 1\nstreams = 1\n[log]\nformat = 'json'\nlevel = 'warn'";
+        [cache]\ndisk = '1GiB'\nmemory = '1GiB'\nprefetch = 0\n[limits]\nconnections = 1\nstreams = 1\n[log]\nformat = 'json'\nlevel = 'warn'\ncentral = true";
     let new = parse(all).unwrap();
-    let fixed = ["region", "data_dir", "listen.registry", "listen.ops", "listen.also", "cache", "bucket", "limits", "log.format"];
+    let fixed =
+        ["region", "data_dir", "listen.registry", "listen.ops", "listen.also", "cache", "bucket", "limits", "log.format", "log.central"];
     assert_eq!(old.fixed_changes(&new), fixed);
     let client = ClientLimits { requests: 1, burst: 2, bandwidth: ByteSize(1 << 20) };
     let limits = Limits { deadline: Duration::from_secs(1), grace: Duration::ZERO, client, ..old.limits.clone() };

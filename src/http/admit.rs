@@ -23,7 +23,7 @@ use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
 use crate::audit;
 use crate::config::ClientLimits;
 use crate::identity::{AuthError, Identity};
-use crate::journal::Excerpt;
+use crate::journal::{self, Excerpt};
 use crate::oci::RepositoryName;
 use crate::peers::{self, Tokens};
 use crate::registry::{Addressing, Names, Page, Vouching};
@@ -61,6 +61,7 @@ pub enum Call {
     Wait(Waiting),
     Audit(Permit, audit::Query),
     Logs(Excerpt),
+    SearchLogs(Permit, Box<journal::Query>),
     Webhooks(Permit),
     Ping(Permit, String),
     Offload,
@@ -172,6 +173,7 @@ impl Site {
             Action::Audit(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::Audit(permit, query)),
             // Its lines tell who did what.
             Action::Logs(excerpt) => self.permit(&caller, Operation::ReadAudit).map(|_| Call::Logs(excerpt)),
+            Action::SearchLogs(query) => self.permit(&caller, Operation::ReadAudit).map(|permit| Call::SearchLogs(permit, query)),
             Action::Webhooks => self.permit(&caller, Operation::ReadSettings).map(Call::Webhooks),
             Action::Ping(name) => self.permit(&caller, Operation::ChangeSettings).map(|permit| Call::Ping(permit, name)),
             Action::Offload => self.enter(&caller).map(|()| Call::Offload),

@@ -10,20 +10,14 @@ use super::body::Payload;
 use super::error::Failure;
 use super::governance::{Collection, Governing, Item};
 use super::log::{Ending, Record, clean};
-use super::respond;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, parameter};
-use super::service::Http;
-use crate::access::{self, Permit};
-use crate::audit::{Audit, Event, LIMIT, MAX_LIMIT, Outcome, Query, SearchError};
+use super::search::{read, wanted};
+use crate::access;
+use crate::audit::{Audit, Event, Filter, Outcome, Query};
 use crate::oci::{Digest, Reference};
-use crate::peers::Caller;
 use crate::registry::Told;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// Names of regions in one search, at most.
-const MAX_REGIONS: usize = 64;
-/// Of the time that the client waits, this part is for looking: the rest is for the answer.
-const SHARE_OF_TIME: f64 = 0.8;
 
 /// What a request's record keeps for the audit record.
 #[derive(Debug, Default)]
@@ -158,7 +152,7 @@ fn word(action: &Action) -> Option<&'static str> {
         Action::Peer(Question::Snapshots(_) | Question::SnapshotPart { .. }) => return None,
         Action::Peer(Question::Content(_)) => "copy",
         Action::Peer(Question::Audit(_)) | Action::Audit(_) => "audit",
-        Action::Logs(_) => "logs",
+        Action::Peer(Question::Logs(_)) | Action::Logs(_) | Action::SearchLogs(_) => "logs",
         Action::Version | Action::Token(_) | Action::TokenForm | Action::Exchange => "authenticate",
         Action::Govern(Governing::List(..) | Governing::Show(_)) => "list",
         Action::Govern(governing) => match governing {
@@ -198,59 +192,14 @@ fn digest(action: &Action) -> Option<Digest> {
     }
 }
 
-/// `since`, `until` (each a time of RFC 3339, or how long ago), `principal`, `action`, `repository` (a pattern), `outcome`, `address` (one,
-/// or a range), `limit`, `region` (names with commas between them), all of which may be left out.
+/// `principal`, `action`, `repository` (a pattern), `outcome`, `address` (one, or a range), and what every search has.
 pub fn search(query: &str) -> Result<Query, RouteError> {
-    let within = match parameter(query, "within") {
-        None => None,
-        Some(text) => Some(crate::config::parse_duration(&text).map_err(|_| RouteError::Parameter("within"))?),
-    };
-    let regions: Vec<String> = parameter(query, "region").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default();
-    if regions.len() > MAX_REGIONS || regions.iter().any(String::is_empty) {
-        return Err(RouteError::Parameter("region"));
-    }
-    Ok(Query {
-        since: read(query, "since")?,
-        until: read(query, "until")?,
+    let filter = Filter {
         principal: parameter(query, "principal"),
         action: parameter(query, "action"),
         repository: read(query, "repository")?,
         outcome: read(query, "outcome")?,
         address: read(query, "address")?,
-        limit: read(query, "limit")?.map_or(LIMIT, |limit: usize| limit.clamp(1, MAX_LIMIT)),
-        regions,
-        within,
-    })
-}
-
-fn read<T: std::str::FromStr>(query: &str, name: &'static str) -> Result<Option<T>, RouteError> {
-    parameter(query, name).map(|text| text.parse().map_err(|_| RouteError::Parameter(name))).transpose()
-}
-
-impl Http {
-    pub(super) async fn search_audit(
-        &self,
-        permit: Permit,
-        query: &Query,
-        deadline: std::time::Duration,
-    ) -> Result<Response<Payload>, Failure> {
-        answered(self.audit().search(permit, query, deadline.mul_f64(SHARE_OF_TIME)).await)
-    }
-
-    pub(super) async fn tell_audit(
-        &self,
-        caller: &Caller,
-        query: &Query,
-        deadline: std::time::Duration,
-    ) -> Result<Response<Payload>, Failure> {
-        answered(self.audit().search_here(caller, query, deadline.mul_f64(SHARE_OF_TIME)).await)
-    }
-}
-
-fn answered(found: Result<crate::audit::Answer, SearchError>) -> Result<Response<Payload>, Failure> {
-    match found {
-        Ok(answer) => Ok(respond::json(serde_json::json!(answer).to_string().into())),
-        Err(error @ SearchError::UnknownRegion(_)) => Err(Failure::bad_question(error.to_string())),
-        Err(SearchError::TooMany) => Err(Failure::too_many_waiting()),
-    }
+    };
+    wanted(query, filter)
 }

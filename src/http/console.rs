@@ -46,6 +46,7 @@ const FILES: &[File] = &[
     file!("pages.js"),
     file!("regions.js"),
     file!("repositories.js"),
+    file!("search.js"),
     file!("style.css"),
     file!("system.js"),
     file!("uPlot.LICENSE.txt"),

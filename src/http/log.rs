@@ -127,7 +127,7 @@ impl Class {
             Action::Overview => Class::Overview,
             Action::Wait(_) => Class::Wait,
             Action::Audit(_) => Class::Audit,
-            Action::Logs(_) => Class::Logs,
+            Action::Logs(_) | Action::SearchLogs(_) => Class::Logs,
             Action::Webhooks | Action::Ping(_) => Class::Webhooks,
             Action::Offload => Class::Offload,
             Action::Watched => Class::Prefetch,

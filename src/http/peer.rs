@@ -14,6 +14,7 @@ use super::error::{Failure, Subject};
 use super::log::Record;
 use super::respond;
 use super::route::Question;
+use super::search;
 use super::service::{Http, within};
 use crate::bucket::Through;
 use crate::cache::CacheError;
@@ -43,7 +44,8 @@ impl Http {
                 Ok(respond::json(serde_json::json!(found).to_string().into()))
             }
             Question::Content(digest) => within(site.deadline, self.tell_content(caller, digest, head, record)).await,
-            Question::Audit(query) => within(site.deadline, self.tell_audit(caller, query, site.deadline)).await,
+            Question::Audit(query) => within(site.deadline, search::looked_here(self.audit(), caller, query, site.deadline)).await,
+            Question::Logs(query) => within(site.deadline, search::looked_here(self.archive(), caller, query, site.deadline)).await,
             Question::Status => {
                 let telling = async { Ok(self.registry_ref().tell_status(caller).await) };
                 let status = within(site.deadline, telling).await?.map_err(unavailable)?;

@@ -13,13 +13,13 @@ use super::acr;
 pub use super::acr::Acr;
 use super::audit::search;
 use super::governance::{self, Governing};
-use super::journal;
+use super::logs;
 use super::oauth2::{self, TokenRequest};
 use super::receipts::{self, Wait};
 use super::top;
 use crate::audit;
 use crate::bucket::{SnapshotPart, Through};
-use crate::journal::Excerpt;
+use crate::journal::{self, Excerpt};
 use crate::ledger::Origin;
 use crate::oci::{Algorithm, Digest, DigestError, NameError, Reference, RepositoryName, SessionError, SessionRef, Tag, TagError};
 use crate::peers::protocol::MAX_WAIT;
@@ -84,6 +84,8 @@ pub enum Action {
     Audit(audit::Query),
     /// The last lines of this edge's log.
     Logs(Excerpt),
+    /// Lines of the logs of all edges, where they are kept.
+    SearchLogs(Box<journal::Query>),
     /// Who is told of what happens, and what came of it.
     Webhooks,
     /// The receiver of this name is told something now.
@@ -130,6 +132,8 @@ pub enum Question {
     Content(Digest),
     /// Who did what here? The asking region has found out who may know.
     Audit(audit::Query),
+    /// Which lines of the logs are here?
+    Logs(Box<journal::Query>),
 }
 
 /// What is wanted of a repository.
@@ -247,9 +251,12 @@ pub fn route(method: &Method, path: &[u8], query: &str) -> Result<Action, RouteE
         b"/outport/v1/login" => return reading(method).map(|()| Action::SignIns),
         path if path == TOKEN_PATH.as_bytes() => return token(method, query),
         b"/outport/v1/audit" => return reading(method).and_then(|()| search(query).map(Action::Audit)),
-        b"/outport/v1/logs" => return reading(method).and_then(|()| journal::excerpt(query).map(Action::Logs)),
+        b"/outport/v1/logs" => return reading(method).and_then(|()| logs::action(query)),
         b"/outport/v1/top" => return reading(method).and_then(|()| top::query(query).map(Action::Top)),
         b"/outport/v1/peer/audit" => return reading(method).and_then(|()| search(query)).map(|query| Action::Peer(Question::Audit(query))),
+        b"/outport/v1/peer/logs" => {
+            return reading(method).and_then(|()| logs::search(query)).map(|query| Action::Peer(Question::Logs(query)));
+        }
         b"/outport/v1/ledger" => return reading(method).map(|()| Action::Peer(Question::Status)),
         b"/outport/v1/resolve" => return reading(method).and_then(|()| resolve(query)).map(Action::Peer),
         _ => {
@@ -589,7 +596,7 @@ fn values<'a>(query: &'a str, name: &'static str) -> impl Iterator<Item = Cow<'a
     pairs.filter(move |(key, _)| *key == name).map(|(_, value)| percent_decode(value.as_bytes()).decode_utf8_lossy())
 }
 
-fn has(query: &str, name: &'static str) -> bool {
+pub(super) fn has(query: &str, name: &'static str) -> bool {
     values(query, name).next().is_some()
 }
 
@@ -606,6 +613,7 @@ pub fn asks_deep(query: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::MAX_LIMIT;
     use proptest::prelude::*;
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -984,8 +992,8 @@ mod tests {
     #[test]
     fn the_audit_record_is_asked_by_people_and_by_other_regions() {
         let asked = |target: &str| get(target).map_err(|error| error.to_string());
-        let query =
-            audit::Query { outcome: Some(audit::Outcome::Denied), limit: 5, regions: vec!["eu".into(), "us".into()], ..Default::default() };
+        let filter = audit::Filter { outcome: Some(audit::Outcome::Denied), ..Default::default() };
+        let query = audit::Query { filter, limit: 5, regions: vec!["eu".into(), "us".into()], ..Default::default() };
         assert_eq!(asked("/outport/v1/audit"), Ok(Action::Audit(audit::Query::default())));
         assert_eq!(asked(&format!("/outport/v1/audit?{}", query.to_url())), Ok(Action::Audit(query.clone())));
         assert_eq!(asked(&format!("/outport/v1/peer/audit?{}", query.to_url())), Ok(Action::Peer(Question::Audit(query))));
@@ -1005,8 +1013,38 @@ mod tests {
             Ok(Action::Audit(query)) => query.limit,
             other => panic!("{other:?}"),
         };
-        assert_eq!((limit("0"), limit("7"), limit("99999")), (1, 7, audit::MAX_LIMIT));
+        assert_eq!((limit("0"), limit("7"), limit("99999")), (1, 7, MAX_LIMIT));
         assert_eq!(send("POST", "/outport/v1/audit"), Err(RouteError::Method { allow: READ }));
+    }
+
+    #[test]
+    fn the_log_is_its_last_lines_unless_a_search_is_asked_for() {
+        let last = |with_requests| Action::Logs(Excerpt { after: None, lines: 200, with_requests });
+        assert_eq!((get("/outport/v1/logs"), get("/outport/v1/logs?requests=no")), (Ok(last(true)), Ok(last(false))));
+        let filter = journal::Filter {
+            level: "warn".parse().ok(),
+            principal: Some("ci".into()),
+            repository: "team/**".parse().ok(),
+            route: Some("manifest".into()),
+            status: "5xx".parse().ok(),
+            address: "10.0.0.0/8".parse().ok(),
+            request: Some("r 1".into()),
+            text: Some("no route".into()),
+            no_requests: true,
+        };
+        let query = Box::new(journal::Query { since: "1h".parse().ok(), until: "1m".parse().ok(), filter, limit: 7, ..Default::default() });
+        assert_eq!(get(&format!("/outport/v1/logs?{}", query.to_url())), Ok(Action::SearchLogs(query.clone())));
+        assert_eq!(get(&format!("/outport/v1/peer/logs?{}", query.to_url())), Ok(Action::Peer(Question::Logs(query))));
+        assert_eq!(get("/outport/v1/peer/logs"), Ok(Action::Peer(Question::Logs(Box::default()))));
+        for (parameter, value) in [("level", "loud"), ("status", "5"), ("repository", "NO"), ("address", "10"), ("since", "then")] {
+            assert_eq!(get(&format!("/outport/v1/logs?{parameter}={value}")), Err(RouteError::Parameter(parameter)), "{value}");
+        }
+        for parameter in ["after", "lines"] {
+            assert_eq!(get(&format!("/outport/v1/logs?since=1h&{parameter}=1")), Err(RouteError::Parameter(parameter)));
+        }
+        for target in ["/outport/v1/logs?since=1h", "/outport/v1/peer/logs"] {
+            assert_eq!(send("POST", target), Err(RouteError::Method { allow: READ }));
+        }
     }
 
     #[test]

@@ -20,9 +20,9 @@ use super::console;
 use super::error::{Failure, Subject};
 use super::exchange;
 use super::intake::{Reuse, drain, drain_rest, drain_unasked, json_body};
-use super::journal;
 use super::locations::Locations;
 use super::log::Record;
+use super::logs;
 use super::nearer::OUTPORT_NEARER;
 use super::operations::{self, Operations};
 use super::ops::{self, OpsAction};
@@ -30,12 +30,13 @@ use super::receipts;
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Listing, ReferrersListing};
 use super::route::{Command, Wanted};
+use super::search;
 use crate::access::Action;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::identity::Governance;
 use crate::inflow::Inflow;
-use crate::journal::Journal;
+use crate::journal::{Archive, Journal};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
@@ -64,6 +65,7 @@ struct Inner {
     metrics: Metrics,
     clock: Clock,
     journal: Journal,
+    archive: Archive,
     ids: RequestIds,
     traffic: Traffic,
     fair: Fair,
@@ -80,7 +82,7 @@ impl Http {
         locations: Locations,
         site: Site,
         request_timeout: Duration,
-        (metrics, journal): (Metrics, Journal),
+        (metrics, journal, archive): (Metrics, Journal, Archive),
         clock: Clock,
     ) -> Http {
         Http(Arc::new(Inner {
@@ -95,6 +97,7 @@ impl Http {
             metrics,
             clock,
             journal,
+            archive,
             ids: RequestIds::new(),
             traffic,
             draining: watch::Sender::new(false),
@@ -109,6 +112,10 @@ impl Http {
 
     pub(super) fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    pub(super) fn archive(&self) -> &Archive {
+        &self.0.archive
     }
 
     pub(super) fn traffic(&self) -> &Traffic {
@@ -282,6 +289,7 @@ impl Http {
                 let is_ready = self.ready(Check::Shallow, self.site().deadline).await.status() == StatusCode::OK;
                 self.0.metrics.ready.set(is_ready.into());
                 self.0.audit.report().await;
+                self.0.archive.report().await;
                 self.0.operations.report();
                 ops::metrics(self.0.metrics.render())
             }
@@ -333,8 +341,9 @@ impl Http {
                 Ok(respond::conflicts(&listed, &page))
             }
             Call::Overview => within(site.deadline, async { Ok(self.overview(record.caller()).await) }).await,
-            Call::Audit(permit, query) => within(site.deadline, self.search_audit(permit, &query, site.deadline)).await,
-            Call::Logs(excerpt) => Ok(journal::told(&self.0.journal, &excerpt)),
+            Call::Audit(permit, query) => within(site.deadline, search::looked(self.audit(), permit, &query, site.deadline)).await,
+            Call::Logs(excerpt) => Ok(logs::told(&self.0.journal, &excerpt)),
+            Call::SearchLogs(permit, query) => within(site.deadline, search::looked(self.archive(), permit, &query, site.deadline)).await,
             Call::Webhooks(permit) => Ok(operations::webhooks(&self.0.operations, permit)),
             Call::Ping(permit, name) => operations::ping(&self.0.operations, permit, &name).await,
             Call::Offload => Ok(operations::offload(&self.0.operations, site)),

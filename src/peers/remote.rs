@@ -298,12 +298,13 @@ impl RemoteEdges {
         Ok(Transfer { body: answer.into_body(), left_bytes: range.end - range.start, region, metrics })
     }
 
-    /// Looks through the region's audit record. `query` is what stands behind the question mark; the answer is the audit room's.
+    /// Looks through a record of the region: `question` says which. `query` is what stands behind the question mark; the answer is the
+    /// records room's.
     ///
     /// # Errors
     /// Any.
-    pub async fn audit(&self, query: &str) -> Result<serde_json::Value, PeerError> {
-        self.json(format!("/outport/v1/peer/audit?{query}")).await
+    pub async fn search(&self, question: &str, query: &str) -> Result<serde_json::Value, PeerError> {
+        self.json(format!("/outport/v1/peer/{question}?{query}")).await
     }
 
     /// Passes a client's request on as it is, with its own credentials, and returns the answer. The body, of which nothing was taken

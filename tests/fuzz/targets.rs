@@ -223,6 +223,10 @@ fn routes(input: &[u8]) -> bool {
             assert!(reads);
             assert!((1..=1_000).contains(&excerpt.lines));
         }
+        Action::SearchLogs(query) => {
+            assert!(reads);
+            assert!((1..=1_000).contains(&query.limit));
+        }
         Action::Wait(wait) => {
             assert!(reads);
             assert!(wait.within <= Duration::from_secs(600));
@@ -328,6 +332,7 @@ fn good_governing(method: &Method, governing: &Governing) {
 fn good_question(question: &Question) {
     match question {
         Question::Status | Question::Audit(_) => {}
+        Question::Logs(query) => assert!((1..=1_000).contains(&query.limit)),
         Question::Segments { origin, wait, .. } => {
             let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
             assert!(origin.to_string().bytes().all(good) && *wait <= Duration::from_secs(30));

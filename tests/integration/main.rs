@@ -20,6 +20,7 @@ mod join;
 mod lists;
 mod lives;
 mod locks;
+mod logs;
 mod lying_origin;
 mod one_transfer;
 mod outage;

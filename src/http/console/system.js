@@ -122,6 +122,8 @@ export function open(place, live) {
         ['Waiting for the bucket', bytes(sum('outport_audit_waiting_bytes'))],
         ['The oldest of them', span(sum('outport_audit_oldest_unshipped_seconds'))],
         ['Log lines dropped', count(sum('outport_log_dropped_total'))],
+        ['Kept in the bucket', count(sum('outport_central_log_written_total'))],
+        ['Lost on the way there', count(sum('outport_central_log_dropped_total') ?? 0), sum('outport_central_log_dropped_total') ? 'bad' : undefined],
       ]);
       parts.Connections.update([
         ['Open', count(sum('outport_connections'))],

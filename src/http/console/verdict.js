@@ -40,7 +40,7 @@ export function problems(live, now = Date.now()) {
   if (status.ledger?.conflicts) warn(`${plural(status.ledger.conflicts, 'tag is', 'tags are')} in conflict between regions`, 'regions');
   const dropped = sample.sum('outport_audit_dropped_total');
   if (dropped) warn(`${plural(dropped, 'audit record was', 'audit records were')} lost since the start`, 'system');
-  const lines = sample.sum('outport_log_dropped_total');
+  const lines = (sample.sum('outport_log_dropped_total') ?? 0) + (sample.sum('outport_central_log_dropped_total') ?? 0);
   if (lines) warn(`${plural(lines, 'log line was', 'log lines were')} dropped since the start`, 'system');
   each('outport_upstream_rate_limit_remaining', (value) => value === 0, ({ upstream }) => warn(`${upstream} allows no more requests for now`, 'origins'));
   return found.sort((one, other) => other.bad - one.bad);

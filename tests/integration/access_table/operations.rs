@@ -93,7 +93,8 @@ pub fn operations(repository: &str, image: &Image, mark: &str) -> Vec<Operation>
 fn operations_of(action: &Action) -> &'static str {
     match action {
         Action::Version | Action::Ready | Action::Catalog(_) | Action::AcrCatalog(_) => "registry",
-        Action::Forwards | Action::Conflicts(_) | Action::Overview | Action::Audit(_) | Action::Logs(_) => "settings",
+        Action::Forwards | Action::Conflicts(_) | Action::Overview => "settings",
+        Action::Audit(_) | Action::Logs(_) | Action::SearchLogs(_) => "settings",
         Action::Webhooks | Action::Ping(_) | Action::Offload | Action::Watched | Action::Top(_) => "settings",
         Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => "signing in",
         Action::Govern(_) => "governing",

@@ -15,7 +15,7 @@ const CLOSED: &str = "jsonl";
 /// The file with this node's name in the record.
 const NODE: &str = "node";
 
-/// `audit/` in the data folder.
+/// In the data folder, `audit/` or `log/`.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
@@ -33,6 +33,11 @@ pub(super) struct Found {
 impl Folder {
     pub(super) fn new(dir: PathBuf) -> Folder {
         Folder { dir }
+    }
+
+    /// Whether an earlier process recorded something.
+    pub(super) fn exists(&self) -> bool {
+        self.dir.is_dir()
     }
 
     /// Makes the folder, closes what an earlier process left open, and tells the node's name: always the same in one folder, as long as
@@ -54,7 +59,7 @@ impl Folder {
         Ok(fresh)
     }
 
-    /// Nobody else reads who did what.
+    /// Nobody else reads what is recorded.
     fn make(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
     }
@@ -125,7 +130,7 @@ mod tests {
     #[test]
     fn what_was_left_open_is_closed_and_the_node_keeps_its_name() {
         let place = tempfile::tempdir().unwrap();
-        let folder = Folder::new(place.path().join("audit"));
+        let folder = Folder::new(place.path().join("talk"));
         let (one, two, empty) = (Ulid::from_parts(1, 1), Ulid::from_parts(2, 1), Ulid::from_parts(3, 1));
         assert_eq!(folder.prepare(one).unwrap(), one);
         for file in [two, one] {
@@ -133,7 +138,7 @@ mod tests {
         }
         folder.create(empty).unwrap();
         folder.close(two).unwrap();
-        std::fs::write(place.path().join("audit/readme.txt"), "").unwrap();
+        std::fs::write(place.path().join("talk/readme.txt"), "").unwrap();
         let open = |folder: &Folder| folder.files().unwrap().iter().map(|found| (found.file, found.is_closed)).collect::<Vec<_>>();
         assert_eq!(open(&folder), [(one, false), (two, true), (empty, false)]);
         assert_eq!(folder.prepare(two).unwrap(), one, "its name is the one that it began with");

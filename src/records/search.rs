@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
+use memchr::memmem::Finder;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use ulid::Ulid;
@@ -16,9 +17,9 @@ use ulid::Ulid;
 use super::entry::Entry;
 use super::folder::Found;
 use super::pack::unpack;
-use super::query::Query;
+use super::query::{Filter, Mark, Query};
 use super::ship::MAX_OBJECT_BYTES;
-use crate::bucket::{AuditFile, Bucket, BucketError, ForeignBucket, Key};
+use crate::bucket::{Bucket, BucketError, ForeignBucket, Key, RecordFile, RecordKind};
 use crate::clock::Timestamp;
 
 /// Files that one search reads at one time: all of each is in memory meanwhile.
@@ -34,22 +35,22 @@ pub(super) enum Shelf {
 }
 
 impl Shelf {
-    async fn days(&self) -> Result<Vec<String>, BucketError> {
+    async fn days(&self, kind: RecordKind) -> Result<Vec<String>, BucketError> {
         match self {
-            Shelf::Own(bucket) => bucket.audit_days().await,
-            Shelf::Foreign(bucket) => bucket.audit_days().await,
+            Shelf::Own(bucket) => bucket.record_days(kind).await,
+            Shelf::Foreign(bucket) => bucket.record_days(kind).await,
         }
     }
 
-    async fn list(&self, day: &str) -> Result<Vec<AuditFile>, BucketError> {
+    async fn list(&self, kind: RecordKind, day: &str) -> Result<Vec<RecordFile>, BucketError> {
         match self {
-            Shelf::Own(bucket) => bucket.list_audit(day).await,
-            Shelf::Foreign(bucket) => bucket.list_audit(day).await,
+            Shelf::Own(bucket) => bucket.list_records(kind, day).await,
+            Shelf::Foreign(bucket) => bucket.list_records(kind, day).await,
         }
     }
 
-    async fn read(&self, file: AuditFile) -> Result<Option<Bytes>, BucketError> {
-        let key = Key::Audit(file);
+    async fn read(&self, kind: RecordKind, file: RecordFile) -> Result<Option<Bytes>, BucketError> {
+        let key = Key::Record(kind, file);
         match self {
             Shelf::Own(bucket) => bucket.read(&key, MAX_OBJECT_BYTES).await,
             Shelf::Foreign(bucket) => bucket.read(&key, MAX_OBJECT_BYTES).await,
@@ -59,21 +60,21 @@ impl Shelf {
 
 /// What one region has.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Finding {
+pub(super) struct Finding<E> {
     /// The newest first.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry<E>>,
     /// Why there may be more that was not looked at.
     pub(super) lacking: Option<String>,
 }
 
 /// The newest entries so far. One that is met twice, in a file and in the object that it became, counts once.
-struct Newest {
+struct Newest<E> {
     limit: usize,
-    entries: BTreeMap<(Timestamp, Ulid), Entry>,
+    entries: BTreeMap<(Timestamp, Ulid), Entry<E>>,
 }
 
-impl Newest {
-    fn add(&mut self, entry: Entry) {
+impl<E> Newest<E> {
+    fn add(&mut self, entry: Entry<E>) {
         self.entries.insert((entry.time, entry.id), entry);
         if self.entries.len() > self.limit {
             self.entries.pop_first();
@@ -90,12 +91,13 @@ impl Newest {
 #[derive(Clone, Debug)]
 enum Source {
     Disk(PathBuf),
-    Object(usize, AuditFile),
+    Object(usize, RecordFile),
 }
 
 /// A search in one region.
-pub(super) struct Search<'a> {
-    pub(super) query: &'a Query,
+pub(super) struct Search<'a, F> {
+    pub(super) kind: RecordKind,
+    pub(super) query: &'a Query<F>,
     /// The first moment that counts, and the first one that does not any more.
     pub(super) range: (Timestamp, Timestamp),
     pub(super) shelves: &'a [Shelf],
@@ -104,21 +106,21 @@ pub(super) struct Search<'a> {
     pub(super) deadline: Instant,
 }
 
-impl Search<'_> {
-    pub(super) async fn run(self) -> Finding {
+impl<F: Filter> Search<'_, F> {
+    pub(super) async fn run(self) -> Finding<F::Event> {
         let mut newest = Newest { limit: self.query.limit, entries: BTreeMap::new() };
         let lacking = self.look(&mut newest).await.err();
         Finding { entries: newest.entries.into_values().rev().collect(), lacking }
     }
 
     /// The error says why there may be more.
-    async fn look(&self, newest: &mut Newest) -> Result<(), String> {
+    async fn look(&self, newest: &mut Newest<F::Event>) -> Result<(), String> {
         // What is here is told even when the bucket lets this search wait.
         self.look_here(newest).await?;
         let (mut trouble, mut days, mut read) = (None, BTreeSet::new(), 0);
         let (first, last) = (self.range.0.day(), self.range.1.day());
         for shelf in self.shelves {
-            match self.in_time(shelf.days()).await? {
+            match self.in_time(shelf.days(self.kind)).await? {
                 Ok(found) => days.extend(found.into_iter().filter(|day| first <= *day && *day <= last)),
                 Err(error) => trouble = Some(error.to_string()),
             }
@@ -139,7 +141,7 @@ impl Search<'_> {
     }
 
     /// Looks at this node's own files.
-    async fn look_here(&self, newest: &mut Newest) -> Result<(), String> {
+    async fn look_here(&self, newest: &mut Newest<F::Event>) -> Result<(), String> {
         let mut trouble = None;
         for found in self.files.iter().rev().filter(|found| self.may_have(found.file)) {
             if newest.has_enough_since(began(found.file).hour() + 1) {
@@ -162,7 +164,7 @@ impl Search<'_> {
     async fn hours(&self, day: &str, trouble: &mut Option<String>) -> Result<BTreeMap<u64, Vec<Source>>, String> {
         let mut hours: BTreeMap<u64, Vec<Source>> = BTreeMap::new();
         for (at, shelf) in self.shelves.iter().enumerate() {
-            match self.in_time(shelf.list(day)).await? {
+            match self.in_time(shelf.list(self.kind, day)).await? {
                 Ok(files) => {
                     for file in files.into_iter().filter(|file| self.may_have(file.file)) {
                         hours.entry(began(file.file).hour()).or_default().push(Source::Object(at, file));
@@ -174,7 +176,7 @@ impl Search<'_> {
         Ok(hours)
     }
 
-    async fn read_all(&self, sources: Vec<Source>, newest: &mut Newest, trouble: &mut Option<String>) -> Result<(), String> {
+    async fn read_all(&self, sources: Vec<Source>, newest: &mut Newest<F::Event>, trouble: &mut Option<String>) -> Result<(), String> {
         let mut reading = stream::iter(sources.into_iter().map(|source| self.read(source))).buffer_unordered(READERS);
         while let Some(read) = self.in_time(reading.next()).await? {
             match read {
@@ -186,12 +188,12 @@ impl Search<'_> {
     }
 
     /// The newest of a file that match.
-    async fn read(&self, source: Source) -> Result<Vec<Entry>, String> {
+    async fn read(&self, source: Source) -> Result<Vec<Entry<F::Event>>, String> {
         let lines = match source {
             Source::Disk(path) => Lines::Plain(path),
             Source::Object(at, file) => {
                 let shelf = self.shelves.get(at).ok_or("no such shelf")?;
-                match shelf.read(file).await.map_err(|error| error.to_string())? {
+                match shelf.read(self.kind, file).await.map_err(|error| error.to_string())? {
                     Some(packed) => Lines::Packed(packed),
                     // It was too old, and has been removed since.
                     None => return Ok(Vec::new()),
@@ -214,7 +216,7 @@ enum Lines {
 }
 
 impl Lines {
-    fn read(self, query: &Query, (since, until): (Timestamp, Timestamp)) -> Result<Vec<Entry>, String> {
+    fn read<F: Filter>(self, query: &Query<F>, (since, until): (Timestamp, Timestamp)) -> Result<Vec<Entry<F::Event>>, String> {
         let text = match self {
             Lines::Plain(path) => match std::fs::read(path) {
                 Ok(text) => text,
@@ -225,12 +227,28 @@ impl Lines {
             Lines::Packed(packed) => unpack(&packed).ok_or("an object of the record cannot be unpacked")?,
         };
         let mut newest = Newest { limit: query.limit, entries: BTreeMap::new() };
+        let marks = query.filter.marks();
+        let marks = Marks::new(&marks);
+        let promising = text.split(|byte| *byte == b'\n').filter(|line| marks.are_in(line));
         // A line that is still being written, or was cut, is none.
-        for entry in text.split(|byte| *byte == b'\n').filter_map(Entry::read) {
-            if since <= entry.time && entry.time < until && query.matches(&entry) {
+        for entry in promising.filter_map(Entry::read) {
+            if since <= entry.time && entry.time < until && query.filter.matches(&entry.event) {
                 newest.add(entry);
             }
         }
         Ok(newest.entries.into_values().collect())
+    }
+}
+
+/// Of each mark the parts, of which a line has at least one.
+struct Marks<'a>(Vec<Vec<Finder<'a>>>);
+
+impl<'a> Marks<'a> {
+    fn new(marks: &'a [Mark]) -> Marks<'a> {
+        Marks(marks.iter().map(|mark| mark.0.iter().map(Finder::new).collect()).collect())
+    }
+
+    fn are_in(&self, line: &[u8]) -> bool {
+        self.0.iter().all(|parts| parts.iter().any(|part| part.find(line).is_some()))
     }
 }

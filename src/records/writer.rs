@@ -7,22 +7,20 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::sleep;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::entry::{Entry, Event};
+use super::entry::{Entry, Note};
 use super::folder::{Folder, Found};
+use super::intake::{Message, Noted, QUEUED, Tally};
 use crate::clock::{Clock, Timestamp};
-use crate::config;
-use crate::metrics::Metrics;
+use crate::config::Keeping;
+use crate::metrics::Recorded;
 
-/// Entries that wait to be written, at most. What comes when there are so many is lost, and counted.
-pub(super) const QUEUED: usize = 16 * 1024;
 /// How long entries gather: the thread is woken less than for each, and what it does at a time keeps no request waiting for its core.
 const GATHER: Duration = Duration::from_millis(5);
 /// How long what was written may be in the kernel only.
@@ -34,45 +32,19 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// What an entry takes, about.
 const LINE_BYTES: usize = 640;
 
-/// What goes to the thread.
-pub(super) enum Message {
-    Noted(Box<Noted>),
-    /// To be answered when everything before is written.
-    Flush(oneshot::Sender<()>),
-    End,
-}
-
-/// What happened, and when.
-pub(super) struct Noted {
-    pub(super) at: Timestamp,
-    pub(super) event: Event,
-}
-
-/// Entries that were lost and of which no entry tells yet.
-#[derive(Debug, Default)]
-pub(super) struct Tally(AtomicU64);
-
-impl Tally {
-    pub(super) fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn take(&self) -> u64 {
-        self.0.swap(0, Ordering::Relaxed)
-    }
-}
-
 /// What the writer is made with.
 pub(super) struct Parts {
+    /// What the record is called.
+    pub(super) name: &'static str,
     pub(super) folder: Folder,
     pub(super) node: Ulid,
     pub(super) region: Arc<str>,
-    pub(super) settings: config::Audit,
+    pub(super) keeping: Keeping,
     pub(super) tally: Arc<Tally>,
     /// Told of each file that is closed.
     pub(super) closed: Arc<Notify>,
     pub(super) clock: Clock,
-    pub(super) metrics: Metrics,
+    pub(super) counted: Recorded,
 }
 
 pub(super) struct Writer {
@@ -110,7 +82,7 @@ impl Writer {
     }
 
     /// Writes until it is told to end, or nobody can tell it anything any more.
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+    pub(super) fn run<N: Note>(mut self, queue: &Receiver<Message<N>>) {
         let mut goes_on = true;
         while goes_on {
             let first = match self.next_due() {
@@ -144,18 +116,18 @@ impl Writer {
         let open = self.open.as_ref()?;
         let now = self.parts.clock.now();
         let until = |since: Timestamp, after: Duration| after.saturating_sub(now.since(since));
-        let close = until(open.began, self.parts.settings.ship_after);
+        let close = until(open.began, self.parts.keeping.ship_after);
         Some(open.unsynced.map_or(close, |since| close.min(until(since, SYNC_AFTER))))
     }
 
-    pub(super) fn write(&mut self, batch: Vec<Noted>) {
+    pub(super) fn write<N: Note>(&mut self, batch: Vec<Noted<N>>) {
         let mut chunk = Chunk::default();
         for noted in batch {
             let entry = self.entry(noted);
-            if !self.fits(&entry, &chunk) {
+            if !self.fits(entry.time, &chunk) {
                 self.put(std::mem::take(&mut chunk));
                 self.close();
-                self.begin(&entry);
+                self.begin(entry.time, entry.id);
             } else if chunk.lines.len() >= CHUNK_BYTES {
                 self.put(std::mem::take(&mut chunk));
             }
@@ -164,29 +136,29 @@ impl Writer {
         self.put(chunk);
     }
 
-    fn entry(&mut self, Noted { at, event }: Noted) -> Entry {
+    fn entry<N>(&mut self, Noted { at, event }: Noted<N>) -> Entry<N> {
         self.count = self.count.wrapping_add(1);
         let id = Ulid::from_parts(at.as_ms(), u128::from(self.process & 0xffff_ffff_ffff) << 32 | u128::from(self.count));
         let Parts { region, node, tally, .. } = &self.parts;
         Entry { time: at, id, region: region.clone(), node: *node, lost: tally.take(), event }
     }
 
-    fn fits(&self, entry: &Entry, chunk: &Chunk) -> bool {
+    fn fits(&self, time: Timestamp, chunk: &Chunk) -> bool {
         self.open.as_ref().is_some_and(|open| {
             let size_bytes = open.size_bytes + chunk.lines.len() as u64;
             // All entries of a file are of one hour, by which it is found.
-            open.began.hour() == entry.time.hour() && size_bytes < self.parts.settings.file_size.0
+            open.began.hour() == time.hour() && size_bytes < self.parts.keeping.file_size.0
         })
     }
 
-    /// Begins a file, with the name of its first entry.
-    fn begin(&mut self, first: &Entry) {
+    /// Begins a file, with the time and the name of its first entry.
+    fn begin(&mut self, began: Timestamp, name: Ulid) {
         let now = self.parts.clock.now();
         if self.refused_at.is_some_and(|at| now.since(at) < TRY_AGAIN_AFTER && now >= at) {
             return;
         }
-        match self.parts.folder.create(first.id) {
-            Ok(file) => self.open = Some(Open { file, name: first.id, size_bytes: 0, began: first.time, unsynced: None }),
+        match self.parts.folder.create(name) {
+            Ok(file) => self.open = Some(Open { file, name, size_bytes: 0, began, unsynced: None }),
             Err(error) => self.refused(&error),
         }
     }
@@ -200,9 +172,9 @@ impl Writer {
             Ok(()) => {
                 open.size_bytes += chunk.lines.len() as u64;
                 open.unsynced.get_or_insert_with(|| self.parts.clock.now());
-                self.parts.metrics.audit_written(chunk.count);
+                self.parts.counted.written(chunk.count);
                 if self.refused_at.take().is_some() {
-                    tracing::info!("the disk takes the audit record again");
+                    tracing::info!("the disk takes the {} again", self.parts.name);
                 }
             }
             Err(error) => {
@@ -216,13 +188,13 @@ impl Writer {
     }
 
     fn give_up(&self, chunk: &Chunk) {
-        self.parts.metrics.audit_dropped("disk", chunk.count);
+        self.parts.counted.dropped("disk", chunk.count);
         self.parts.tally.add(chunk.count + chunk.lost);
     }
 
     fn refused(&mut self, error: &io::Error) {
         if self.refused_at.replace(self.parts.clock.now()).is_none() {
-            tracing::error!(%error, "the disk does not take the audit record: its entries are lost until it does");
+            tracing::error!(%error, "the disk does not take the {}: its entries are lost until it does", self.parts.name);
         }
     }
 
@@ -238,7 +210,7 @@ impl Writer {
                 return self.close();
             }
         }
-        if now.since(open.began) >= self.parts.settings.ship_after {
+        if now.since(open.began) >= self.parts.keeping.ship_after {
             self.close();
         }
     }
@@ -253,18 +225,18 @@ impl Writer {
         match self.parts.folder.close(open.name) {
             Ok(()) => self.parts.closed.notify_one(),
             // The next process closes it.
-            Err(error) => tracing::warn!(%error, "a file of the audit record stays open"),
+            Err(error) => tracing::warn!(%error, "a file of the {} stays open", self.parts.name),
         }
         if let Err(error) = self.make_room() {
-            tracing::warn!(%error, "the folder of the audit record cannot be read");
+            tracing::warn!(%error, "the folder of the {} cannot be read", self.parts.name);
         }
     }
 
     /// Where files have waited in vain for so long that there are too many, the oldest go.
     fn make_room(&self) -> io::Result<()> {
-        let Parts { folder, settings, tally, metrics, .. } = &self.parts;
+        let Parts { name, folder, keeping, tally, counted, .. } = &self.parts;
         let closed = folder.closed()?;
-        let most_bytes = settings.disk.0.saturating_sub(settings.file_size.0);
+        let most_bytes = keeping.disk.0.saturating_sub(keeping.file_size.0);
         let mut size_bytes: u64 = closed.iter().map(|found| found.size_bytes).sum();
         for oldest in closed {
             if size_bytes <= most_bytes {
@@ -274,15 +246,15 @@ impl Writer {
             folder.remove(&oldest)?;
             size_bytes -= oldest.size_bytes;
             tally.add(count);
-            metrics.audit_dropped("space", count);
-            tracing::error!(entries = count, "the bucket has taken no audit record for too long: the oldest entries here are lost");
+            counted.dropped("space", count);
+            tracing::error!(entries = count, "the bucket has not taken the {name} for too long: its oldest entries here are lost");
         }
         Ok(())
     }
 }
 
 impl Chunk {
-    fn add(&mut self, entry: &Entry) {
+    fn add<N: Note>(&mut self, entry: &Entry<N>) {
         self.lines.reserve(LINE_BYTES);
         entry.write_line(&mut self.lines);
         self.count += 1;
@@ -296,9 +268,12 @@ fn lines(found: &Found) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::pull;
+    use tokio::sync::oneshot;
+
+    use super::super::testing::{Said, said};
     use super::*;
     use crate::config::ByteSize;
+    use crate::metrics::Metrics;
 
     struct Desk {
         place: tempfile::TempDir,
@@ -313,29 +288,23 @@ mod tests {
         fn new(file_size: u64, disk: u64) -> Desk {
             let (place, clock, metrics) =
                 (tempfile::tempdir().unwrap(), Clock::manual(Timestamp::from_ms(1_795_949_111_120)), Metrics::new());
-            let settings = config::Audit {
-                enabled: true,
-                pulls: true,
-                file_size: ByteSize(file_size),
-                ship_after: MINUTE,
-                disk: ByteSize(disk),
-                keep: MINUTE,
-            };
+            let keeping = Keeping { file_size: ByteSize(file_size), ship_after: MINUTE, disk: ByteSize(disk), keep: MINUTE };
             let writer = Writer::new(Parts {
-                folder: Folder::new(place.path().join("audit")),
+                name: "record of talk",
+                folder: Folder::new(place.path().join("talk")),
                 node: Ulid::from_parts(1, 1),
                 region: "eu".into(),
-                settings,
+                keeping,
                 tally: Arc::default(),
                 closed: Arc::default(),
                 clock: clock.clone(),
-                metrics: metrics.clone(),
+                counted: metrics.central_log.clone(),
             });
             Desk { place, writer, clock, metrics }
         }
 
         fn write(&mut self, count: usize) {
-            let noted = |_| Noted { at: self.clock.now(), event: pull("ci", "team/app") };
+            let noted = |_| Noted { at: self.clock.now(), event: said("ci", &"a".repeat(300)) };
             let batch = (0..count).map(noted).collect();
             self.writer.write(batch);
         }
@@ -344,7 +313,7 @@ mod tests {
             self.writer.parts.folder.files().unwrap()
         }
 
-        fn entries(&self) -> Vec<Entry> {
+        fn entries(&self) -> Vec<Entry<Said>> {
             let texts: Vec<Vec<u8>> = self.files().iter().map(|found| std::fs::read(&found.path).unwrap()).collect();
             texts.iter().flat_map(|text| text.split_inclusive(|byte| *byte == b'\n')).map(|line| Entry::read(line).unwrap()).collect()
         }
@@ -371,13 +340,13 @@ mod tests {
         let mut ids: Vec<Ulid> = entries.iter().map(|entry| entry.id).collect();
         ids.dedup();
         assert!(ids.len() == 304 && ids.is_sorted(), "in the order of writing, and all different");
-        assert!(desk.metrics.render().contains("outport_audit_written_total 304"));
+        assert!(desk.metrics.render().contains("outport_central_log_written_total 304"));
     }
 
     #[test]
     fn a_disk_that_takes_nothing_loses_entries_and_the_next_one_says_how_many() {
         let mut desk = Desk::new(64 << 10, 1 << 20);
-        let dir = desk.place.path().join("audit");
+        let dir = desk.place.path().join("talk");
         std::fs::write(&dir, "in the way").unwrap();
         desk.write(5);
         std::fs::remove_file(&dir).unwrap();
@@ -386,7 +355,7 @@ mod tests {
         desk.clock.advance(TRY_AGAIN_AFTER);
         desk.write(2);
         assert_eq!(desk.entries().iter().map(|entry| entry.lost).collect::<Vec<_>>(), [7, 0]);
-        assert!(desk.metrics.render().contains(r#"outport_audit_dropped_total{reason="disk"} 7"#));
+        assert!(desk.metrics.render().contains(r#"outport_central_log_dropped_total{reason="disk"} 7"#));
     }
 
     /// As a disk without space does it: a part of what was to be written is there.
@@ -414,7 +383,7 @@ mod tests {
         assert!(kept.len() < 2_000 && kept.windows(2).all(|two| two[0].id < two[1].id));
         desk.write(1);
         let lost: u64 = desk.entries().iter().map(|entry| entry.lost).sum();
-        let dropped = format!(r#"outport_audit_dropped_total{{reason="space"}} {}"#, 2_000 - kept.len());
+        let dropped = format!(r#"outport_central_log_dropped_total{{reason="space"}} {}"#, 2_000 - kept.len());
         assert!(desk.metrics.render().contains(&dropped), "{}", desk.metrics.render());
         assert!(lost > 0, "the next entries tell of it");
     }
@@ -427,7 +396,7 @@ mod tests {
         let folder = writer.parts.folder.clone();
         let thread = std::thread::spawn(move || writer.run(&queue));
         for _ in 0..10 {
-            sender.send(Message::Noted(Box::new(Noted { at: clock.now(), event: pull("ci", "a") }))).unwrap();
+            sender.send(Message::Noted(Box::new(Noted { at: clock.now(), event: said("ci", "a") }))).unwrap();
         }
         let (done, flushed) = oneshot::channel();
         sender.send(Message::Flush(done)).unwrap();

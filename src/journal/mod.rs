@@ -1,6 +1,13 @@
-//! The last lines of this process's log, for whoever cannot look at where it goes: `GET /outport/v1/logs`, `outport logs`, the console.
+//! The log, for whoever cannot look at where it goes: `GET /outport/v1/logs`, `outport logs`, the console.
 //!
-//! Bounded: so many lines, each cut at a length. Lines of requests lie by themselves, or a busy edge would show nothing else.
+//! The last lines of this process are always here ([`Journal`]). Bounded: so many lines, each cut at a length. Lines of requests lie by
+//! themselves, or a busy edge would show nothing else.
+//!
+//! With `log.central` all lines of all edges are kept in the regions' buckets, too, and searched there ([`Archive`]): one more of the
+//! [`crate::records`]. They are JSON, whatever `log.format` says; `log.level` holds for them as for the others.
+
+mod event;
+mod filter;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -9,7 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::clock::Timestamp;
+pub use event::{Draft, Event, Level, LevelError};
+pub use filter::{Filter, Query, Statuses, StatusesError};
+
+use crate::bucket::RecordKind;
+use crate::clock::{Clock, Timestamp};
+use crate::metrics::Metrics;
+use crate::records::{Intake, Nature, Records, Setup};
 
 /// Lines of each kind that are kept, and the bytes of one.
 pub const KEPT_LINES: usize = 1_000;
@@ -17,9 +30,17 @@ const MAX_LINE_BYTES: usize = 2 * 1024;
 /// By which a line of a request is known. (A line that only speaks of it is kept among them: it is shown all the same.)
 const OF_REQUESTS: &str = "outport::access";
 
+const NATURE: Nature = Nature { kind: RecordKind::Log, name: "central log", question: "logs", switch: "log.central" };
+
+/// Lines that the regions' buckets keep.
+pub type Archive = Records<Draft>;
+
 /// One handle; clones share the same lines.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Arc<Mutex<Rings>>);
+pub struct Journal {
+    rings: Arc<Mutex<Rings>>,
+    central: Option<Intake<Draft>>,
+}
 
 #[derive(Debug, Default)]
 struct Rings {
@@ -62,6 +83,21 @@ pub struct Line {
 }
 
 impl Journal {
+    /// One whose lines are for the archive, too. It is there before an edge is, and when one edge ends and another begins.
+    pub fn with_archive(clock: Clock, metrics: &Metrics) -> Journal {
+        Journal { rings: Arc::default(), central: Some(Intake::new(&NATURE, clock, metrics.central_log.clone())) }
+    }
+
+    /// Where lines for the archive go; `None` where nobody wants them.
+    pub fn central(&self) -> Option<&Intake<Draft>> {
+        self.central.as_ref()
+    }
+
+    /// Begins to keep the lines for the archive.
+    pub async fn archive(&self, setup: Setup<'_>) -> Archive {
+        Records::start(&NATURE, setup, self.central.clone()).await
+    }
+
     /// Keeps a line as it was written.
     pub fn keep(&self, line: &[u8]) {
         let line = &line[..line.len().min(MAX_LINE_BYTES)];
@@ -103,7 +139,7 @@ impl Journal {
     }
 
     fn rings(&self) -> MutexGuard<'_, Rings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

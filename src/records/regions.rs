@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::entry::Entry;
-use super::query::Query;
+use super::entry::{Entry, Note};
+use super::query::{Filter, Query};
 use super::search::{Finding, Search, Shelf};
-use super::{Audit, Shipper};
+use super::{Nature, Records, Shipper};
 use crate::access::Permit;
 use crate::clock::Timestamp;
 use crate::peers::Caller;
@@ -25,8 +25,8 @@ const MAX_ANSWER_BYTES: usize = 768 << 10;
 
 /// What was found, the newest first, and where it was looked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    pub entries: Vec<Entry>,
+pub struct Answer<E> {
+    pub entries: Vec<Entry<E>>,
     /// Whether there may be older ones, since there are as many as were asked for, or as fit.
     pub more: bool,
     pub regions: Vec<Searched>,
@@ -52,17 +52,17 @@ pub enum SearchError {
     TooMany,
 }
 
-impl Audit {
+impl<N: Note> Records<N> {
     /// Looks in all regions that the query names, within a time. The permit is one for reading the record.
     ///
     /// # Errors
     /// A region that cannot be asked is none: the answer says so.
-    pub async fn search(&self, _permit: Permit, query: &Query, within: Duration) -> Result<Answer, SearchError> {
+    pub async fn search<F: Filter>(&self, _permit: Permit, query: &Query<F>, within: Duration) -> Result<Answer<F::Event>, SearchError> {
         self.look(query, within).await
     }
 
-    pub(super) async fn look(&self, query: &Query, within: Duration) -> Result<Answer, SearchError> {
-        let Shipper { region, clock, .. } = &self.0.shipper;
+    pub(super) async fn look<F: Filter>(&self, query: &Query<F>, within: Duration) -> Result<Answer<F::Event>, SearchError> {
+        let Shipper { nature, region, clock, .. } = &self.0.shipper;
         let _place = self.0.searches.try_acquire().map_err(|_| SearchError::TooMany)?;
         let is_known = |name: &&String| ***name == *self.0.own || region.peer(name).is_some();
         if let Some(unknown) = query.regions.iter().find(|name| !is_known(name)) {
@@ -72,7 +72,7 @@ impl Audit {
         let (now, deadline) = (clock.now(), Instant::now() + within.min(MAX_TIME));
         let own = async { if is_wanted(&self.0.own) { Some(self.search_own(query, now, deadline).await) } else { None } };
         let peers = region.peers().iter().filter(|peer| is_wanted(peer.name()));
-        let (own, others) = tokio::join!(own, join_all(peers.map(|peer| search_peer(peer, query, now, deadline))));
+        let (own, others) = tokio::join!(own, join_all(peers.map(|peer| search_peer(nature, peer, query, (now, deadline)))));
         let own = own.map(|found| (self.0.own.clone(), found));
         Ok(merge(own.into_iter().chain(others).collect(), query.limit))
     }
@@ -81,15 +81,21 @@ impl Audit {
     ///
     /// # Errors
     /// [`SearchError::TooMany`]
-    pub async fn search_here(&self, _asker: &Caller, query: &Query, within: Duration) -> Result<Answer, SearchError> {
+    pub async fn search_here<F: Filter>(
+        &self,
+        _asker: &Caller,
+        query: &Query<F>,
+        within: Duration,
+    ) -> Result<Answer<F::Event>, SearchError> {
         let within = query.within.map_or(within, |wanted| wanted.min(within));
         self.look(&Query { regions: vec![self.0.own.to_string()], ..query.clone() }, within).await
     }
 
-    async fn search_own(&self, query: &Query, now: Timestamp, deadline: Instant) -> Finding {
+    async fn search_own<F: Filter>(&self, query: &Query<F>, now: Timestamp, deadline: Instant) -> Finding<F::Event> {
         self.flush().await;
         // Before the bucket is looked at: what is shipped meanwhile is found at one of the two places at least.
-        let folder = self.0.shipper.folder.clone();
+        let Shipper { nature, folder, region, .. } = &self.0.shipper;
+        let folder = folder.clone();
         let looked = spawn_blocking(move || folder.files()).await;
         let (files, mut lacking) = match looked {
             Ok(Ok(files)) => (files, None),
@@ -97,7 +103,7 @@ impl Audit {
             Err(_) => (Vec::new(), Some("the process is ending".to_owned())),
         };
         let mut shelves = Vec::new();
-        match self.0.shipper.region.get() {
+        match region.get() {
             Err(error) => lacking = Some(error.to_string()),
             Ok(open) => {
                 shelves.push(Shelf::Own(open.bucket.clone()));
@@ -108,13 +114,21 @@ impl Audit {
                 }
             }
         }
-        let found = Search { query, range: query.range(now), shelves: &shelves, files, deadline }.run().await;
+        if self.0.intake.is_none() {
+            lacking = lacking.or_else(|| Some(format!("nothing is recorded here: {} is off", nature.switch)));
+        }
+        let found = Search { kind: nature.kind, query, range: query.range(now), shelves: &shelves, files, deadline }.run().await;
         Finding { lacking: found.lacking.or(lacking), ..found }
     }
 }
 
 /// Asks a region's edges; where none answers, looks at its store.
-async fn search_peer(peer: &Peer, query: &Query, now: Timestamp, deadline: Instant) -> (Arc<str>, Finding) {
+async fn search_peer<F: Filter>(
+    nature: &Nature,
+    peer: &Peer,
+    query: &Query<F>,
+    (now, deadline): (Timestamp, Instant),
+) -> (Arc<str>, Finding<F::Event>) {
     let name = peer.name().clone();
     // The half of the time is left for the way back, or for looking at the store.
     let within = deadline.saturating_duration_since(Instant::now()) / 2;
@@ -122,11 +136,12 @@ async fn search_peer(peer: &Peer, query: &Query, now: Timestamp, deadline: Insta
         None => Err("no edges of it are configured".to_owned()),
         Some(edges) => {
             let asked = query.fixed(now, within.mul_f64(0.75)).to_url();
-            let answer = timeout(within, edges.audit(&asked)).await.map_err(|_| "its edges do not answer in time".to_owned());
+            let answer =
+                timeout(within, edges.search(nature.question, &asked)).await.map_err(|_| "its edges do not answer in time".to_owned());
             answer.and_then(|answer| answer.map_err(|error| error.to_string()))
         }
     };
-    let why = match asked.and_then(|answer| serde_json::from_value::<Answer>(answer).map_err(|error| error.to_string())) {
+    let why = match asked.and_then(|answer| serde_json::from_value::<Answer<F::Event>>(answer).map_err(|error| error.to_string())) {
         Ok(answer) => return (name.clone(), believed(&name, answer)),
         Err(why) => why,
     };
@@ -138,17 +153,18 @@ async fn search_peer(peer: &Peer, query: &Query, now: Timestamp, deadline: Insta
         Err(_) => return (name, nothing(format!("{why}; its store does not answer"))),
     };
     let shelves = [Shelf::Foreign(store)];
-    let found = Search { query, range: query.range(now), shelves: &shelves, files: Vec::new(), deadline }.run().await;
+    let kind = nature.kind;
+    let found = Search { kind, query, range: query.range(now), shelves: &shelves, files: Vec::new(), deadline }.run().await;
     (name, found)
 }
 
 /// A region speaks for itself only.
-fn believed(name: &Arc<str>, answer: Answer) -> Finding {
+fn believed<E>(name: &Arc<str>, answer: Answer<E>) -> Finding<E> {
     let lacking = answer.regions.into_iter().find(|searched| !searched.complete).map(|searched| searched.why.unwrap_or_default());
     Finding { entries: answer.entries.into_iter().filter(|entry| entry.region == *name).collect(), lacking }
 }
 
-fn merge(found: Vec<(Arc<str>, Finding)>, limit: usize) -> Answer {
+fn merge<E: Serialize>(found: Vec<(Arc<str>, Finding<E>)>, limit: usize) -> Answer<E> {
     let (mut entries, mut regions) = (Vec::new(), Vec::new());
     for (region, found) in found {
         regions.push(Searched { region, complete: found.lacking.is_none(), why: found.lacking });
@@ -160,7 +176,8 @@ fn merge(found: Vec<(Arc<str>, Finding)>, limit: usize) -> Answer {
     let (mut size_bytes, mut line) = (0, Vec::new());
     let fitting = entries.iter().take_while(|entry| {
         line.clear();
-        entry.write_line(&mut line);
+        // Writing to memory cannot fail.
+        let _ = serde_json::to_writer(&mut line, entry);
         size_bytes += line.len();
         size_bytes <= MAX_ANSWER_BYTES
     });
@@ -172,14 +189,14 @@ fn merge(found: Vec<(Arc<str>, Finding)>, limit: usize) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{entry, pull};
+    use super::super::testing::{Said, entry};
     use super::*;
 
     #[test]
     fn the_newest_of_all_regions_come_first_and_no_more_than_fit() {
         let of = |region: &str, times: &[u64]| {
-            let entries = times.iter().map(|ms| Entry { region: region.into(), ..entry(*ms, pull("ci", "a")) }).collect();
-            (Arc::from(region), Finding { entries, lacking: None })
+            let entries = times.iter().map(|ms| Entry { region: region.into(), ..entry(*ms, "ci", &"a".repeat(300)) }).collect();
+            (Arc::from(region), Finding::<Said> { entries, lacking: None })
         };
         let silent = (Arc::from("ap"), Finding { entries: Vec::new(), lacking: Some("no route".to_owned()) });
         let answer = merge(vec![of("eu", &[9, 4]), silent, of("us", &[7, 5])], 3);
@@ -196,10 +213,7 @@ mod tests {
     #[test]
     fn a_region_speaks_for_itself_only() {
         let answer = Answer {
-            entries: vec![
-                Entry { region: "eu".into(), ..entry(1, pull("ci", "a")) },
-                Entry { region: "us".into(), ..entry(2, pull("ci", "a")) },
-            ],
+            entries: vec![Entry { region: "eu".into(), ..entry(1, "ci", "a") }, Entry { region: "us".into(), ..entry(2, "ci", "a") }],
             more: false,
             regions: vec![Searched { region: "us".into(), complete: true, why: None }],
         };

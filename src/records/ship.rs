@@ -12,11 +12,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use ulid::Ulid;
 
+use super::Nature;
 use super::folder::{Folder, Found};
 use super::pack::{pack, unpack};
-use crate::bucket::{AuditFile, Bucket, BucketError, Created, Key};
+use crate::bucket::{Bucket, BucketError, Created, Key, RecordFile};
 use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::metrics::Recorded;
 use crate::region::Region;
 
 /// How often it is looked whether files wait, when nobody tells.
@@ -47,11 +48,12 @@ pub(super) enum ShipError {
 /// Sends one node's files.
 #[derive(Clone)]
 pub(super) struct Shipper {
+    pub(super) nature: &'static Nature,
     pub(super) folder: Folder,
     pub(super) node: Ulid,
     pub(super) region: Region,
     pub(super) clock: Clock,
-    pub(super) metrics: Metrics,
+    pub(super) counted: Recorded,
     pub(super) keep: Duration,
 }
 
@@ -68,14 +70,14 @@ impl Shipper {
             pause = match self.ship_all().await {
                 Ok(()) => {
                     if failures > 0 {
-                        tracing::info!("the bucket takes the audit record again");
+                        tracing::info!("the bucket takes the {} again", self.nature.name);
                     }
                     failures = 0;
                     LOOK_EVERY
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(%error, "the audit record waits: the bucket does not take it");
+                        tracing::warn!(%error, "the {} waits: the bucket does not take it", self.nature.name);
                     }
                     failures = failures.saturating_add(1);
                     (FIRST_PAUSE * 2_u32.saturating_pow(failures - 1).min(64)).min(LONGEST_PAUSE)
@@ -93,9 +95,9 @@ impl Shipper {
         let open = self.region.get().map_err(|error| ShipError::NotOpen(error.to_string()))?;
         for found in closed {
             match self.ship_one(&open.bucket, &found).await {
-                Ok(bytes) => self.metrics.audit_shipment("shipped", bytes),
+                Ok(bytes) => self.counted.shipment("shipped", bytes),
                 Err(error) => {
-                    self.metrics.audit_shipment("failed", 0);
+                    self.counted.shipment("failed", 0);
                     return Err(error);
                 }
             }
@@ -107,7 +109,7 @@ impl Shipper {
     /// Returns when the bucket has it; its size there.
     pub(super) async fn ship_one(&self, bucket: &Bucket, found: &Found) -> Result<u64, ShipError> {
         let packed = packed_at_leisure(found.path.clone()).await?;
-        let key = Key::Audit(AuditFile { file: found.file, node: self.node });
+        let key = Key::Record(self.nature.kind, RecordFile { file: found.file, node: self.node });
         if bucket.create(&key, packed.clone()).await? == Created::Exists {
             // By an earlier try, whose answer was lost; or not at all.
             match bucket.read(&key, MAX_OBJECT_BYTES).await? {
@@ -137,8 +139,8 @@ impl Shipper {
             let Ok(open) = self.region.get() else { continue };
             match self.remove_old(&open.bucket).await {
                 Ok(0) => {}
-                Ok(files) => tracing::info!(files, "removed audit record that was too old"),
-                Err(error) => tracing::warn!(%error, "audit record that is too old stays for now"),
+                Ok(files) => tracing::info!(files, "removed what was too old of the {}", self.nature.name),
+                Err(error) => tracing::warn!(%error, "what is too old of the {} stays for now", self.nature.name),
             }
         }
     }
@@ -147,9 +149,9 @@ impl Shipper {
     pub(super) async fn remove_old(&self, bucket: &Bucket) -> Result<u64, BucketError> {
         let first_kept = self.clock.now().minus(self.keep).day();
         let mut removed = 0;
-        for day in bucket.audit_days().await?.into_iter().filter(|day| *day < first_kept) {
+        for day in bucket.record_days(self.nature.kind).await?.into_iter().filter(|day| *day < first_kept) {
             loop {
-                let files = bucket.list_audit(&day).await?;
+                let files = bucket.list_records(self.nature.kind, &day).await?;
                 if files.is_empty() {
                     break;
                 }
@@ -157,12 +159,12 @@ impl Shipper {
                     if removed == MAX_REMOVED {
                         return Ok(removed);
                     }
-                    bucket.delete(&Key::Audit(file)).await?;
+                    bucket.delete(&Key::Record(self.nature.kind, file)).await?;
                     removed += 1;
-                    self.metrics.audit_removed(1);
+                    self.counted.removed(1);
                 }
             }
-            bucket.forget_audit_day(&day).await;
+            bucket.forget_record_day(self.nature.kind, &day).await;
         }
         Ok(removed)
     }
@@ -185,10 +187,12 @@ async fn packed_at_leisure(path: PathBuf) -> std::io::Result<Bytes> {
 mod tests {
     use std::io::Write;
 
-    use super::super::testing::{entry, pull};
+    use super::super::testing::{NATURE, entry};
     use super::*;
+    use crate::bucket::RecordKind;
     use crate::bucket::testing::{Fault, Faults, SimulatedNode, SimulatedStore, Verb};
     use crate::clock::Timestamp;
+    use crate::metrics::Metrics;
 
     const START_MS: u64 = 1_795_949_111_120;
 
@@ -220,11 +224,12 @@ mod tests {
             let node = store.node();
             let bucket = Bucket::simulated(&node, "eu", clock.clone());
             let shipper = Shipper {
-                folder: Folder::new(place.path().join("audit")),
+                nature: &NATURE,
+                folder: Folder::new(place.path().join("talk")),
                 node: Ulid::from_parts(1, 1),
                 region: Region::default(),
                 clock: clock.clone(),
-                metrics: Metrics::new(),
+                counted: Metrics::new().central_log.clone(),
                 keep: Duration::from_secs(90 * 86_400),
             };
             Desk { place, shipper, bucket, store, node, clock }
@@ -233,7 +238,7 @@ mod tests {
         fn file(&self, number: u64) -> Found {
             let (folder, name) = (&self.shipper.folder, Ulid::from_parts(START_MS + number, u128::from(number)));
             let mut line = Vec::new();
-            entry(START_MS + number, pull("ci", "team/app")).write_line(&mut line);
+            entry(START_MS + number, "ci", "hello").write_line(&mut line);
             folder.create(name).unwrap().write_all(&line).unwrap();
             folder.close(name).unwrap();
             folder.files().unwrap().into_iter().find(|found| found.file == name).unwrap()
@@ -293,7 +298,11 @@ mod tests {
     async fn what_lies_there_already_is_not_written_over() {
         let desk = Desk::new();
         let found = desk.file(1);
-        let path = format!("eu.{}/{}", desk.bucket.incarnation(), Key::Audit(AuditFile { file: found.file, node: desk.shipper.node }));
+        let path = format!(
+            "eu.{}/{}",
+            desk.bucket.incarnation(),
+            Key::Record(RecordKind::Log, RecordFile { file: found.file, node: desk.shipper.node })
+        );
         desk.store.plant(&path, pack(b"something else\n"));
         assert!(matches!(desk.ship().await, Err(ShipError::Taken)));
         desk.ship().await.unwrap();
@@ -306,10 +315,14 @@ mod tests {
         let desk = Desk::new();
         for days_ago in [0, 1, 89, 90, 91, 92, 400] {
             let file = Ulid::from_parts(START_MS - days_ago * 86_400_000, 1);
-            desk.bucket.create(&Key::Audit(AuditFile { file, node: desk.shipper.node }), Bytes::from_static(b"x")).await.unwrap();
+            let file = RecordFile { file, node: desk.shipper.node };
+            for kind in [RecordKind::Log, RecordKind::Audit] {
+                desk.bucket.create(&Key::Record(kind, file), Bytes::from_static(b"x")).await.unwrap();
+            }
         }
         assert_eq!(desk.shipper.remove_old(&desk.bucket).await, Ok(3));
-        assert_eq!(desk.bucket.audit_days().await.unwrap().len(), 4);
+        let days = async |kind| desk.bucket.record_days(kind).await.unwrap().len();
+        assert_eq!((days(RecordKind::Log).await, days(RecordKind::Audit).await), (4, 7), "each has its own age");
         desk.clock.advance(Duration::from_secs(86_400));
         assert_eq!(desk.shipper.remove_old(&desk.bucket).await, Ok(1));
     }

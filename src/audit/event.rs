@@ -1,17 +1,15 @@
-//! One entry of the record: a line of JSON. The names of its fields are a contract; readers pass over those that they do not know.
+//! What one request leaves in the record. The names of its fields are a contract, as are those of [`Entry`](crate::records::Entry).
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use ulid::Ulid;
 
 use crate::access::Principal;
-use crate::clock::Timestamp;
 use crate::oci::{Digest, RepositoryName};
+use crate::records::{Line, Note};
 
 /// What became of what somebody wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,30 +67,6 @@ pub struct Event {
     pub why: Option<Box<str>>,
 }
 
-/// An event in its place.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// When the answer had ended, by the node's clock.
-    #[serde(with = "rfc3339")]
-    pub time: Timestamp,
-    /// Nothing else has it. Of one node, in the order of writing.
-    #[serde(with = "ulid_text")]
-    pub id: Ulid,
-    pub region: Arc<str>,
-    #[serde(with = "ulid_text")]
-    pub node: Ulid,
-    /// How many entries of this node were lost since the one before.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lost: u64,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,104 +90,30 @@ impl FromStr for Outcome {
     }
 }
 
-impl Entry {
-    /// Appends its line: the same that `serde_json` writes, which took a ninth of all instructions of a warm manifest request, since it
-    /// looks at each byte of each text for what has to be escaped.
-    pub(super) fn write_line(&self, lines: &mut Vec<u8>) {
-        let Entry { time, id, region, node, lost, event } = self;
-        let mut line = Line { bytes: lines, separator: b'{' };
-        line.text("time", &time.rfc3339());
-        line.text("id", id.array_to_str(&mut [0; ulid::ULID_LEN]));
-        line.text("region", region);
-        line.text("node", node.array_to_str(&mut [0; ulid::ULID_LEN]));
-        if *lost > 0 {
-            line.number("lost", *lost);
-        }
-        line.text("request", &event.request);
-        line.text("principal", event.principal.as_str());
-        line.text("proof", &event.proof);
-        if let Some(address) = event.address {
+impl Note for Event {
+    fn write(&self, line: &mut Line<'_>) {
+        line.text("request", &self.request);
+        line.text("principal", self.principal.as_str());
+        line.text("proof", &self.proof);
+        if let Some(address) = self.address {
             line.address("address", address);
         }
-        line.maybe("agent", event.agent.as_deref());
-        line.text("action", &event.action);
-        line.text("route", &event.route);
-        line.text("method", &event.method);
-        line.maybe("upstream", event.upstream.as_deref());
-        line.maybe("repository", event.repository.as_ref().map(RepositoryName::as_str));
-        line.maybe("reference", event.reference.as_deref());
-        if let Some(digest) = &event.digest {
+        line.maybe("agent", self.agent.as_deref());
+        line.text("action", &self.action);
+        line.text("route", &self.route);
+        line.text("method", &self.method);
+        line.maybe("upstream", self.upstream.as_deref());
+        line.maybe("repository", self.repository.as_ref().map(RepositoryName::as_str));
+        line.maybe("reference", self.reference.as_deref());
+        if let Some(digest) = &self.digest {
             digest.with_text(|text| line.text("digest", text));
         }
-        line.maybe("detail", event.detail.as_deref());
-        line.number("bytes", event.bytes);
-        line.number("took_ms", event.took_ms);
-        line.number("status", event.status.into());
-        line.text("outcome", event.outcome.as_str());
-        line.maybe("why", event.why.as_deref());
-        line.bytes.extend_from_slice(b"}\n");
-    }
-
-    /// Reads a line; `None` for one that was cut, or is no entry.
-    pub(super) fn read(line: &[u8]) -> Option<Entry> {
-        serde_json::from_slice(line).ok()
-    }
-}
-
-/// One object in JSON, field by field.
-struct Line<'a> {
-    bytes: &'a mut Vec<u8>,
-    separator: u8,
-}
-
-impl Line<'_> {
-    fn name(&mut self, name: &str) {
-        self.bytes.push(std::mem::replace(&mut self.separator, b','));
-        self.bytes.push(b'"');
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.extend_from_slice(b"\":");
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        // All bytes are looked at, which a processor does many at a time.
-        if value.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')) {
-            self.bytes.push(b'"');
-            self.bytes.extend_from_slice(value.as_bytes());
-            self.bytes.push(b'"');
-        } else {
-            // Writing to memory cannot fail, and every text has a form in JSON.
-            let _ = serde_json::to_writer(&mut *self.bytes, value);
-        }
-    }
-
-    fn maybe(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.text(name, value);
-        }
-    }
-
-    fn address(&mut self, name: &str, value: IpAddr) {
-        self.name(name);
-        self.bytes.push(b'"');
-        match value {
-            IpAddr::V4(address) => {
-                for (at, octet) in address.octets().into_iter().enumerate() {
-                    if at > 0 {
-                        self.bytes.push(b'.');
-                    }
-                    self.bytes.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-                }
-            }
-            // Writing to memory cannot fail.
-            IpAddr::V6(address) => drop(write!(self.bytes, "{address}")),
-        }
-        self.bytes.push(b'"');
-    }
-
-    fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
-        self.bytes.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        line.maybe("detail", self.detail.as_deref());
+        line.number("bytes", self.bytes);
+        line.number("took_ms", self.took_ms);
+        line.number("status", self.status.into());
+        line.text("outcome", self.outcome.as_str());
+        line.maybe("why", self.why.as_deref());
     }
 }
 
@@ -231,41 +131,13 @@ mod principal {
     }
 }
 
-mod rfc3339 {
-    use serde::de::Error;
-
-    use super::{Cow, Deserialize, Deserializer, Serializer, Timestamp};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&time.rfc3339())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        Timestamp::of_rfc3339(&text).ok_or_else(|| D::Error::custom("not a time of RFC 3339"))
-    }
-}
-
-mod ulid_text {
-    use serde::de::Error;
-
-    use super::{Cow, Deserialize, Deserializer, Serializer, Ulid};
-
-    pub(super) fn serialize<S: Serializer>(value: &Ulid, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(value.array_to_str(&mut [0; ulid::ULID_LEN]))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ulid, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(|_| D::Error::custom("not of the form of an identifier"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ulid::Ulid;
+
     use super::super::testing::{entry, pull};
     use super::*;
+    use crate::records::Entry;
 
     #[test]
     fn the_names_of_the_fields_are_a_contract() {
@@ -305,7 +177,7 @@ mod tests {
             entry.write_line(&mut line);
             assert_eq!(line, [serde_json::to_vec(&entry).unwrap().as_slice(), b"\n"].concat());
             assert_eq!(Entry::read(&line), Some(entry));
-            assert_eq!(Entry::read(&line[..line.len() / 2]), None, "a line that was cut");
+            assert_eq!(Entry::<Event>::read(&line[..line.len() / 2]), None, "a line that was cut");
         }
         assert_eq!("denied".parse(), Ok(Outcome::Denied));
         assert!("Denied".parse::<Outcome>().is_err());
