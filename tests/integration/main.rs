@@ -22,6 +22,7 @@ mod lives;
 mod locks;
 mod lying_origin;
 mod one_transfer;
+mod otlp;
 mod outage;
 mod peers;
 mod pressure;
