@@ -79,11 +79,20 @@ impl Clock {
     }
 
     pub fn now(&self) -> Timestamp {
+        Timestamp::default().plus(self.since_1970())
+    }
+
+    /// Nanoseconds since 1970-01-01 UTC, for what is told to tracing systems. They end in the year 2554.
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.since_1970().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn since_1970(&self) -> Duration {
         match &self.0 {
             // Here alone the system is asked what follows from the time (clippy.toml bans it everywhere else).
             #[allow(clippy::disallowed_methods)]
-            Source::System => Timestamp::default().plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            Source::Manual(ms) => Timestamp(ms.load(Ordering::Relaxed)),
+            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Source::Manual(ms) => Duration::from_millis(ms.load(Ordering::Relaxed)),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::journal::{Archive, Journal};
 use crate::ledger::{self, IndexPlace, Ledger, LedgerError, Regions};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
+use crate::otlp::{self, Lines, Otlp};
 use crate::peers::{RemoteEdges, Seal, Siblings, Tokens};
 use crate::records::Setup;
 use crate::region::{Peer, Region};
@@ -62,6 +63,7 @@ pub struct Edge {
     audit: Audit,
     archive: Archive,
     operations: Operations,
+    otlp: Otlp,
     /// Counts what is asked.
     counting: AbortHandle,
     http: Http,
@@ -138,8 +140,10 @@ impl Edge {
         let traffic = Traffic::new(clock.clone());
         let counting = traffic.keep_counting();
         let use_cases = (registry.clone(), governance.clone(), audit.clone(), operations.clone(), traffic);
-        let kept = (metrics.clone(), journal, archive.clone());
-        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, kept, clock.clone());
+        let otlp = outside.otlp(&config)?;
+        let told = (metrics.clone(), journal, archive.clone(), otlp.tracer().clone());
+        let http = Http::new(use_cases, locations, judged_by, config.limits.request_timeout, told, clock.clone());
+        otlp.send_metrics(refresh(http.clone()));
 
         let certificates = config.tls.as_ref().map(|tls| Certificates::load(tls, metrics.clone())).transpose()?;
         let mode = |tls: bool| match &certificates {
@@ -189,6 +193,7 @@ impl Edge {
             audit,
             archive,
             operations,
+            otlp,
             counting,
             http,
             certificates,
@@ -213,6 +218,11 @@ impl Edge {
         let ledger = Ledger::open(bucket.clone(), settings, clock, metrics).await?;
         region.open(bucket, ledger);
         Ok(region)
+    }
+
+    /// Lines of the process's log that come there go to the collector, if there is one.
+    pub fn export_lines(&self, lines: &Lines) {
+        self.otlp.send_lines(lines);
     }
 
     /// The address of the first registry listener.
@@ -276,8 +286,8 @@ impl Edge {
         // What takes a restart stays as it is in force, and is named again at the next reload.
         let Limits { deadline, grace, client, .. } = new.limits;
         let limits = Limits { deadline, grace, client, ..config.limits.clone() };
-        let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, .. } = config.clone();
-        *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, limits, ..new };
+        let Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, otlp, .. } = config.clone();
+        *config = Config { region, data_dir, listen, cache, bucket, siblings, peers, replication, log, audit, otlp, limits, ..new };
         self.judges.issuers.tokens.reload(key, config.tokens.ttl);
         self.governance.set_fixed(Fixed::of(&config));
         self.http.reload(site(&config, &self.controls.now(), &self.judges));
@@ -315,8 +325,9 @@ impl Edge {
             tracing::debug!(%error, "the ledger's index was not written down: the next start folds more");
         }
         self.store.close().await;
-        // Last, so that the lines of all this are in it.
+        // Last, so that the lines of all this are in them.
         self.archive.close().await;
+        self.otlp.close().await;
     }
 }
 
@@ -362,10 +373,24 @@ impl Outside {
         Oidc::start(providers, resolver, proxies, clock, metrics)
     }
 
+    fn otlp(&self, config: &Config) -> Result<Otlp, DialError> {
+        let Outside { resolver, proxies, clock, metrics } = self.clone();
+        let identity = otlp::Identity { region: config.region.clone(), node: Ulid::generate().to_string() };
+        Otlp::start(config.otlp.as_ref(), &identity, otlp::Outside { resolver, proxies, clock, metrics })
+    }
+
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
         let Outside { resolver, proxies, clock, metrics } = self.clone();
         Upstream::new(upstream, resolver, proxies, clock, metrics).map(Arc::new)
     }
+}
+
+/// What brings the gauges up to date.
+fn refresh(http: Http) -> otlp::Refresh {
+    Box::new(move || {
+        let http = http.clone();
+        Box::pin(async move { http.report().await })
+    })
 }
 
 async fn audit(config: &Config, region: Region, clock: Clock, metrics: Metrics) -> Audit {

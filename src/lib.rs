@@ -22,11 +22,13 @@
 //!    upstream/  origin registries: client, challenge and tokens, health
 //!    bucket/    the region's object store: keys, create-if-absent, streamed uploads, the start-up probe
 //!    peers/     the other edges: of this region, where uploads have their owners, and of others, which are asked and ask
+//!    otlp/      logs, traces and metrics on their way to a collector
 //!  3 dial/      outgoing connections: resolver, address policy, TLS, proxies, pool
 //!    traffic/   who asks how much: bounded summaries of clients, principals, repositories; what one client may take
 //!  2 config/    the whole schema: load, validate, report every error with its key path
 //!  1 access/    patterns, grants, the authorization value: pure decisions
 //!    offload.rs what upstreams were spared
+//!    trace/     which trace a piece of work belongs to, and its spans
 //!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
@@ -46,7 +48,8 @@
 //!
 //! `unsafe` stands in one module, `store/resident`, which asks the kernel whether a part of a file is in memory.
 //!
-//! There is no `static` state and no global registry: several edges run in one test process.
+//! There is no `static` state and no global registry: several edges run in one test process. (The keys of the task-locals in `trace/` and
+//! `otlp/` hold nothing themselves.)
 
 #![deny(unsafe_code)]
 
@@ -68,6 +71,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod oci;
 pub mod offload;
+pub mod otlp;
 pub mod peers;
 pub mod records;
 pub mod region;
@@ -75,6 +79,7 @@ pub mod registry;
 pub mod replication;
 pub mod server;
 pub mod store;
+pub mod trace;
 pub mod traffic;
 pub mod uploads;
 pub mod upstream;

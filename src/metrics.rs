@@ -3,6 +3,8 @@
 //! Names have the prefix `outport_` and base units (seconds, bytes). Labels are bounded: routes, sources and outcomes are fixed
 //! words, upstreams come from the configuration. A repository, tag, digest or address is never a label.
 
+mod reading;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,6 +14,8 @@ use prometheus::core::{Atomic, Collector, GenericCounter, GenericCounterVec, Gen
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+pub use reading::{Distribution, Family, Point, Points};
 
 /// Seconds, from a warm manifest to a large cold blob.
 const TIME_BUCKETS_S: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -157,6 +161,9 @@ pub struct Families {
     watched_oldest_seconds: IntGauge,
     proxied_requests: IntCounterVec,
     proxied_bytes: IntCounterVec,
+    otlp_sent: IntCounterVec,
+    otlp_dropped: IntCounterVec,
+    otlp_requests: IntCounterVec,
 }
 
 /// What clients got of an upstream's content, and what the upstream was asked for.
@@ -493,6 +500,17 @@ impl Metrics {
                 "Bytes of bodies of the answers to them.",
                 &["upstream", "source"],
             ),
+            otlp_sent: build.counters(
+                "outport_otlp_sent_total",
+                "Spans, log records and data points that the collector took.",
+                &["signal"],
+            ),
+            otlp_dropped: build.counters(
+                "outport_otlp_dropped_total",
+                "Spans, log records and data points that the collector does not get, by why.",
+                &["signal", "reason"],
+            ),
+            otlp_requests: build.counters("outport_otlp_requests_total", "Requests to the collector.", &["signal", "outcome"]),
             registry,
         }))
     }
@@ -507,6 +525,11 @@ impl Families {
     /// Content came from another region.
     pub fn peer_bytes(&self, region: &str, count: u64) {
         self.peer_bytes.with_label_values(&[region]).inc_by(count);
+    }
+
+    /// Every metric that there is so far, as it stands.
+    pub fn read(&self) -> Vec<Family> {
+        self.registry.gather().iter().filter_map(Family::of).collect()
     }
 
     /// Every metric in Prometheus' text format, version 0.0.4.
@@ -836,6 +859,22 @@ impl Families {
         each(&self.upstream_requests, &|figures, outcome, count| figures.upstream_requests += if arrived(outcome) { count } else { 0 });
         each(&self.upstream_bytes, &|figures, _, bytes| figures.upstream_bytes += bytes);
         found
+    }
+
+    /// The collector took so much; `signal` is `traces`, `logs` or `metrics`.
+    pub fn otlp_sent(&self, signal: &'static str, count: u64) {
+        self.otlp_sent.with_label_values(&[signal]).inc_by(count);
+    }
+
+    /// `reason` is `queue` (too many at once, or the collector is too slow), `refused` (by the collector), `attempts` (it did not answer)
+    /// or `shutdown`.
+    pub fn otlp_dropped(&self, signal: &'static str, reason: &'static str, count: u64) {
+        self.otlp_dropped.with_label_values(&[signal, reason]).inc_by(count);
+    }
+
+    /// `outcome` is `taken`, `refused` or `failed`.
+    pub fn otlp_request(&self, signal: &'static str, outcome: &'static str) {
+        self.otlp_requests.with_label_values(&[signal, outcome]).inc();
     }
 
     /// `outcome` is `confirmed` or `failed`.

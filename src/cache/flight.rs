@@ -6,13 +6,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::trace::{self, Context};
+
 /// Pieces of work under way at one time: each outlives its callers, who may be many and gone.
 const MAX_RUNNING: usize = 16_384;
 
 /// Work under way, by key. The work runs in a task of its own: callers that leave do not stop it, and it is forgotten when it ends.
+///
+/// It belongs to the trace of who began it; the traces of those that join refer to that.
 #[derive(Debug)]
 pub(super) struct Flights<K, V> {
-    running: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
+    running: Running<K, V>,
+}
+
+type Running<K, V> = Arc<Mutex<HashMap<K, Flight<V>>>>;
+
+/// One piece of work.
+#[derive(Debug)]
+struct Flight<V> {
+    result: watch::Receiver<Option<V>>,
+    /// Of who began it.
+    context: Option<Context>,
 }
 
 impl<K, V> Clone for Flights<K, V> {
@@ -64,7 +78,7 @@ impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
     /// Waits until nothing is under way.
     pub(super) async fn idle(&self) {
         loop {
-            let some = self.running.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
+            let some = self.running.lock().unwrap_or_else(PoisonError::into_inner).values().next().map(|flight| flight.result.clone());
             let Some(mut result) = some else { return };
             // Its channel closes when the work has ended.
             while result.changed().await.is_ok() {}
@@ -85,18 +99,20 @@ impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
         {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(under_way) = running.get(&key) {
-                return under_way.clone();
+                under_way.context.iter().for_each(trace::link);
+                return under_way.result.clone();
             }
             if running.len() >= MAX_RUNNING {
                 // Its sender goes with this return: the caller is told that the work was abandoned.
                 return receiver;
             }
-            running.insert(key.clone(), receiver.clone());
+            let context = trace::current().map(|part| part.context().clone());
+            running.insert(key.clone(), Flight { result: receiver.clone(), context });
         }
         // Unlocked before the spawn: a runtime that is ending drops the task, and its landing, at once.
         let landing = Landing { running: self.running.clone(), key };
         let sender = Arc::new(sender);
-        let work = work(Early(sender.clone()));
+        let work = trace::carried(work(Early(sender.clone())));
         tokio::spawn(async move {
             let value = work.await;
             // Forgotten first, so that who asks after the end starts anew.
@@ -111,7 +127,7 @@ impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
 
 /// Forgets a piece of work when it ends, also when it panics.
 struct Landing<K: Eq + Hash, V> {
-    running: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
+    running: Running<K, V>,
     key: K,
 }
 

@@ -12,6 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::{Answer, Cache, CacheError, Origin};
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Reference};
 use crate::store::Content;
+use crate::trace;
 use crate::upstream::Upstream;
 
 /// Manifests whose blobs are fetched ahead at one time; beyond it clients fetch for themselves.
@@ -63,12 +64,12 @@ impl Cache {
         }
         let Ok(place) = self.inner.prefetches.manifests.clone().try_acquire_owned() else { return };
         let (cache, origin) = (self.clone(), origin.clone());
-        tokio::spawn(async move {
+        tokio::spawn(trace::carried(async move {
             let _place = place;
             if let Err(error) = cache.fetch_all(&origin, blobs).await {
                 tracing::debug!(repository = %origin.repository, %error, "fetching ahead ended early");
             }
-        });
+        }));
     }
 
     /// Fetches an image whole: the manifest, of an index each platform's or the one asked for (`os/architecture`), and all blobs.
@@ -119,10 +120,10 @@ impl Cache {
                 note(done);
             }
             let (cache, origin) = (self.clone(), origin.clone());
-            under_way.spawn(async move {
+            under_way.spawn(trace::carried(async move {
                 let _turn = turn;
                 cache.bring(&origin, &digest).await
-            });
+            }));
         }
         while let Some(done) = under_way.join_next().await {
             note(done);

@@ -4,6 +4,7 @@
 //! same, but keeps its own count, and wakes its thread for every line; this is one channel and one thread.)
 
 mod central;
+mod export;
 mod text;
 
 use std::io::{self, Write};
@@ -17,11 +18,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use central::Central;
+use export::Export;
 use text::TextLine;
 
 use crate::config::{self, LogFormat};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::otlp::Lines;
 
 /// Lines that wait to be written, at most.
 const QUEUED_LINES: usize = 8 * 1024;
@@ -54,9 +57,9 @@ enum Line {
     End,
 }
 
-/// Sets up logging for the whole process, once.
-pub fn start(log: &config::Log, metrics: &Metrics, journal: Journal) -> Result<LogHandle, LogError> {
-    let (subscriber, handle) = build(log, metrics, journal, io::stderr())?;
+/// Sets up logging for the whole process, once. Lines go to a collector, too, where there is a queue for them.
+pub fn start(log: &config::Log, metrics: &Metrics, journal: Journal, exported: Option<Lines>) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = build(log, metrics, journal, exported, io::stderr())?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
     Ok(handle)
 }
@@ -88,6 +91,7 @@ fn build<W>(
     log: &config::Log,
     metrics: &Metrics,
     journal: Journal,
+    exported: Option<Lines>,
     sink: W,
 ) -> Result<(Box<dyn Subscriber + Send + Sync>, LogHandle), LogError>
 where
@@ -98,7 +102,7 @@ where
     let central = journal.central().cloned().map(Central);
     let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines, &journal, sink))?;
     let writer = Queue { queue: queue.clone(), metrics: metrics.clone() };
-    let filtered = tracing_subscriber::registry().with(filter);
+    let filtered = tracing_subscriber::registry().with(filter).with(exported.map(Export::new));
     let subscriber = match log.format {
         LogFormat::Text => complete(filtered.with(fmt::layer().event_format(TextLine).with_writer(writer)), central),
         LogFormat::Json => complete(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer)), central),
@@ -223,7 +227,7 @@ mod tests {
         }
         let (sink, writes) = (Sink::default(), Arc::new(AtomicUsize::new(0)));
         let (subscriber, handle) =
-            build(&log(LogFormat::Text, "info"), &Metrics::new(), Journal::default(), Counts(sink.clone(), writes.clone())).unwrap();
+            build(&log(LogFormat::Text, "info"), &Metrics::new(), Journal::default(), None, Counts(sink.clone(), writes.clone())).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..2_000 {
                 tracing::info!(number);
@@ -243,7 +247,7 @@ mod tests {
         for format in [LogFormat::Text, LogFormat::Json] {
             let (place, metrics, sink) = (tempfile::tempdir().unwrap(), Metrics::new(), Sink::default());
             let (log, journal) = (log(format, "info"), Journal::with_archive(Clock::system(), &metrics));
-            let (subscriber, handle) = build(&log, &metrics, journal.clone(), sink.clone()).unwrap();
+            let (subscriber, handle) = build(&log, &metrics, journal.clone(), None, sink.clone()).unwrap();
             tracing::subscriber::with_default(subscriber, || {
                 let (address, none) = (std::net::Ipv4Addr::LOCALHOST, None::<&str>);
                 tracing::info!(target: "outport::access", id = "r\"1", client = %address, took_ms = 0.25, left = -1, status = 200, none);
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn lines_are_json_where_that_is_asked() {
         let sink = Sink::default();
-        let (subscriber, handle) = build(&log(LogFormat::Json, "info"), &Metrics::new(), Journal::default(), sink.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Json, "info"), &Metrics::new(), Journal::default(), None, sink.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || tracing::info!(status = 200, "answered"));
         drop(handle);
         let line: serde_json::Value = serde_json::from_str(&sink.text()).unwrap();
@@ -293,7 +297,7 @@ mod tests {
     #[test]
     fn lines_are_text_as_everybody_knows_it() {
         let (ours, theirs) = (Sink::default(), Sink::default());
-        let (subscriber, handle) = build(&log(LogFormat::Text, "debug"), &Metrics::new(), Journal::default(), ours.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "debug"), &Metrics::new(), Journal::default(), None, ours.clone()).unwrap();
         let known = theirs.clone();
         let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
         let known = builder.with_writer(move || known.clone()).finish();
@@ -316,7 +320,7 @@ mod tests {
     #[test]
     fn row_86_an_event_is_one_line_whatever_is_in_it() {
         let sink = Sink::default();
-        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &Metrics::new(), Journal::default(), sink.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &Metrics::new(), Journal::default(), None, sink.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || tracing::info!(why = %"a\nb\u{9b}2J", id = "c\r\nd", "e\u{1b}[0m\nf\u{e9}"));
         drop(handle);
         let text = sink.text();
@@ -327,9 +331,26 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_exported_with_their_fields_at_the_level_of_the_log() {
+        let (sink, metrics) = (Sink::default(), Metrics::new());
+        let exported = Some(Lines::new(1, metrics.clone()));
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &metrics, Journal::default(), exported, sink.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("it is below the level");
+            tracing::info!(target: "hyper::client", "it is another crate's");
+            tracing::info!(status = 200, held = true, "answered");
+            tracing::info!("there is no room for this one");
+        });
+        drop(handle);
+        assert_eq!(sink.text().lines().count(), 3);
+        let dropped = "outport_otlp_dropped_total{reason=\"queue\",signal=\"logs\"} 1";
+        assert!(metrics.render().contains(dropped), "{}", metrics.render());
+    }
+
+    #[test]
     fn the_level_can_be_changed() {
         let sink = Sink::default();
-        let (subscriber, handle) = build(&log(LogFormat::Text, "warn"), &Metrics::new(), Journal::default(), sink.clone()).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "warn"), &Metrics::new(), Journal::default(), None, sink.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("first");
             handle.set_level("info").unwrap();
@@ -356,7 +377,7 @@ mod tests {
         }
         const LINES: usize = 2 * QUEUED_LINES;
         let (gate, metrics) = (Arc::new(Mutex::new(0)), Metrics::new());
-        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &metrics, Journal::default(), Hangs(gate.clone())).unwrap();
+        let (subscriber, handle) = build(&log(LogFormat::Text, "info"), &metrics, Journal::default(), None, Hangs(gate.clone())).unwrap();
         let held = gate.lock().unwrap();
         tracing::subscriber::with_default(subscriber, || (0..LINES).for_each(|_| tracing::info!("line")));
         drop(held);

@@ -9,10 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{FAILED, UNAVAILABLE, USAGE, logging};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, Watcher, process_environment};
+use crate::config::{Config, Loaded, Signal, Watcher, process_environment};
 use crate::edge::Edge;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::otlp::Lines;
 
 pub(super) fn run(config: Option<&Path>) -> ExitCode {
     let loaded = match Loaded::load(config, &process_environment) {
@@ -44,7 +45,8 @@ fn raise_open_files_limit() {
 async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
     let metrics = Metrics::new();
     let journal = if loaded.config.log.central { Journal::with_archive(Clock::system(), &metrics) } else { Journal::default() };
-    let log = match logging::start(&loaded.config.log, &metrics, journal.clone()) {
+    let exported = loaded.config.otlp.as_ref().filter(|otlp| otlp.sends(Signal::Logs)).map(|otlp| Lines::new(otlp.queue, metrics.clone()));
+    let log = match logging::start(&loaded.config.log, &metrics, journal.clone(), exported.clone()) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("outport: {error}");
@@ -70,6 +72,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
             return ExitCode::from(UNAVAILABLE);
         }
     };
+    exported.iter().for_each(|lines| edge.export_lines(lines));
     greet(&edge, &loaded.config);
     let (mut superseded, mut config_in_force) = (edge.superseded(), loaded.config.clone());
     loop {
@@ -86,6 +89,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded) -> ExitCode {
                         return ExitCode::from(UNAVAILABLE);
                     }
                 };
+                exported.iter().for_each(|lines| edge.export_lines(lines));
                 superseded = edge.superseded();
             },
             changed = watcher.changed() => match changed {

@@ -10,6 +10,7 @@ mod files;
 mod load;
 mod names;
 mod oidc;
+mod otlp;
 mod peers;
 mod prefetch;
 mod problem;
@@ -37,6 +38,7 @@ pub use bucket::{Bucket, BucketPlace};
 pub use load::{Environment, Loaded, process_environment};
 pub use names::{is_principal, is_user, path_prefix};
 pub use oidc::Oidc;
+pub use otlp::{Otlp, SIGNALS, Share, Signal};
 pub use peers::{Acknowledge, Hours, Peer, Replicate, Replication};
 pub use prefetch::Prefetch;
 pub use problem::{ConfigErrors, Problem};
@@ -80,6 +82,8 @@ pub struct Config {
     pub limits: Limits,
     pub log: Log,
     pub audit: Audit,
+    /// Where logs, traces and metrics are sent.
+    pub otlp: Option<Otlp>,
     /// Who is told what happens to images.
     pub webhooks: Vec<Webhook>,
     /// Images that are kept here.
@@ -311,6 +315,7 @@ impl Config {
             limits,
             log,
             audit,
+            otlp,
             webhooks: _,
             prefetch: _,
         } = self;
@@ -337,6 +342,7 @@ impl Config {
             ("log.format", log.format != new.log.format),
             ("log.central", (log.central, &log.keeping) != (new.log.central, &new.log.keeping)),
             ("audit", *audit != new.audit),
+            ("otlp", *otlp != new.otlp),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
     }

@@ -54,6 +54,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
     let replication = peers::read_replication(root.section("replication"));
     let log = read_log(root.section("log"));
     let audit = super::audit::read(root.section("audit"));
+    let otlp = root.optional_section("otlp").and_then(super::otlp::read);
     let webhooks = super::webhook::read(&mut root);
     let siblings = root.optional_section("siblings").and_then(read_siblings);
     let upstreams = read_upstreams(&mut root);
@@ -88,6 +89,7 @@ pub(super) fn read(mut root: Section<'_, '_, '_>) -> Config {
         limits,
         log,
         audit,
+        otlp,
         webhooks,
         prefetch,
     }

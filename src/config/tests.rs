@@ -464,6 +464,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
     std::fs::write(folder.path().join("oidc.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("token-key.pem"), KEY).unwrap();
     std::fs::write(folder.path().join("webhook.crt"), CERTIFICATE).unwrap();
+    std::fs::write(folder.path().join("otlp.crt"), CERTIFICATE).unwrap();
     std::fs::write(folder.path().join("webhook-secret"), "0123456789abcdef").unwrap();
     let text = uncommented();
     let (_, findings) = load::read(&text, folder.path(), &no_environment, Files::default());
@@ -474,6 +475,7 @@ fn the_reference_lists_every_key_with_its_default_and_bounds() {
         [
             r#"listen.also[0].rules[0].allow: lets nobody in: name ranges, or set default = "allow""#,
             r#"bucket.options_from_env: the environment variable "BUCKET_KEY_ID" is not set"#,
+            r#"otlp.headers_from_env: the environment variable "OTLP_API_KEY" is not set"#,
             "siblings.advertise_env: stands beside advertise: only one of them is possible",
             "siblings.token_env: stands beside token_file: only one of them is possible",
             "peer[0].token_env: stands beside token_file: only one of them is possible",
@@ -550,6 +552,8 @@ fn what_needs_a_restart_is_named() {
     let token = Secret::new("t".into());
     let siblings = Siblings { advertise: "https://a".parse().unwrap(), tls_name: None, dns: None, token, ca_file: None };
     assert_eq!(old.fixed_changes(&Config { siblings: Some(siblings), ..old.clone() }), ["siblings"]);
+    let otlp = parse("otlp.endpoint = 'http://127.0.0.1:4318'").unwrap().otlp;
+    assert_eq!(old.fixed_changes(&Config { otlp, ..old.clone() }), ["otlp"]);
     let peers = parse("[[peer]]\nregion = 'us'\nbucket.url = 's3://x'\n[replication]\nhours = ['00:00-01:00']").unwrap();
     assert_eq!(old.fixed_changes(&Config { peers: peers.peers, replication: peers.replication, ..old.clone() }), ["peer", "replication"]);
 }
@@ -572,6 +576,7 @@ fn line() -> impl Strategy<Value = String> {
         "[[peer]]",
         "[peer.bucket]",
         "[replication]",
+        "[otlp]",
         "[upstream.x]",
         "[",
     ];

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::units::{ByteSize, parse_duration, show_duration};
-use super::{Authorize, BucketPlace, ForwardingHeader, LogFormat, WEBHOOK_ACTIONS, WebhookAction};
+use super::{Authorize, BucketPlace, ForwardingHeader, LogFormat, SIGNALS, Share, Signal, WEBHOOK_ACTIONS, WebhookAction};
 use crate::access::{CertificateName, Otherwise, Pattern, ROLES, Role};
 
 /// A value of one type.
@@ -161,6 +161,16 @@ text_value!(
     },
     |action| action.as_str().to_owned()
 );
+text_value!(
+    Signal,
+    "a signal such as \"traces\"",
+    |text| {
+        let known = SIGNALS.into_iter().find(|signal| signal.as_str() == text);
+        known.ok_or_else(|| is(text, "not \"traces\", \"logs\" or \"metrics\""))
+    },
+    |signal| signal.as_str().to_owned()
+);
+text_value!(Share, "a share such as \"10%\"", |text| text.parse().map_err(|why| is(text, why)), Share::to_string);
 text_value!(BucketPlace, "a bucket's URL such as \"s3://images/outport\"", BucketPlace::read, BucketPlace::to_string);
 text_value!(Url, "a URL such as \"https://registry.example.com\"", read_url, Url::to_string);
 

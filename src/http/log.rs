@@ -23,6 +23,7 @@ use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
 use crate::registry::Told;
+use crate::trace::{Answered, Attribute, Part};
 use crate::traffic::{Traffic, Visit};
 
 /// Characters of a client's text in a record, at most.
@@ -104,6 +105,8 @@ pub struct Record {
     pub cause: Option<Box<str>>,
     pub(super) notes: Notes,
     traffic: Option<Traffic>,
+    /// Of the trace that it belongs to, if it does.
+    part: Option<Part>,
 }
 
 impl Class {
@@ -207,6 +210,7 @@ impl Record {
             cause: None,
             notes: Notes::default(),
             traffic: None,
+            part: None,
         }
     }
 
@@ -223,6 +227,11 @@ impl Record {
     /// From now on its end is counted there.
     pub fn counted_by(&mut self, traffic: &Traffic) {
         self.traffic = Some(traffic.clone());
+    }
+
+    /// It belongs to this trace.
+    pub fn belongs_to(&mut self, part: Option<Part>) {
+        self.part = part;
     }
 
     pub fn request_id(&self) -> &str {
@@ -314,9 +323,26 @@ impl Record {
         if let Some(upstream) = self.upstream.as_deref().filter(|_| self.class.is_of_content()) {
             self.metrics.proxied(upstream, self.source_label(), sent_bytes);
         }
+        match &self.part {
+            None => self.say(sent_bytes, whole, ending),
+            // Here, too, where its body ends, which is in another task than it was answered in.
+            Some(part) => {
+                part.inside(|| self.say(sent_bytes, whole, ending));
+                // A probe is nobody's work.
+                if self.class != Class::Ready || part.has_parent() {
+                    part.finish(|| self.answered_as(sent_bytes, ending));
+                }
+            }
+        }
+        self.count(sent_bytes);
+        self.leave(sent_bytes, u64::try_from(whole.as_millis()).unwrap_or(u64::MAX), ending);
+    }
+
+    fn say(&self, sent_bytes: u64, whole: Duration, ending: Ending) {
         tracing::info!(
             target: "outport::access",
             id = &*self.request_id,
+            trace_id = self.part.as_ref().map(|part| tracing::field::display(part.trace_id())),
             principal = self.caller.principal.as_str(),
             client = %self.client,
             method = &*self.method,
@@ -335,8 +361,45 @@ impl Record {
             cause = self.cause.as_deref().map(clean),
             agent = self.agent.as_deref(),
         );
-        self.count(sent_bytes);
-        self.leave(sent_bytes, u64::try_from(whole.as_millis()).unwrap_or(u64::MAX), ending);
+    }
+
+    /// The same for its span.
+    fn answered_as(&self, sent_bytes: u64, ending: Ending) -> Answered {
+        let method = known_method(&self.method);
+        let mut attributes: Vec<Attribute> = vec![
+            ("http.request.method", method.into()),
+            ("http.response.status_code", i64::from(self.status.as_u16()).into()),
+            ("http.response.body.size", sent_bytes.into()),
+            ("client.address", self.client.to_string().into()),
+            ("enduser.id", self.caller.principal.as_str().into()),
+            ("outport.request_id", (&*self.request_id).into()),
+            ("outport.route", self.class.as_str().into()),
+            ("outport.ending", ending.as_str().into()),
+        ];
+        let texts = [
+            ("http.request.method_original", Some(&*self.method).filter(|_| method == OTHER_METHOD)),
+            ("url.path", self.path.as_deref()),
+            ("user_agent.original", self.agent.as_deref()),
+            ("outport.upstream", self.upstream.as_deref()),
+            ("outport.repository", self.repository.as_ref().map(RepositoryName::as_str)),
+            ("outport.reference", self.reference.as_deref()),
+            ("outport.source", self.source.as_ref().map(|_| self.source_label())),
+            ("outport.freshness", self.freshness.map(freshness_text)),
+        ];
+        attributes.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text?.into()))));
+        attributes.extend(self.cause.as_deref().map(|cause| ("outport.cause", clean(cause).into())));
+        let failure = match ending {
+            _ if self.status.is_server_error() => Some(self.status.as_str()),
+            Ending::Cut => Some("cut"),
+            Ending::Complete | Ending::Left => None,
+        };
+        attributes.extend(failure.map(|word| ("error.type", word.into())));
+        Answered {
+            name: format!("{method} {}", self.class.as_str()),
+            attributes,
+            first_byte: Some(self.first_byte).filter(|after| !after.is_zero()),
+            is_failed: failure.is_some(),
+        }
     }
 
     /// Counts the request as one of its client. Health checks are nobody's.
@@ -411,6 +474,14 @@ fn method_text(method: &Method) -> Cow<'static, str> {
     }
 }
 
+/// What the semantic conventions call a method that they do not know: anybody can invent one, and spans are grouped by it.
+const OTHER_METHOD: &str = "_OTHER";
+
+fn known_method(method: &str) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+    known.into_iter().find(|known| *known == method).unwrap_or(OTHER_METHOD)
+}
+
 fn agent(headers: &HeaderMap) -> Option<Box<str>> {
     headers.get(header::USER_AGENT).map(|value| clean(&String::from_utf8_lossy(value.as_bytes())).into())
 }
@@ -435,6 +506,8 @@ pub(super) fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::trace::{Tracer, Value};
     use std::io;
     use std::sync::Mutex;
 
@@ -503,6 +576,49 @@ mod tests {
         for text in written("/v2/a/manifests/1?token=s3cret&ns=s3cret", "10.0.0.1:1", &headers) {
             assert!(text.contains("id1") && !text.contains("s3cret"), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_leaves_a_span_and_its_trace_is_in_the_log() {
+        let (tracer, mut spans) = Tracer::new(1.0, 8, Clock::system(), Metrics::new());
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let head = http::Request::get("/v2/x").header("traceparent", parent).body(()).unwrap().into_parts().0;
+        let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
+        let record = |part: Option<Part>, class: Class, status: StatusCode, ending: Ending| {
+            let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
+            record.belongs_to(part);
+            record.class = class;
+            record.went_nowhere("/v2/x");
+            record.answered(status);
+            record.finish(7, ending);
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            record(tracer.begin(&head.headers), Class::Other, StatusCode::NOT_FOUND, Ending::Complete);
+            record(tracer.begin(&HeaderMap::new()), Class::Ready, StatusCode::OK, Ending::Complete);
+            record(tracer.begin(&head.headers), Class::Ready, StatusCode::SERVICE_UNAVAILABLE, Ending::Complete);
+            record(tracer.begin(&HeaderMap::new()), Class::Blob, StatusCode::OK, Ending::Cut);
+            record(None, Class::Blob, StatusCode::OK, Ending::Complete);
+        });
+        let span = spans.try_recv().unwrap();
+        for (name, value) in [
+            ("http.response.status_code", Value::from(404_i64)),
+            ("http.response.body.size", Value::from(7_i64)),
+            ("client.address", "10.0.0.1".into()),
+            ("url.path", "/v2/x".into()),
+            ("outport.request_id", "id1".into()),
+        ] {
+            assert!(span.attributes.contains(&(name, value)), "{name} is not as expected in {span:?}");
+        }
+        assert_eq!((span.name.as_str(), span.is_failed, span.events.len()), ("GET other", false, 1));
+        // The probe that nobody else traces is not among them.
+        assert_eq!([spans.try_recv().unwrap(), spans.try_recv().unwrap()].map(|span| span.is_failed), [true, true]);
+        assert!(spans.try_recv().is_err());
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains(" trace_id=4bf92f3577b34da6a3ce929d0e0e4736 ") && !lines[4].contains("trace_id"), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -40,6 +41,7 @@ use crate::journal::{Archive, Journal};
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Reference, RepositoryName};
 use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
+use crate::trace::{Part, Tracer};
 use crate::traffic::{Fair, Lane, Traffic};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -66,6 +68,7 @@ struct Inner {
     clock: Clock,
     journal: Journal,
     archive: Archive,
+    tracer: Tracer,
     ids: RequestIds,
     traffic: Traffic,
     fair: Fair,
@@ -82,7 +85,7 @@ impl Http {
         locations: Locations,
         site: Site,
         request_timeout: Duration,
-        (metrics, journal, archive): (Metrics, Journal, Archive),
+        (metrics, journal, archive, tracer): (Metrics, Journal, Archive, Tracer),
         clock: Clock,
     ) -> Http {
         Http(Arc::new(Inner {
@@ -98,6 +101,7 @@ impl Http {
             clock,
             journal,
             archive,
+            tracer,
             ids: RequestIds::new(),
             traffic,
             draining: watch::Sender::new(false),
@@ -169,7 +173,19 @@ impl Http {
     }
 
     /// A request on a registry listener. The answer's head is ready when this returns; it never fails.
-    pub async fn registry<B>(&self, request: Request<B>, connection: Arc<Connection>) -> Response<Body>
+    pub fn registry<B>(&self, request: Request<B>, connection: Arc<Connection>) -> impl Future<Output = Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        // A connection has room for the common case; one that belongs to a trace lies elsewhere.
+        match self.0.tracer.begin(request.headers()) {
+            None => Either::Left(self.answer(request, connection, None)),
+            Some(part) => Either::Right(Box::pin(part.clone().during(self.answer(request, connection, Some(part))))),
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>, connection: Arc<Connection>, part: Option<Part>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -178,6 +194,7 @@ impl Http {
         let site = self.site();
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
         let mut record = Record::start(&self.0.metrics, &head, &connection, request_id);
+        record.belongs_to(part);
         let is_first = !self.0.locations.is_passed_on(&head.headers);
         if is_first {
             record.audited_by(&self.0.audit);
@@ -285,12 +302,7 @@ impl Http {
             Ok(OpsAction::Page) => ops::page(&head.headers),
             Ok(OpsAction::Console(file)) => console::answer(file, &head.headers),
             Ok(OpsAction::Metrics) => {
-                self.0.registry.report().await;
-                let is_ready = self.ready(Check::Shallow, self.site().deadline).await.status() == StatusCode::OK;
-                self.0.metrics.ready.set(is_ready.into());
-                self.0.audit.report().await;
-                self.0.archive.report().await;
-                self.0.operations.report();
+                self.report().await;
                 ops::metrics(self.0.metrics.render())
             }
             Ok(OpsAction::Status) => receipts::status(&self.0.registry.overview().await),
@@ -300,6 +312,16 @@ impl Http {
         let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
         shared_headers(&mut reply, &head, reuse, &request_id);
         reply.map(|payload| Body::unrecorded(sent(payload, &head.method)))
+    }
+
+    /// Brings the gauges up to date, before they are read.
+    pub async fn report(&self) {
+        self.0.registry.report().await;
+        let is_ready = self.ready(Check::Shallow, self.site().deadline).await.status() == StatusCode::OK;
+        self.0.metrics.ready.set(is_ready.into());
+        self.0.audit.report().await;
+        self.0.archive.report().await;
+        self.0.operations.report();
     }
 
     pub(super) fn site(&self) -> Arc<Site> {

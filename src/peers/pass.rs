@@ -17,6 +17,7 @@ use super::outflow::{Outflow, outflow};
 use super::{Inner, PassError, Passed};
 use crate::dial::{self, DialError};
 use crate::inflow::Inflow;
+use crate::trace;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Answers about uploads and pushes are heads, or errors of a few lines.
@@ -99,6 +100,9 @@ pub(super) async fn exchange(
     *request.headers_mut() = headers;
     // The feed lives until the answer is whole: dropping it cuts the body, and with it the connection.
     let feeding = feed.run();
+    // In place of what the client said: this request is not the client's own.
+    let host = request.uri().host().unwrap_or_default().to_owned();
+    let call = trace::call(&mut request, ("outport.edge", &host));
     let answering = client.send(request);
     tokio::pin!(feeding, answering);
     let answer = tokio::select! {
@@ -109,6 +113,7 @@ pub(super) async fn exchange(
             answering.await
         }
     };
+    call.ended(answer.as_ref().map(Response::status).map_err(DialError::label));
     let answer = answer.map_err(Failed::Dial)?;
     if !badge.is_on_answer(answer.headers()) {
         return Err(Failed::Stranger);

@@ -32,6 +32,7 @@ use crate::dial::{self, DialError, Proxies, Resolver, Wait};
 use crate::inflow::Inflow;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, RangeParts, Reference, RepositoryName};
+use crate::trace;
 
 /// Looking up and connecting to an edge that may be on another continent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -375,14 +376,19 @@ impl RemoteEdges {
     }
 
     async fn ask_one(&self, edge: &Edge, asked: &Asked) -> Result<Response<AnswerBody>, PeerError> {
-        let (request, again) = (self.request(edge, asked)?, self.request(edge, asked)?);
+        let (mut request, mut again) = (self.request(edge, asked)?, self.request(edge, asked)?);
         let patience = ANSWER_TIMEOUT + asked.wait.unwrap_or_default();
         let mut trying = Trying { edge, clock: &self.0.clock, began: Instant::now(), judges: asked.wait.is_none() };
+        let whom = ("outport.peer", &*self.0.region);
+        let mut call = trace::call(&mut request, whom);
         let mut answer = self.0.client.send_until(request, sleep(patience)).await;
-        if let Err(DialError::Broken { .. }) = answer {
+        if let Err(error @ DialError::Broken { .. }) = &answer {
             // A kept connection may have been closed meanwhile.
+            call.ended(Err(error.label()));
+            call = trace::call(&mut again, whom);
             answer = self.0.client.send_until(again, sleep(patience)).await;
         }
+        call.ended(answer.as_ref().map(Response::status).map_err(DialError::label));
         trying.judges = false;
         let answer = answer.map_err(|error| {
             self.failed(edge, &error);

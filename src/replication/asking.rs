@@ -14,6 +14,7 @@ use super::Inner;
 use super::follow::Link;
 use super::remote::{Known, Name, Told};
 use crate::clock::{Clock, Timestamp};
+use crate::trace;
 
 /// How long all regions have to answer.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
@@ -85,7 +86,7 @@ impl Questions {
         let (tell, answer) = watch::channel(None);
         open.insert(name.clone(), answer.clone());
         let (inner, name) = (inner.clone(), name.clone());
-        tokio::spawn(async move {
+        tokio::spawn(trace::carried(async move {
             let resolved = ask_all(&inner, &name).await;
             let questions = &inner.questions;
             if resolved == Resolved::Denied {
@@ -93,7 +94,7 @@ impl Questions {
             }
             questions.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             tell.send_replace(Some(resolved));
-        });
+        }));
         answer
     }
 }

@@ -21,6 +21,7 @@ use super::wire::{Body, Wire, discard};
 use super::{AGENT, headers};
 use crate::clock::Timestamp;
 use crate::config::Secret;
+use crate::trace;
 
 /// Scopes whose tokens are kept, for each address of an upstream.
 const MAX_TOKENS: u64 = 10_000;
@@ -108,9 +109,10 @@ impl Tokens {
     fn fetch(&self, key: Key) -> Pending {
         let issuer = self.issuer.clone();
         let limit = issuer.wire.connect_timeout + 2 * issuer.wire.read_timeout;
-        let task = tokio::spawn(async move {
+        // It belongs to the trace of who needs it first.
+        let task = tokio::spawn(trace::carried(async move {
             timeout(limit, issuer.issue(&key)).await.unwrap_or_else(|_| Err(Failure::timeout("timed out waiting for a token")))
-        });
+        }));
         async move { task.await.unwrap_or_else(|_| Err(Failure::timeout("the token request was dropped"))) }.boxed().shared()
     }
 }

@@ -15,8 +15,9 @@ use super::error::{Failure, UpstreamError};
 use super::headers::RateLimit;
 use super::sending::Sending;
 use crate::clock::Clock;
-use crate::dial;
+use crate::dial::{self, DialError};
 use crate::metrics::Metrics;
+use crate::trace;
 
 /// A body of no interest is read this far and this long, so that its connection can be used again.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024;
@@ -50,8 +51,9 @@ impl Wire {
     }
 
     /// The same, with another time for the head to come once the body was taken.
-    pub(super) async fn send_patiently(&self, request: Request<Sending>, patience: Duration) -> Result<Response<Incoming>, Failure> {
+    pub(super) async fn send_patiently(&self, mut request: Request<Sending>, patience: Duration) -> Result<Response<Incoming>, Failure> {
         let (start, fate) = (Instant::now(), request.body().fate());
+        let call = trace::call(&mut request, ("outport.upstream", &self.name));
         let result = self.client.send_until(request, fate.untouched_for(patience)).await;
         if let (Err(_), Some(why)) = (&result, fate.failed()) {
             // That the rest was not sent is not the upstream's fault.
@@ -62,6 +64,7 @@ impl Wire {
             Err(error) => error.label(),
         };
         self.metrics.upstream_request(&self.name, outcome, start.elapsed());
+        call.ended(result.as_ref().map(Response::status).map_err(DialError::label));
         Ok(result?)
     }
 

@@ -1,4 +1,5 @@
-//! Fuzzing of everything that reads what strangers wrote: names and routes, ranges, challenges, manifests, a load balancer's header.
+//! Fuzzing of everything that reads what strangers wrote: names and routes, ranges, challenges, manifests, a load balancer's header,
+//! the trace that a request belongs to.
 //!
 //! Mutations of a seeded generator on the toolchain that builds the product, without coverage feedback: the parsers are small, and
 //! their dictionaries hold every word that they look for. A short run is part of `cargo test`; `tests/fuzz/run` makes it ten million.
@@ -79,4 +80,9 @@ fn manifests() {
 #[test]
 fn proxy_headers() {
     fuzz(&targets::PROXY_HEADERS);
+}
+
+#[test]
+fn traces() {
+    fuzz(&targets::TRACES);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderMap, HeaderValue, Method};
 use outport::http::route::{Acr, Action, Begin, MAX_TAGS, Push, Question, Wanted, route};
 use outport::http::{Governing, Item};
 use outport::oci::{
@@ -10,6 +10,7 @@ use outport::oci::{
 };
 use outport::registry::{Page, Told};
 use outport::server::proxy_protocol::{self, Found};
+use outport::trace::{Context, TRACEPARENT, TRACESTATE};
 use outport::upstream::challenge::{self, Challenge};
 
 use crate::Target;
@@ -583,6 +584,72 @@ fn proxy_headers(input: &[u8]) -> bool {
             }
         }
     }
+}
+
+pub const TRACES: Target = Target {
+    name: "traces",
+    seeds: &[
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\nvendor=1,rojo=00f067aa0ba902b7",
+        "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff-more\na@b=1\n, ,c=2",
+    ],
+    dictionary: &[
+        "-",
+        "--",
+        "00",
+        "ff",
+        "01",
+        "0",
+        "A",
+        "\n",
+        ",",
+        ", ",
+        "=",
+        "\t",
+        " ",
+        "\u{e9}",
+        "0000000000000000",
+        "00000000000000000000000000000000",
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "00f067aa0ba902b7",
+        "a=1,",
+        "\n\n",
+    ],
+    check: traces,
+};
+
+/// The first line is a `traceparent`, each further one a `tracestate`. What is passed on says the same, and is bounded.
+fn traces(input: &[u8]) -> bool {
+    const MAX_STATE_BYTES: usize = 512;
+    let mut lines = input.split(|byte| *byte == b'\n').map(HeaderValue::from_bytes);
+    let Some(Ok(parent)) = lines.next() else { return false };
+    let mut headers = HeaderMap::new();
+    headers.insert(TRACEPARENT, parent.clone());
+    for state in lines.flatten() {
+        headers.append(TRACESTATE, state);
+    }
+    let Some(context) = Context::of(&headers) else {
+        assert_eq!(Context::parse(parent.as_bytes()), None);
+        return false;
+    };
+    let text = parent.as_bytes();
+    assert_eq!(&text[3..52], format!("{}-{}", context.trace_id, context.span_id).as_bytes());
+    assert!(text.len() == 55 || !text.starts_with(b"00"));
+    assert!(context.trace_id.to_bytes() != [0; 16] && context.span_id.to_bytes() != [0; 8]);
+    let mut passed_on = headers.clone();
+    context.put_on(&mut passed_on);
+    assert_eq!(Context::of(&passed_on).as_ref(), Some(&context));
+    assert_eq!(&passed_on[TRACEPARENT].as_bytes()[2..], &text[2..55]);
+    if let Some(state) = &context.state {
+        let came: Vec<&[u8]> = headers.get_all(TRACESTATE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).collect();
+        assert!(state.len() <= MAX_STATE_BYTES);
+        for member in state.as_bytes().split(|byte| *byte == b',') {
+            assert!(came.iter().any(|came| came.trim_ascii() == member), "nothing is made up");
+        }
+    }
+    let child = context.child();
+    assert!(child.trace_id == context.trace_id && child.span_id != context.span_id && child.is_sampled() == context.is_sampled());
+    true
 }
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";

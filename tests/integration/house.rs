@@ -22,6 +22,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("argon2", &["identity"]),
     ("object_store", &["bucket"]),
     ("jsonwebtoken", &["identity"]),
+    ("opentelemetry_proto", &["otlp"]),
+    ("prost", &["otlp"]),
 ];
 
 /// Words that may stand in one file only.

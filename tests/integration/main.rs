@@ -23,6 +23,7 @@ mod locks;
 mod logs;
 mod lying_origin;
 mod one_transfer;
+mod otlp;
 mod outage;
 mod peers;
 mod pressure;

@@ -348,7 +348,7 @@ def test_the_keys_that_need_a_restart_are_those_of_the_reference():
         elif re.match(r"#?[a-z_0-9]+ = ", line):
             marked.setdefault(table, set()).add("restart)" in comment)
             comment = ""
-    assert {name for name, marks in marked.items() if marks == {True}} == {"", "cache", "siblings", "peer", "replication", "audit"}
+    assert {name for name, marks in marked.items() if marks == {True}} == {"", "cache", "siblings", "peer", "replication", "audit", "otlp"}
     assert {name for name, marks in marked.items() if marks == {True, False}} == {"listen", "limits", "log", "bucket"}
 
 
@@ -365,12 +365,13 @@ def test_edges_are_denied_all_that_is_not_listed():
     assert "169.254.0.0/16" in upstreams["to"][0]["ipBlock"]["except"], "a cloud's metadata is nobody's upstream"
 
     office = {"ipBlock": {"cidr": "10.0.0.0/8"}}
-    narrow = {"registryFrom": [office], "opsFrom": [], "bucketTo": [office], "bucketPorts": [9000]}
+    narrow = {"registryFrom": [office], "opsFrom": [], "bucketTo": [office], "bucketPorts": [9000], "collectorTo": [office]}
     policy = render({"networkPolicy": narrow}).one("NetworkPolicy")["spec"]
     [registry] = policy["ingress"]
     components = [each.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/component") for each in registry["from"]]
     assert registry["from"][0] == office and components == [None, "edge", "test"]
     assert {"ports": [{"port": 9000}], "to": [office]} in policy["egress"]
+    assert {"ports": [{"port": 4318}], "to": [office]} in policy["egress"]
     assert render({"networkPolicy": {"enabled": False}}).all("NetworkPolicy") == []
     node = render({"enabled": False, "node": {"enabled": True, "edge": "https://a.example"}}).one("NetworkPolicy", "outport-node")["spec"]
     assert node["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in node and "egress" not in node

@@ -118,6 +118,6 @@ seconds after the kubelet has replaced the file: edges must not be restarted, an
 {{- $limits := omit ($config.limits | default dict) "deadline" "grace" }}
 {{- $log := pick ($config.log | default dict) "format" }}
 {{- $bucket := omit ($config.bucket | default dict) "acknowledge" }}
-{{- $fixed := pick $config "region" "data_dir" "cache" "siblings" "peer" "replication" "audit" }}
+{{- $fixed := pick $config "region" "data_dir" "cache" "siblings" "peer" "replication" "audit" "otlp" }}
 {{- merge (dict "listen" $listen "limits" $limits "log" $log "bucket" $bucket "tls" (hasKey $config "tls")) $fixed | toJson | sha256sum }}
 {{- end }}

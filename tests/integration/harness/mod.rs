@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod checks;
 pub mod client;
+pub mod collector;
 pub mod disk;
 pub mod edge;
 pub mod image;
