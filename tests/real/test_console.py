@@ -101,7 +101,7 @@ class Stage:
         for role, principal, repositories in ROLES:
             tables += f'[[role]]\nrole = "{role}"\nprincipals = ["{principal}"]\n'
             tables += "" if repositories == ["**"] else f"repositories = {json.dumps(repositories)}\n"
-        return tables + '[[hosted]]\npattern = "team/**"\nreplicate = "all"\n'
+        return tables + '[log]\ncentral = true\n[[hosted]]\npattern = "team/**"\nreplicate = "all"\n'
 
     def fill(self) -> None:
         """What the console is to show."""

@@ -116,7 +116,7 @@ seconds after the kubelet has replaced the file: edges must not be restarted, an
 {{- $config := include "outport.config" . | fromYaml }}
 {{- $listen := omit $config.listen "public_url" }}
 {{- $limits := omit ($config.limits | default dict) "deadline" "grace" }}
-{{- $log := pick ($config.log | default dict) "format" }}
+{{- $log := omit ($config.log | default dict) "level" }}
 {{- $bucket := omit ($config.bucket | default dict) "acknowledge" }}
 {{- $fixed := pick $config "region" "data_dir" "cache" "siblings" "peer" "replication" "audit" "otlp" }}
 {{- merge (dict "listen" $listen "limits" $limits "log" $log "bucket" $bucket "tls" (hasKey $config "tls")) $fixed | toJson | sha256sum }}

@@ -210,6 +210,17 @@ async function log(page) {
   await page.getByLabel('Level').selectOption('WARN');
   const levels = new Set(await lines.locator('.chip').allTextContents());
   assert.ok([...levels].every((level) => ['WARN', 'ERROR'].includes(level)), `${[...levels]}`);
+
+  // What the edges of other regions have kept is found here.
+  const form = page.getByRole('search', { name: 'Search of the logs of all regions' });
+  const asked = { Principal: 'ci', Repository: 'team/far', 'Kind of request': 'push', From: '1h' };
+  for (const [label, value] of Object.entries(asked)) await form.getByLabel(label, { exact: true }).fill(value);
+  await form.getByLabel('From', { exact: true }).press('Enter');
+  const { json: kept } = await ask('/outport/v1/logs?limit=50&principal=ci&repository=team/far&route=push&since=1h');
+  assert.ok(kept.entries.length > 0);
+  const found = await until(() => rows(page, 'What was found'), (all) => all.length === kept.entries.length && all[0].length === 5, 'lines of another region');
+  for (const row of found) assert.deepEqual([row[1], row[2], row[4]], ['us', 'INFO', 'outport::access']);
+  assert.equal(new URL(page.url()).hash, '#/log?principal=ci&repository=team%2Ffar&route=push&since=1h');
 }
 
 async function system(page) {
