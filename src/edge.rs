@@ -14,7 +14,7 @@ use crate::bucket::{Bucket, OpenError};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
-use crate::dial::{DialError, Proxies, Resolver};
+use crate::dial::{DialError, Outside, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
 use crate::http::{Http, Locations, Nearer, Operations, Owner, Site};
 use crate::identity::governance::Fixed;
@@ -348,15 +348,6 @@ struct Issuers {
     oidc: Oidc,
 }
 
-/// What every upstream is built with.
-#[derive(Clone)]
-struct Outside {
-    resolver: Resolver,
-    proxies: Proxies,
-    clock: Clock,
-    metrics: Metrics,
-}
-
 impl Outside {
     fn siblings(&self, siblings: &config::Siblings, answer_timeout: Duration) -> Result<Siblings, DialError> {
         Siblings::new(siblings, answer_timeout, self.resolver.clone(), self.clock.clone(), self.metrics.clone())
@@ -374,9 +365,8 @@ impl Outside {
     }
 
     fn otlp(&self, config: &Config) -> Result<Otlp, DialError> {
-        let Outside { resolver, proxies, clock, metrics } = self.clone();
         let identity = otlp::Identity { region: config.region.clone(), node: Ulid::generate().to_string() };
-        Otlp::start(config.otlp.as_ref(), &identity, otlp::Outside { resolver, proxies, clock, metrics })
+        Otlp::start(config.otlp.as_ref(), &identity, self.clone())
     }
 
     fn upstream(&self, upstream: &config::Upstream) -> Result<Arc<Upstream>, DialError> {
@@ -404,13 +394,12 @@ async fn archive(config: &Config, journal: &Journal, region: Region, clock: Cloc
 
 /// What goes on beside requests.
 fn operations(config: &Config, (region, registry): (Region, Registry), outside: &Outside) -> Result<Operations, DialError> {
-    let Outside { resolver, proxies, clock, metrics } = outside.clone();
+    let Outside { clock, metrics, .. } = outside;
     let watched = Watched::start(registry, &config.prefetch, &Names::new(&config.upstreams), clock.clone(), metrics.clone());
     let offload = Offload::start(metrics.clone(), clock.clone());
     let edges = if config.siblings.is_some() { webhooks::Edges::Several } else { webhooks::Edges::One };
     let settings = webhooks::Settings { region: config.region.clone(), edges, file: config.data_dir.join("webhooks.json") };
-    let outside = webhooks::Outside { resolver, proxies, clock, metrics };
-    Ok(Operations { webhooks: Webhooks::start(region, settings, &config.webhooks, outside)?, watched, offload })
+    Ok(Operations { webhooks: Webhooks::start(region, settings, &config.webhooks, outside.clone())?, watched, offload })
 }
 
 /// Begins to follow the other regions.

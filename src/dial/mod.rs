@@ -39,6 +39,18 @@ pub use proxy::Proxies;
 pub use resolve::{Freshness, Resolver};
 use target::{Host, Target, Transport};
 
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// By what all that is outside is reached.
+#[derive(Clone)]
+pub struct Outside {
+    pub resolver: Resolver,
+    pub proxies: Proxies,
+    pub clock: Clock,
+    pub metrics: Metrics,
+}
+
 /// Registries and load balancers close idle connections after 60 s and more; ours go first, so that few requests meet a
 /// connection that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(50);

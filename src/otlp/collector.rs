@@ -237,9 +237,9 @@ mod tests {
     use flate2::read::GzDecoder;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 
-    use super::super::Outside;
     use super::super::tests::{outside, settings};
     use super::*;
+    use crate::dial::Outside;
 
     #[tokio::test]
     async fn a_failure_is_said_once_until_it_is_over() {

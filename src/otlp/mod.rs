@@ -32,7 +32,7 @@ pub use lines::{Line, Lines};
 
 use crate::clock::Clock;
 use crate::config::{self, Signal};
-use crate::dial::{DialError, Proxies, Resolver};
+use crate::dial::{DialError, Outside};
 use crate::metrics::Metrics;
 use crate::trace::{Span, Tracer};
 
@@ -52,15 +52,6 @@ tokio::task_local! {
 
 /// Brings gauges up to date before they are read.
 pub type Refresh = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-
-/// By what the collector is reached.
-#[derive(Clone)]
-pub struct Outside {
-    pub resolver: Resolver,
-    pub proxies: Proxies,
-    pub clock: Clock,
-    pub metrics: Metrics,
-}
 
 /// Who exports.
 #[derive(Clone, Debug)]

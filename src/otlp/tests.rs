@@ -6,6 +6,7 @@ use http::HeaderMap;
 use super::*;
 use crate::config::{Secret, Share};
 use crate::dial::testing::{Script, Server};
+use crate::dial::{Proxies, Resolver};
 use crate::trace::Answered;
 
 /// Everything goes to this address, with one header.

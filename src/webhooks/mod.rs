@@ -39,11 +39,9 @@ use hook::Hook;
 use telling::{Remembered, Teller};
 
 use crate::access::Permit;
-use crate::clock::Clock;
 use crate::config::{self, WEBHOOK_ACTIONS, WebhookAction};
-use crate::dial::{DialError, Proxies, Resolver};
+use crate::dial::{DialError, Outside};
 use crate::ledger::{Chapter, Ledger, LedgerError, Origin, Position, Segments};
-use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
 use crate::region::Region;
 
@@ -73,15 +71,6 @@ pub struct Settings {
     pub edges: Edges,
     /// Where it is kept up to where the receivers have been told.
     pub file: PathBuf,
-}
-
-/// By what receivers are reached.
-#[derive(Clone)]
-pub struct Outside {
-    pub resolver: Resolver,
-    pub proxies: Proxies,
-    pub clock: Clock,
-    pub metrics: Metrics,
 }
 
 /// The receivers. Cloning is cheap; dropping the last clone ends the telling.

@@ -1,9 +1,7 @@
 //! A collector by hand: it reads what OTLP over HTTP brings, and hangs or refuses as a test wants.
 
-use std::collections::VecDeque;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flate2::read::GzDecoder;
@@ -16,24 +14,15 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
-use tokio::net::{TcpListener, TcpStream};
 
-use super::wire::{Head, read_head};
+use super::inbox::Inbox;
+use super::wire::Head;
 
 /// A running collector; it ends with the test's runtime.
 #[derive(Clone)]
 pub struct Collector {
-    pub address: SocketAddr,
-    state: Arc<State>,
-}
-
-#[derive(Default)]
-struct State {
-    taken: Mutex<Taken>,
-    /// The statuses of the next answers; then 200.
-    next: Mutex<VecDeque<u16>>,
-    is_hanging: AtomicBool,
+    inbox: Inbox,
+    taken: Arc<Mutex<Taken>>,
 }
 
 #[derive(Default)]
@@ -88,17 +77,14 @@ impl Collector {
     }
 
     pub async fn start_at(address: SocketAddr) -> Collector {
-        let listener = TcpListener::bind(address).await.expect("a free port");
-        let collector = Collector { address: listener.local_addr().expect("it is bound"), state: Arc::default() };
-        let serving = collector.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let serving = serving.clone();
-                // Whoever hangs up has its own reasons.
-                tokio::spawn(async move { serving.serve(stream).await });
+        let taken = Arc::<Mutex<Taken>>::default();
+        let gathered = taken.clone();
+        let inbox = Inbox::open(address, move |head, body, status| {
+            if status == Some(200) {
+                gathered.lock().expect("no panic meanwhile").take(head, body);
             }
         });
-        collector
+        Collector { inbox: inbox.await, taken }
     }
 
     /// The configuration's table for a collector there, with further lines.
@@ -107,26 +93,26 @@ impl Collector {
     }
 
     pub fn table(&self, lines: &str) -> String {
-        Collector::table_for(self.address, lines)
+        Collector::table_for(self.inbox.address, lines)
     }
 
     /// The next requests are answered so, and nothing of them is taken; those after them are.
     pub fn answer(&self, statuses: &[u16]) {
-        *self.state.next.lock().expect("no panic meanwhile") = statuses.iter().copied().collect();
+        self.inbox.answer(statuses);
     }
 
-    /// Whether requests are read and never answered. Those that hang already go on hanging until their client gives up.
+    /// Whether requests are read and never answered, nor taken.
     pub fn set_hanging(&self, is_hanging: bool) {
-        self.state.is_hanging.store(is_hanging, Ordering::SeqCst);
+        self.inbox.set_hanging(is_hanging);
     }
 
     /// The heads of the requests that were taken.
     pub fn heads(&self) -> Vec<Head> {
-        self.state.taken.lock().expect("no panic meanwhile").heads.clone()
+        self.taken.lock().expect("no panic meanwhile").heads.clone()
     }
 
     pub fn spans(&self) -> Vec<Sent<Span>> {
-        self.state.taken.lock().expect("no panic meanwhile").spans.clone()
+        self.taken.lock().expect("no panic meanwhile").spans.clone()
     }
 
     /// Those of one trace, by its identifier in hexadecimal digits.
@@ -135,34 +121,17 @@ impl Collector {
     }
 
     pub fn records(&self) -> Vec<Sent<LogRecord>> {
-        self.state.taken.lock().expect("no panic meanwhile").records.clone()
+        self.taken.lock().expect("no panic meanwhile").records.clone()
     }
 
     pub fn metrics(&self) -> Vec<Sent<Metric>> {
-        self.state.taken.lock().expect("no panic meanwhile").metrics.clone()
+        self.taken.lock().expect("no panic meanwhile").metrics.clone()
     }
+}
 
-    async fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut stream = BufStream::new(stream);
-        while let Some(head) = read_head(&mut stream).await? {
-            let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).await?;
-            if self.state.is_hanging.load(Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
-            let status = self.state.next.lock().expect("no panic meanwhile").pop_front().unwrap_or(200);
-            if status == 200 {
-                self.take(head, &body);
-            }
-            stream.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
-            stream.flush().await?;
-        }
-        Ok(())
-    }
-
+impl Taken {
     /// What is no request of the protocol's makes this panic, and is never taken.
-    fn take(&self, head: Head, body: &[u8]) {
+    fn take(&mut self, head: &Head, body: &[u8]) {
         assert_eq!(head.header("content-type"), Some("application/x-protobuf"));
         let mut plain = Vec::new();
         match head.header("content-encoding") {
@@ -174,31 +143,30 @@ impl Collector {
             assert_eq!(attribute(attributes, "service.name").as_deref(), Some("outport"));
             attribute(attributes, "outport.region").expect("an edge has a region")
         };
-        let mut taken = self.state.taken.lock().expect("no panic meanwhile");
         match head.start.as_str() {
             "POST /v1/traces HTTP/1.1" => {
                 for sent in ExportTraceServiceRequest::decode(&plain[..]).expect("spans").resource_spans {
                     let region = region(&sent.resource.expect("a resource").attributes);
                     let spans = sent.scope_spans.into_iter().flat_map(|scope| scope.spans);
-                    taken.spans.extend(spans.map(|what| Sent { region: region.clone(), what }));
+                    self.spans.extend(spans.map(|what| Sent { region: region.clone(), what }));
                 }
             }
             "POST /v1/logs HTTP/1.1" => {
                 for sent in ExportLogsServiceRequest::decode(&plain[..]).expect("log records").resource_logs {
                     let region = region(&sent.resource.expect("a resource").attributes);
                     let records = sent.scope_logs.into_iter().flat_map(|scope| scope.log_records);
-                    taken.records.extend(records.map(|what| Sent { region: region.clone(), what }));
+                    self.records.extend(records.map(|what| Sent { region: region.clone(), what }));
                 }
             }
             "POST /v1/metrics HTTP/1.1" => {
                 for sent in ExportMetricsServiceRequest::decode(&plain[..]).expect("metrics").resource_metrics {
                     let region = region(&sent.resource.expect("a resource").attributes);
                     let metrics = sent.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
-                    taken.metrics.extend(metrics.map(|what| Sent { region: region.clone(), what }));
+                    self.metrics.extend(metrics.map(|what| Sent { region: region.clone(), what }));
                 }
             }
             other => panic!("{other:?} is none of the protocol's requests"),
         }
-        taken.heads.push(head);
+        self.heads.push(head.clone());
     }
 }

@@ -7,6 +7,7 @@ pub mod collector;
 pub mod disk;
 pub mod edge;
 pub mod image;
+pub mod inbox;
 pub mod mount;
 pub mod origin;
 pub mod provider;

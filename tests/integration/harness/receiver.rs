@@ -1,9 +1,7 @@
 //! A receiver of webhooks by hand: it verifies signatures, and fails, hangs or is away as a test wants.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,11 +10,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use outport::clock::Clock;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::edge::Settings;
-use super::wire::{Head, read_head};
+use super::inbox::Inbox;
+use super::wire::Head;
 
 /// What signs.
 const SECRET: &str = "a secret of the receiver";
@@ -27,15 +24,8 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Receiver {
     pub address: SocketAddr,
-    state: Arc<State>,
-}
-
-#[derive(Default)]
-struct State {
-    got: Mutex<Vec<Got>>,
-    /// The statuses of the next answers; then 200.
-    next: Mutex<VecDeque<u16>>,
-    is_hanging: AtomicBool,
+    inbox: Inbox,
+    got: Arc<Mutex<Vec<Got>>>,
 }
 
 /// One request, which was signed as it should be.
@@ -58,17 +48,14 @@ impl Receiver {
     }
 
     pub async fn start_at(address: SocketAddr) -> Receiver {
-        let listener = TcpListener::bind(address).await.expect("a free port");
-        let receiver = Receiver { address: listener.local_addr().expect("it is bound"), state: Arc::default() };
-        let serving = receiver.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let serving = serving.clone();
-                // Whoever hangs up has its own reasons.
-                tokio::spawn(async move { serving.serve(stream).await });
-            }
+        let got = Arc::<Mutex<Vec<Got>>>::default();
+        let gathered = got.clone();
+        let inbox = Inbox::open(address, move |head, body, status| {
+            let event = verified(head, body);
+            gathered.lock().expect("no panic meanwhile").push(Got { event, status });
         });
-        receiver
+        let inbox = inbox.await;
+        Receiver { address: inbox.address, inbox, got }
     }
 
     /// The file that its tables name.
@@ -84,16 +71,16 @@ impl Receiver {
 
     /// The next requests are answered so; those after them with 200.
     pub fn answer(&self, statuses: &[u16]) {
-        *self.state.next.lock().expect("no panic meanwhile") = statuses.iter().copied().collect();
+        self.inbox.answer(statuses);
     }
 
     /// Whether requests are read and never answered. Those that hang already go on hanging until their client gives up.
     pub fn set_hanging(&self, is_hanging: bool) {
-        self.state.is_hanging.store(is_hanging, Ordering::SeqCst);
+        self.inbox.set_hanging(is_hanging);
     }
 
     pub fn got(&self) -> Vec<Got> {
-        self.state.got.lock().expect("no panic meanwhile").clone()
+        self.got.lock().expect("no panic meanwhile").clone()
     }
 
     /// The events of an action that were taken, each once, in the order in which they came first.
@@ -106,24 +93,6 @@ impl Receiver {
             }
         }
         events
-    }
-
-    async fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut stream = BufStream::new(stream);
-        while let Some(head) = read_head(&mut stream).await? {
-            let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).await?;
-            let event = verified(&head, &body);
-            let is_hanging = self.state.is_hanging.load(Ordering::SeqCst);
-            let status = self.state.next.lock().expect("no panic meanwhile").pop_front().unwrap_or(200);
-            let status = (!is_hanging).then_some(status);
-            self.state.got.lock().expect("no panic meanwhile").push(Got { event, status });
-            let Some(status) = status else { std::future::pending().await };
-            stream.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nok").as_bytes()).await?;
-            stream.flush().await?;
-        }
-        Ok(())
     }
 }
 
