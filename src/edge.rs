@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Outside, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
-use crate::http::{Http, Locations, Nearer, Operations, Owner, Site};
+use crate::http::{Http, Locations, Meanings, Nearer, Operations, Owner, Site};
 use crate::identity::governance::Fixed;
 use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
 use crate::journal::{Archive, Journal};
@@ -537,6 +537,7 @@ fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
     control.add_to(&mut policy);
     Site {
         names: Names::new(&config.upstreams),
+        meanings: Meanings::default(),
         identity: Identity::new(&config.principals)
             .with_tokens(issuers.tokens.clone(), &config.principals, control)
             .with_providers(issuers.oidc.clone())

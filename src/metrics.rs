@@ -29,6 +29,7 @@ pub struct Metrics(Arc<Families>);
 struct Answers {
     count: IntCounter,
     bytes: IntCounter,
+    first_byte_seconds: Histogram,
     seconds: Histogram,
 }
 
@@ -538,24 +539,28 @@ impl Families {
     }
 
     /// An answer's head is on its way; `source` is `memory`, `disk`, `bucket`, `region`, `upstream` or `none`.
-    pub fn first_byte(&self, route: &'static str, source: &'static str, after: Duration) {
-        self.first_byte_seconds.with_label_values(&[route, source]).observe(after.as_secs_f64());
+    pub fn first_byte(&self, route: &'static str, source: &'static str, status: http::StatusCode, after: Duration) {
+        self.answers((route, source, status), |answers| answers.first_byte_seconds.observe(after.as_secs_f64()));
     }
 
     /// An answer is complete or was cut.
     pub fn request_finished(&self, route: &'static str, source: &'static str, status: http::StatusCode, bytes: u64, after: Duration) {
-        let kind = (route.as_ptr() as usize, source.as_ptr() as usize, status.as_u16());
-        let add = |answers: &Answers| {
+        self.answers((route, source, status), |answers| {
             answers.count.inc();
             answers.bytes.inc_by(bytes);
             answers.seconds.observe(after.as_secs_f64());
-        };
+        });
+    }
+
+    fn answers(&self, (route, source, status): (&'static str, &'static str, http::StatusCode), add: impl Fn(&Answers)) {
+        let kind = (route.as_ptr() as usize, source.as_ptr() as usize, status.as_u16());
         if let Some(known) = self.answers.read().unwrap_or_else(PoisonError::into_inner).get(&kind) {
             return add(known);
         }
         let answers = Answers {
             count: self.requests.with_label_values(&[route, source, status.as_str()]),
             bytes: self.response_bytes.with_label_values(&[route, source]),
+            first_byte_seconds: self.first_byte_seconds.with_label_values(&[route, source]),
             seconds: self.request_seconds.with_label_values(&[route, source]),
         };
         add(self.answers.write().unwrap_or_else(PoisonError::into_inner).entry(kind).or_insert(answers));

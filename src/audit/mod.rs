@@ -27,7 +27,7 @@ const NATURE: Nature = Nature { kind: RecordKind::Audit, name: "audit record", q
 /// The record of one edge. Cloning is cheap; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Audit {
-    records: Records<Event>,
+    records: Records,
     /// Whether pulls and lists that were allowed are recorded too.
     pulls: bool,
 }
@@ -49,7 +49,7 @@ impl Audit {
     }
 
     /// Leaves an event to be written, with the time that it is now. Never waits: where too many wait already, it is lost and counted.
-    pub fn record(&self, event: Event) {
+    pub fn record(&self, event: &Event) {
         if let Some(intake) = self.records.intake() {
             intake.note(event);
         }
@@ -57,9 +57,9 @@ impl Audit {
 }
 
 impl Deref for Audit {
-    type Target = Records<Event>;
+    type Target = Records;
 
-    fn deref(&self) -> &Records<Event> {
+    fn deref(&self) -> &Records {
         &self.records
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::flight::Flights;
+use super::memory::Turn;
 use super::records::{Key, Kind, LinkRecord, TagRecord};
 use super::{Answer, Cache, CacheError, Freshness, Origin, Source, StoredManifest};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Tag};
 use crate::upstream::{FetchedManifest, UpstreamError};
 
@@ -15,13 +17,45 @@ type Found = Result<Answer<StoredManifest>, CacheError>;
 impl Cache {
     /// The manifest that `reference` names. One that is fetched makes the edge fetch its blobs ahead of the client.
     pub async fn manifest(&self, origin: &Origin, reference: &Reference) -> Found {
+        match self.ready_manifest(origin, reference) {
+            Some(answer) => Ok(answer),
+            None => Box::pin(self.look_up(origin, reference)).await,
+        }
+    }
+
+    async fn look_up(&self, origin: &Origin, reference: &Reference) -> Found {
+        let turn = self.inner.memory.turn(&origin.repository);
         let key = manifest_key(origin, reference);
         match reference {
-            Reference::Tag(tag) => self.manifest_by_tag(origin, tag, self.refusal(&key)).await,
+            Reference::Tag(tag) => self.manifest_by_tag(origin, tag, self.refusal(&key), turn).await,
             Reference::Digest(digest) => match self.barred(&key).await {
                 Some(refusal) => Err(refusal),
-                None => self.manifest_by_digest(origin, digest).await,
+                None => self.manifest_by_digest(origin, digest, turn).await,
             },
+        }
+    }
+
+    /// An answer that was given before, while nothing has changed and the upstream's word is young enough.
+    pub fn ready_manifest(&self, origin: &Origin, reference: &Reference) -> Option<Answer<StoredManifest>> {
+        let ready = self.inner.memory.ready(&origin.repository, reference)?;
+        let (believed, freshness) = match reference {
+            Reference::Tag(_) => (origin.upstream.tag_ttl(), Freshness::Fresh),
+            Reference::Digest(_) => (origin.upstream.authorization_ttl(), Freshness::Immutable),
+        };
+        let now = self.inner.clock.now();
+        if now.since(ready.since) >= believed {
+            return None;
+        }
+        if ready.is_used(now) {
+            self.inner.store.touch(&ready.manifest.digest);
+        }
+        Some(Answer { value: ready.manifest.clone(), source: Source::Memory, freshness })
+    }
+
+    /// The next one who asks has the same answer at one look-up.
+    fn make_ready(&self, origin: &Origin, reference: &Reference, (turn, since): (Turn, Timestamp), answer: &Answer<StoredManifest>) {
+        if answer.source == Source::Memory {
+            self.inner.memory.put_ready((&origin.repository, reference), turn, since, answer.value.clone());
         }
     }
 
@@ -42,12 +76,14 @@ impl Cache {
         }
     }
 
-    async fn manifest_by_digest(&self, origin: &Origin, digest: &Digest) -> Found {
+    async fn manifest_by_digest(&self, origin: &Origin, digest: &Digest, turn: Turn) -> Found {
         if let Some((link, freshness)) = self.standing(origin, Kind::Manifest, digest).await?
             && let Some(answer) = self.manifest_here(digest, &link, freshness).await
         {
             if freshness == Freshness::Stale {
                 self.inner.metrics.stale_answer(origin.upstream.name());
+            } else {
+                self.make_ready(origin, &Reference::Digest(*digest), (turn, link.confirmed_at), &answer);
             }
             return Ok(answer);
         }
@@ -55,7 +91,7 @@ impl Cache {
     }
 
     /// `refusal` is what the upstream's last word about this tag is remembered as, if it was none of use.
-    async fn manifest_by_tag(&self, origin: &Origin, tag: &Tag, refusal: Option<CacheError>) -> Found {
+    async fn manifest_by_tag(&self, origin: &Origin, tag: &Tag, refusal: Option<CacheError>, turn: Turn) -> Found {
         let key = Key::Tag(origin.repository.clone(), tag.clone());
         let known = match (self.record::<TagRecord>(&key).await, refusal) {
             (Some(known), None) => known,
@@ -71,7 +107,11 @@ impl Cache {
             return match self.tagged_manifest(origin, &known.digest, Freshness::Fresh).await {
                 // What it pointed to is gone: only the upstream knows where it points now.
                 Err(CacheError::Absent) => self.fetch(origin, &Reference::Tag(tag.clone())).await,
-                found => found,
+                Ok(answer) => {
+                    self.make_ready(origin, &Reference::Tag(tag.clone()), (turn, known.checked_at), &answer);
+                    Ok(answer)
+                }
+                Err(error) => Err(error),
             };
         }
         let revalidation = self.revalidate(origin, tag, known.clone());
@@ -111,7 +151,7 @@ impl Cache {
             }
             None => (self.manifest_on_disk(digest).await?, Source::Disk),
         };
-        Some(Answer { value: StoredManifest { digest: *digest, media_type, bytes }, source, freshness })
+        Some(Answer { value: StoredManifest::new(*digest, media_type, bytes), source, freshness })
     }
 
     async fn manifest_on_disk(&self, digest: &Digest) -> Option<Bytes> {
@@ -186,7 +226,7 @@ impl Cache {
             self.fetch_ahead(origin, &manifest);
         }
         self.write_behind(digest, bytes.clone());
-        let value = StoredManifest { digest, media_type, bytes };
+        let value = StoredManifest::new(digest, media_type, bytes);
         Answer { value, source: origin.source(), freshness }
     }
 

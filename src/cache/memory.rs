@@ -1,27 +1,40 @@
 //! The first tier: records, manifests, small blobs and negative answers in memory, bounded by bytes.
 //!
 //! moka bounds the size only. Every expiry is a stored time that the reader judges by its `Clock`.
+//!
+//! A warm manifest is one look-up: what its answer hangs on is put together once and kept as [`Ready`]. It holds until any record about its
+//! repository changes, which is told by a count ([`Turn`]): nobody has to know what it was made of to take it back.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::CacheError;
 use super::records::{HeldRecord, Key, LinkRecord, ReferrersRecord, RepositoryRecord, TagRecord, TagsRecord, encode};
+use super::{CacheError, StoredManifest};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
-use crate::oci::Digest;
+use crate::oci::{Digest, Reference, RepositoryName};
 
 /// What an entry costs beside its own bytes: key, table and moka's bookkeeping, rounded up.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
+/// What is prepared of an answer's head, about.
+const PREPARED_BYTES: usize = 1024;
+/// How often the disk is told that a manifest in memory is used.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Counts of changes: repositories that share one take each other's answers back, which costs a look at the records.
+const TURNS: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Record(Key),
     Negative(Key),
     Bytes(Digest),
+    Ready(RepositoryName, Reference),
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +47,7 @@ pub(super) enum Entry {
     Referrers(Arc<ReferrersRecord>),
     Negative(Arc<Negative>),
     Bytes(Bytes),
+    Ready(Arc<Ready>),
 }
 
 /// A record of a kind that the memory tier keeps beside its bytes on disk.
@@ -49,12 +63,38 @@ pub(super) struct Negative {
     pub until: Timestamp,
 }
 
+/// A manifest and what its answer hangs on.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub manifest: StoredManifest,
+    /// When the upstream last said so.
+    pub since: Timestamp,
+    turn: Turn,
+    /// When the disk was last told that it is used, in milliseconds since 1970.
+    told: AtomicU64,
+}
+
+impl Ready {
+    /// Whether the disk is to be told of a use: not of each, since all that tell it something meet there.
+    pub(super) fn is_used(&self, now: Timestamp) -> bool {
+        let told = self.told.load(Ordering::Relaxed);
+        let is_due = now.since(Timestamp::from_ms(told)) >= TELL_EVERY;
+        is_due && self.told.compare_exchange(told, now.as_ms(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// How often the records about a repository had changed when they were read. Whoever puts something together from them asks for it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn(u64);
+
 /// The memory tier. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
-    /// Each request asks four times. A name is hashed with a key that is random for each process, by a hasher that takes a fifth of
+    /// A name is hashed with a key that is random for each process, by a hasher that takes a fifth of
     /// the instructions of the standard library's.
     entries: moka::sync::Cache<Place, Entry, foldhash::fast::RandomState>,
+    turns: Arc<[AtomicU64]>,
+    hasher: foldhash::fast::RandomState,
     metrics: Metrics,
 }
 
@@ -71,7 +111,8 @@ impl Memory {
                 }
             })
             .build_with_hasher(foldhash::fast::RandomState::default());
-        Memory { entries, metrics }
+        let turns = (0..TURNS).map(|_| AtomicU64::new(0)).collect();
+        Memory { entries, turns, hasher: foldhash::fast::RandomState::default(), metrics }
     }
 
     /// Brings the gauges up to date.
@@ -92,10 +133,48 @@ impl Memory {
 
     pub(super) fn put_record<R: Record>(&self, key: &Key, record: Arc<R>) {
         self.entries.insert(Place::Record(key.clone()), R::into_entry(record));
+        self.changed(key);
     }
 
     pub(super) fn forget_record(&self, key: &Key) {
         self.entries.invalidate(&Place::Record(key.clone()));
+        self.changed(key);
+    }
+
+    /// What is ready about a repository holds no longer. Comes behind the change: whoever has asked for the turn before that may have
+    /// read what was.
+    fn changed(&self, key: &Key) {
+        if let Some(repository) = key.repository() {
+            self.count(repository).fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(super) fn turn(&self, repository: &RepositoryName) -> Turn {
+        Turn(self.count(repository).load(Ordering::Acquire))
+    }
+
+    fn count(&self, repository: &RepositoryName) -> &AtomicU64 {
+        &self.turns[self.hasher.hash_one(repository) as usize % TURNS]
+    }
+
+    /// What is ready under a reference, while nothing about its repository has changed.
+    pub(super) fn ready(&self, repository: &RepositoryName, reference: &Reference) -> Option<Arc<Ready>> {
+        match self.entries.get(&Place::Ready(repository.clone(), reference.clone())) {
+            Some(Entry::Ready(ready)) if ready.turn == self.turn(repository) => Some(ready),
+            _ => None,
+        }
+    }
+
+    /// Keeps an answer that was put together from the records of this turn.
+    pub(super) fn put_ready(
+        &self,
+        (repository, reference): (&RepositoryName, &Reference),
+        turn: Turn,
+        since: Timestamp,
+        manifest: StoredManifest,
+    ) {
+        let ready = Arc::new(Ready { manifest, since, turn, told: AtomicU64::new(0) });
+        self.entries.insert(Place::Ready(repository.clone(), reference.clone()), Entry::Ready(ready));
     }
 
     pub(super) fn bytes(&self, digest: &Digest) -> Option<Bytes> {
@@ -118,10 +197,12 @@ impl Memory {
 
     pub(super) fn put_negative(&self, key: &Key, negative: Negative) {
         self.entries.insert(Place::Negative(key.clone()), Entry::Negative(Arc::new(negative)));
+        self.changed(key);
     }
 
     pub(super) fn forget_negative(&self, key: &Key) {
         self.entries.invalidate(&Place::Negative(key.clone()));
+        self.changed(key);
     }
 }
 
@@ -151,6 +232,8 @@ impl Entry {
             // As text, doubled for what strings and maps cost beside it.
             Entry::Referrers(list) => encode(&**list).len() * 2,
             Entry::Bytes(bytes) => bytes.len(),
+            // They may be all that is left of it in memory.
+            Entry::Ready(ready) => ready.manifest.bytes.len() + PREPARED_BYTES,
         };
         own + ENTRY_OVERHEAD_BYTES
     }
@@ -171,6 +254,41 @@ mod tests {
         memory.report();
         assert!(memory.entries.weighted_size() <= 100_000);
         assert!(memory.metrics.render().contains(r#"outport_cache_evictions_total{tier="memory"}"#));
+    }
+
+    #[test]
+    fn what_is_ready_holds_until_anything_about_its_repository_changes() {
+        let memory = Memory::new(1_000_000, Metrics::new());
+        let (repository, tag, digest): (RepositoryName, _, _) = ("a/b".parse().unwrap(), "latest".parse().unwrap(), Digest::sha256(b"m"));
+        let reference = Reference::Tag(tag);
+        let manifest = || StoredManifest::new(digest, "application/json".into(), Bytes::from_static(b"m"));
+        let record = Arc::new(LinkRecord { media_type: None, size_bytes: Some(1), confirmed_at: Timestamp::default() });
+        let negative = || Negative { error: CacheError::Absent, until: Timestamp::default() };
+        let of = |name: &str| Key::Link(name.parse().unwrap(), Kind::Blob, digest);
+        let is_ready = || memory.ready(&repository, &reference).is_some_and(|ready| ready.manifest == manifest());
+        let prepare = |turn| memory.put_ready((&repository, &reference), turn, Timestamp::default(), manifest());
+        assert!(!is_ready());
+        let changes: [&dyn Fn(); 4] = [
+            &|| memory.put_record(&of("a/b"), record.clone()),
+            &|| memory.forget_record(&of("a/b")),
+            &|| memory.put_negative(&of("a/b"), negative()),
+            &|| memory.forget_negative(&of("a/b")),
+        ];
+        for change in changes {
+            prepare(memory.turn(&repository));
+            assert!(is_ready());
+            change();
+            assert!(!is_ready());
+            // What was read before the change is put there after it.
+            let before = memory.turn(&repository);
+            change();
+            prepare(before);
+            assert!(!is_ready());
+        }
+        prepare(memory.turn(&repository));
+        memory.put_record(&Key::Held("upstream".into(), digest), Arc::new(HeldRecord));
+        memory.put_bytes(digest, Bytes::new());
+        assert!(is_ready() && memory.ready(&repository, &Reference::Digest(digest)).is_none());
     }
 
     #[test]

@@ -22,11 +22,12 @@ mod records;
 mod standing;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use answer::{Answer, Freshness, Source};
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 pub use known::{KnownManifest, KnownTag};
 pub use prefetch::Prefetched;
 pub use records::ListRecord;
@@ -55,11 +56,25 @@ const MAX_RECORD_BYTES: usize = 256 * 1024;
 const SLOW_UPSTREAM_TIME: Duration = Duration::from_secs(10);
 
 /// A manifest as it is served: the exact bytes and type that the upstream sent. Cloning copies no bytes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct StoredManifest {
     pub digest: Digest,
     pub media_type: Arc<str>,
     pub bytes: Bytes,
+    /// What stands before it in every answer, once somebody has made that: it is kept with the manifest.
+    pub headers: Arc<OnceLock<Vec<(HeaderName, HeaderValue)>>>,
+}
+
+impl StoredManifest {
+    pub fn new(digest: Digest, media_type: Arc<str>, bytes: Bytes) -> StoredManifest {
+        StoredManifest { digest, media_type, bytes, headers: Arc::default() }
+    }
+}
+
+impl PartialEq for StoredManifest {
+    fn eq(&self, other: &StoredManifest) -> bool {
+        (self.digest, &self.media_type, &self.bytes) == (other.digest, &other.media_type, &other.bytes)
+    }
 }
 
 /// Why a look-up has no answer. The variants are what callers treat differently.

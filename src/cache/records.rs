@@ -72,6 +72,17 @@ pub(super) enum Key {
     Referrers(RepositoryName, Digest),
 }
 
+impl Key {
+    /// The repository that it is about; none for what is an upstream's as a whole.
+    pub(super) fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Key::Tag(repository, _) | Key::Link(repository, ..) | Key::Repository(repository) | Key::Tags(repository) => Some(repository),
+            Key::Referrers(repository, _) => Some(repository),
+            Key::Held(..) => None,
+        }
+    }
+}
+
 /// Before the names of all repositories, for the catalogue.
 pub(super) const REPOSITORY_PREFIX: &str = "repository\0";
 

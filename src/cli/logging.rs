@@ -1,14 +1,15 @@
 //! Where log lines go: to standard error, from a thread of its own, so that a terminal or pipe that hangs holds up no request.
 //!
-//! Between the two lies a bounded queue. When it is full, lines are dropped and counted. (The `tracing-appender` crate does the
-//! same, but keeps its own count, and wakes its thread for every line; this is one channel and one thread.)
+//! Between the two they lie in bounded memory ([`crate::records::Trays`]). When there are too many, lines are dropped and counted. (The
+//! `tracing-appender` crate does the same with a message for each line, which wakes its thread.)
 
 mod central;
 mod export;
 mod text;
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -19,19 +20,18 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use central::Central;
 use export::Export;
-use text::TextLine;
+use text::TextLines;
 
 use crate::config::{self, LogFormat};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::otlp::Lines;
+use crate::records::{Taker, Trays};
 
 /// Lines that wait to be written, at most.
 const QUEUED_LINES: usize = 8 * 1024;
 /// Between two writes: while there is much to write, lines gather. One after a quiet time is written at once.
 const GATHER: Duration = Duration::from_millis(10);
-/// Bytes that are written at a time, about.
-const CHUNK_BYTES: usize = 64 << 10;
 
 /// Why logging cannot start or change.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +48,9 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct LogHandle {
     level: reload::Handle<EnvFilter, Registry>,
-    queue: Option<SyncSender<Line>>,
+    lines: Trays<()>,
+    is_ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-}
-
-enum Line {
-    Text(Vec<u8>),
-    End,
 }
 
 /// Sets up logging for the whole process, once. Lines go to a collector, too, where there is a queue for them.
@@ -76,10 +72,8 @@ impl LogHandle {
 
 impl Drop for LogHandle {
     fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            // The thread may have ended already; either way there is nothing left to write afterwards.
-            let _ = queue.send(Line::End);
-        }
+        self.is_ending.store(true, Ordering::Release);
+        self.lines.ring();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -98,16 +92,18 @@ where
     W: Write + Send + 'static,
 {
     let (filter, level) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
-    let (queue, lines) = sync_channel(QUEUED_LINES);
+    let (lines, taker) = Trays::new(QUEUED_LINES);
     let central = journal.central().cloned().map(Central);
-    let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines, &journal, sink))?;
-    let writer = Queue { queue: queue.clone(), metrics: metrics.clone() };
+    let is_ending = Arc::new(AtomicBool::new(false));
+    let (ends, thread) = (is_ending.clone(), std::thread::Builder::new().name("log".to_owned()));
+    let thread = thread.spawn(move || write_lines(taker, &ends, &journal, sink))?;
+    let writer = Sheet { lines: lines.clone(), metrics: metrics.clone() };
     let filtered = tracing_subscriber::registry().with(filter).with(exported.map(Export::new));
     let subscriber = match log.format {
-        LogFormat::Text => complete(filtered.with(fmt::layer().event_format(TextLine).with_writer(writer)), central),
+        LogFormat::Text => complete(filtered.with(TextLines(writer)), central),
         LogFormat::Json => complete(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer)), central),
     };
-    Ok((subscriber, LogHandle { level, queue: Some(queue), thread: Some(thread) }))
+    Ok((subscriber, LogHandle { level, lines, is_ending, thread: Some(thread) }))
 }
 
 /// Where no archive is, nothing asks for one at each event.
@@ -121,47 +117,51 @@ where
     }
 }
 
-fn write_lines(lines: &Receiver<Line>, journal: &Journal, mut sink: impl Write) {
+fn write_lines(mut lines: Taker<()>, is_ending: &AtomicBool, journal: &Journal, mut sink: impl Write) {
     let (mut chunk, mut written) = (Vec::new(), None::<Instant>);
-    while let Ok(Line::Text(first)) = lines.recv() {
-        sleep(written.map_or(Duration::ZERO, |at| GATHER.saturating_sub(at.elapsed())));
-        journal.keep(&first);
-        chunk.extend_from_slice(&first);
-        let mut is_end = false;
-        while chunk.len() < CHUNK_BYTES && !is_end {
-            match lines.try_recv() {
-                Ok(Line::Text(line)) => {
-                    journal.keep(&line);
-                    chunk.extend_from_slice(&line);
-                }
-                Ok(Line::End) => is_end = true,
-                Err(_) => break,
-            }
+    loop {
+        // What was left before the end began is written.
+        let is_last = is_ending.load(Ordering::Acquire);
+        if !is_last && lines.wait(None) {
+            sleep(written.map_or(Duration::ZERO, |at| GATHER.saturating_sub(at.elapsed())));
         }
-        // A log that cannot be written has nowhere to say so.
-        let _ = sink.write_all(&chunk);
-        written = (chunk.len() < CHUNK_BYTES).then(Instant::now);
+        lines.take(|(), line| {
+            journal.keep(line);
+            chunk.extend_from_slice(line);
+        });
+        if !chunk.is_empty() {
+            // A log that cannot be written has nowhere to say so.
+            let _ = sink.write_all(&chunk);
+            written = Some(Instant::now());
+        }
+        lines.put_away();
         chunk.clear();
-        if is_end {
+        if is_last {
             break;
         }
     }
     let _ = sink.flush();
 }
 
-/// Puts lines into the queue, or drops them.
+/// Leaves lines for the thread, or drops them.
 #[derive(Clone)]
-struct Queue {
-    queue: SyncSender<Line>,
+struct Sheet {
+    lines: Trays<()>,
     metrics: Metrics,
 }
 
-impl Write for Queue {
-    /// The formatter writes each event in one piece.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Line::Text(line.to_vec())).is_err() {
+impl Sheet {
+    fn leave(&self, line: &[u8]) {
+        if self.lines.leave((), |bytes| bytes.extend_from_slice(line)).is_err() {
             self.metrics.log_dropped.inc();
         }
+    }
+}
+
+impl Write for Sheet {
+    /// The formatter writes each event in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.leave(line);
         Ok(line.len())
     }
 
@@ -170,10 +170,10 @@ impl Write for Queue {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = Queue;
+impl<'a> MakeWriter<'a> for Sheet {
+    type Writer = Sheet;
 
-    fn make_writer(&'a self) -> Queue {
+    fn make_writer(&'a self) -> Sheet {
         self.clone()
     }
 }
@@ -383,7 +383,7 @@ mod tests {
         drop(held);
         drop(handle);
         let (dropped, written) = (usize::try_from(metrics.log_dropped.get()).unwrap(), *gate.lock().unwrap());
-        // Besides what the queue holds, some are in the thread's hand.
+        // Some may have been written before it hung.
         assert!(dropped + written == LINES && (QUEUED_LINES..QUEUED_LINES + 2_000).contains(&written), "{dropped} {written}");
     }
 }

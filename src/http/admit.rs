@@ -1,6 +1,7 @@
 //! From the head of a request to a call that its caller may make: pure. Repository first, digest second.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -13,6 +14,7 @@ use super::connection::Connection;
 use super::error::{Failure, Subject};
 use super::governance::Governing;
 use super::log::Record;
+use super::meaning::{Meaning, Meanings, Texts};
 use super::nearer::Nearer;
 use super::oauth2::TokenRequest;
 use super::receipts::Waiting;
@@ -32,6 +34,8 @@ use crate::registry::{Addressing, Names, Page, Vouching};
 #[derive(Debug)]
 pub struct Site {
     pub names: Names,
+    /// What was asked for before.
+    pub meanings: Meanings,
     pub identity: Identity,
     pub policy: Policy,
     /// By which edges of other regions are known.
@@ -139,11 +143,8 @@ impl Wanted {
 impl Site {
     /// Routes, checks the Host, authenticates and authorizes. What is learned on the way goes into the record.
     pub async fn admit(&self, head: &Parts, connection: &Connection, record: &mut Record) -> Result<Call, Failure> {
-        let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default())
-            .inspect_err(|_| record.went_nowhere(head.uri.path()))?;
-        record.routed(&action);
-        let host = host(head)?;
-        self.check_server_name(connection, host.as_deref())?;
+        let Meaning { action, host, by_host, target } = self.meaning(head, record)?;
+        self.check_server_name(connection, by_host.as_ref())?;
         if action == Action::Ready {
             return Ok(Call::Ready);
         }
@@ -187,7 +188,10 @@ impl Site {
             Action::Acr { name, ns, wanted } => self.admit_acr((name, ns, wanted), &caller, (head, host.as_deref()), record).map(Call::Acr),
             Action::Exchange | Action::SignIns | Action::Token(_) | Action::TokenForm => Ok(applicant(action)),
             Action::Read { name, ns, wanted } => {
-                let target = self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?;
+                let target = match target {
+                    Some(target) => target,
+                    None => self.names.resolve(Addressing { name: &name, ns: ns.as_deref(), host: host.as_deref() })?,
+                };
                 let decision = self.policy.authorize(&caller, &target.repository, wanted.action());
                 record.upstream = target.upstream;
                 record.repository = Some(target.repository);
@@ -204,6 +208,29 @@ impl Site {
                 Ok(Call::Write(Write { access, name, wanted, source }))
             }
         }
+    }
+
+    /// What a request asks for: as it was found out before, where its words were the same.
+    fn meaning(&self, head: &Parts, record: &mut Record) -> Result<Meaning, Failure> {
+        let texts = Texts::of(head);
+        if let Some(known) = texts.and_then(|texts| self.meanings.find(texts)) {
+            record.routed(&known.action);
+            return Ok(known);
+        }
+        let action = route(&head.method, head.uri.path().as_bytes(), head.uri.query().unwrap_or_default())
+            .inspect_err(|_| record.went_nowhere(head.uri.path()))?;
+        record.routed(&action);
+        let host: Option<Arc<str>> = host(head)?.map(Into::into);
+        let by_host = host.as_deref().and_then(|host| self.names.by_host(host)).cloned();
+        let target = match &action {
+            Action::Read { name, ns, .. } => self.names.resolve(Addressing { name, ns: ns.as_deref(), host: host.as_deref() }).ok(),
+            _ => None,
+        };
+        let meaning = Meaning { action, host, by_host, target };
+        if let Some(texts) = texts.filter(|_| meaning.target.is_some()) {
+            self.meanings.remember(texts, &meaning);
+        }
+        Ok(meaning)
     }
 
     fn admit_acr(
@@ -283,9 +310,8 @@ impl Site {
     }
 
     /// A connection that was made to one upstream's name is not used for another's (RFC 9110, section 7.4).
-    fn check_server_name(&self, connection: &Connection, host: Option<&str>) -> Result<(), Failure> {
+    fn check_server_name(&self, connection: &Connection, by_host: Option<&Arc<str>>) -> Result<(), Failure> {
         let by_connection = connection.server_name.as_deref().and_then(|name| self.names.by_host(name));
-        let by_host = host.and_then(|host| self.names.by_host(host));
         if by_connection.is_some() && by_connection != by_host { Err(Failure::misdirected()) } else { Ok(()) }
     }
 }
@@ -359,6 +385,7 @@ mod tests {
     fn site(anonymous: &[&str]) -> Site {
         let pull = |texts: &[&str]| Grants { pull: texts.iter().map(|text| text.parse().unwrap()).collect(), push: Vec::new() };
         Site {
+            meanings: Meanings::default(),
             names: Names::new(&[upstream("docker.io", "hub.example.com"), upstream("ghcr.io", "gh.example.com")]),
             identity: Identity::new(&[principal("ci"), principal("stranger")]),
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into(), ..Policy::default() },

@@ -111,7 +111,7 @@ impl Record {
             (None, Ending::Complete) => (None, self.status.canonical_reason().map(Into::into)),
         };
         let is_refused = self.status.is_client_error() || self.status.is_server_error();
-        audit.record(Event {
+        audit.record(&Event {
             request: std::mem::take(&mut self.request_id).into(),
             principal: self.caller.principal.clone(),
             proof: self.caller.proof.into(),

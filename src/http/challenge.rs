@@ -95,6 +95,7 @@ mod tests {
         let config = Config::parse(text, std::path::Path::new("/"), &|_| None).unwrap();
         Site {
             names: Names::new(&config.upstreams),
+            meanings: crate::http::Meanings::default(),
             identity: Identity::new(&[]),
             policy: Policy::default(),
             tokens: Tokens::default(),

@@ -65,7 +65,8 @@ mod tests {
         let (vouching, deadline) = (crate::registry::Vouching::default(), std::time::Duration::from_secs(10));
         let limits = crate::config::ClientLimits::default();
         let nearer = crate::http::Nearer::default();
-        let site = Site { names, identity, policy, tokens, vouching, public_url: None, deadline, limits, nearer };
+        let meanings = crate::http::Meanings::default();
+        let site = Site { names, meanings, identity, policy, tokens, vouching, public_url: None, deadline, limits, nearer };
         let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;
         let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
         let mut record = Record::start(&Metrics::new(), &head, &connection, String::new());

@@ -22,6 +22,7 @@ use crate::access::{Caller, Principal};
 use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
+use crate::records::address_text;
 use crate::registry::Told;
 use crate::trace::{Answered, Attribute, Part};
 use crate::traffic::{Traffic, Visit};
@@ -308,7 +309,7 @@ impl Record {
     pub fn answered(&mut self, status: StatusCode) {
         self.status = status;
         self.first_byte = self.started.elapsed();
-        self.metrics.first_byte(self.class.as_str(), self.source_label(), self.first_byte);
+        self.metrics.first_byte(self.class.as_str(), self.source_label(), status, self.first_byte);
     }
 
     /// The end of an answer's body: counted and written.
@@ -344,7 +345,7 @@ impl Record {
             id = &*self.request_id,
             trace_id = self.part.as_ref().map(|part| tracing::field::display(part.trace_id())),
             principal = self.caller.principal.as_str(),
-            client = %self.client,
+            client = %address_text(self.client),
             method = &*self.method,
             route = self.class.as_str(),
             path = self.path.as_deref(),
@@ -370,7 +371,7 @@ impl Record {
             ("http.request.method", method.into()),
             ("http.response.status_code", i64::from(self.status.as_u16()).into()),
             ("http.response.body.size", sent_bytes.into()),
-            ("client.address", self.client.to_string().into()),
+            ("client.address", address_text(self.client).into()),
             ("enduser.id", self.caller.principal.as_str().into()),
             ("outport.request_id", (&*self.request_id).into()),
             ("outport.route", self.class.as_str().into()),

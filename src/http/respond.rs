@@ -62,15 +62,39 @@ impl Name {
 
 /// A manifest: its exact bytes and type.
 pub fn manifest(answer: Answer<StoredManifest>, headers: &HeaderMap) -> Result<Response<Payload>, Failure> {
-    let (manifest, name) = (&answer.value, Name::of(&answer.value.digest));
-    if is_unmodified(headers, name.etag()) {
-        return Ok(not_modified(&answer, name));
+    let manifest = &answer.value;
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        let name = Name::of(&manifest.digest);
+        if is_unmodified(headers, name.etag()) {
+            return Ok(not_modified(&answer, name));
+        }
     }
-    let mut response = content(Payload::Bytes(manifest.bytes.clone()), &answer, name);
-    let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| Failure::wrong_answer("the media type is no header value"))?;
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-    response.headers_mut().insert(header::CONTENT_LENGTH, manifest.bytes.len().into());
+    let prepared = match manifest.headers.get() {
+        Some(prepared) => prepared,
+        None => {
+            let prepared = manifest_headers(manifest)?;
+            manifest.headers.get_or_init(|| prepared)
+        }
+    };
+    let mut response = Response::new(Payload::Bytes(manifest.bytes.clone()));
+    let headers = response.headers_mut();
+    // All that an answer will have fits without being moved.
+    headers.reserve(CONTENT_HEADERS);
+    headers.extend(prepared.iter().cloned());
+    provenance(headers, &answer);
     Ok(response)
+}
+
+/// What a manifest's headers say whenever it is sent.
+fn manifest_headers(manifest: &StoredManifest) -> Result<Vec<(HeaderName, HeaderValue)>, Failure> {
+    let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| Failure::wrong_answer("the media type is no header value"))?;
+    let name = Name::of(&manifest.digest);
+    Ok(vec![
+        (DOCKER_CONTENT_DIGEST, name.digest),
+        (header::ETAG, name.etag),
+        (header::CONTENT_TYPE, media_type),
+        (header::CONTENT_LENGTH, manifest.bytes.len().into()),
+    ])
 }
 
 /// What a HEAD tells of a blob, and a GET whose entity tag still holds.
@@ -191,7 +215,7 @@ pub fn referrers(answer: Answer<Listed<Descriptor>>, listing: ReferrersListing<'
 
 /// What a refreshed reference leads to now.
 pub fn refreshed(answer: &Answer<StoredManifest>) -> Response<Payload> {
-    let StoredManifest { digest, media_type, bytes } = &answer.value;
+    let StoredManifest { digest, media_type, bytes, .. } = &answer.value;
     let body = serde_json::json!({ "digest": digest, "mediaType": media_type.as_ref(), "size": bytes.len() });
     let mut response = json(body.to_string().into());
     provenance(response.headers_mut(), answer);
@@ -273,7 +297,7 @@ mod tests {
     }
 
     fn stored(text: &'static [u8]) -> StoredManifest {
-        StoredManifest { digest: Digest::sha256(text), media_type: INDEX_MEDIA_TYPE.into(), bytes: Bytes::from_static(text) }
+        StoredManifest::new(Digest::sha256(text), INDEX_MEDIA_TYPE.into(), Bytes::from_static(text))
     }
 
     #[tokio::test]

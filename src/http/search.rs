@@ -12,7 +12,7 @@ use super::route::{RouteError, parameter};
 use crate::access::Permit;
 use crate::config::parse_duration;
 use crate::peers::Caller;
-use crate::records::{Answer, Filter, LIMIT, MAX_LIMIT, Note, Query, Records, SearchError};
+use crate::records::{Answer, Filter, LIMIT, MAX_LIMIT, Query, Records, SearchError};
 
 /// Names of regions in one search, at most.
 const MAX_REGIONS: usize = 64;
@@ -40,8 +40,8 @@ pub fn read<T: FromStr>(query: &str, name: &'static str) -> Result<Option<T>, Ro
 }
 
 /// The answer to somebody who may read the record.
-pub(super) async fn looked<N: Note, F: Filter>(
-    records: &Records<N>,
+pub(super) async fn looked<F: Filter>(
+    records: &Records,
     permit: Permit,
     query: &Query<F>,
     deadline: Duration,
@@ -50,8 +50,8 @@ pub(super) async fn looked<N: Note, F: Filter>(
 }
 
 /// The answer to an edge of another region.
-pub(super) async fn looked_here<N: Note, F: Filter>(
-    records: &Records<N>,
+pub(super) async fn looked_here<F: Filter>(
+    records: &Records,
     caller: &Caller,
     query: &Query<F>,
     deadline: Duration,

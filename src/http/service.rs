@@ -1,6 +1,5 @@
 //! The two services that a server mounts: the registry's and the operators'.
 
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -34,12 +33,13 @@ use super::route::{Command, Wanted};
 use super::search;
 use crate::access::Action;
 use crate::audit::Audit;
+use crate::cache::{Answer, StoredManifest};
 use crate::clock::Clock;
 use crate::identity::Governance;
 use crate::inflow::Inflow;
 use crate::journal::{Archive, Journal};
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Reference, RepositoryName};
+use crate::oci::{Digest, RepositoryName};
 use crate::registry::{Asking, Check, Purpose, Readiness, ReferrersPage, Registry};
 use crate::trace::{Part, Tracer};
 use crate::traffic::{Fair, Lane, Traffic};
@@ -224,9 +224,11 @@ impl Http {
             Ok(Call::Govern(permit, wanted)) => Box::pin(self.govern((permit, &wanted), (&site, record.caller()), &head, body)).await,
             Ok(Call::Read(read)) => {
                 let reuse = drain(&head, body).await;
-                // Where it lies, so that no timer moves it.
-                let reading = pin!(self.read(&read, (&site, &head), &mut record));
-                (within(site.deadline, reading).await, reuse)
+                let reply = match self.read_at_once(&read, &head, &mut record) {
+                    Some(reply) => reply,
+                    None => within(site.deadline, Box::pin(self.read(&read, (&site, &head), &mut record))).await,
+                };
+                (reply, reuse)
             }
             Ok(call) => {
                 let reuse = drain(&head, body).await;
@@ -381,13 +383,26 @@ impl Http {
         }
     }
 
+    /// What is warm is answered without a future that could wait: they are large, and each request would move one.
+    fn read_at_once(&self, read: &Read, head: &Parts, record: &mut Record) -> Option<Result<Response<Payload>, Failure>> {
+        let Wanted::Manifest(reference) = &read.wanted else { return None };
+        if head.headers.contains_key(OUTPORT_POSITION) {
+            return None;
+        }
+        let answer = self.0.registry.manifest_at_once(&read.access, reference)?;
+        Some(manifest_answer(answer, head, record).map(|response| in_namespace(response, read, record)))
+    }
+
     async fn read(&self, read: &Read, (site, head): (&Site, &Parts), record: &mut Record) -> Result<Response<Payload>, Failure> {
         let (registry, access) = (&self.0.registry, &read.access);
         let may_push = || site.policy.authorize(record.caller(), access.repository(), Action::Push).is_ok();
         let asking = &asking(head, may_push)?;
         let refused = |error| Failure::from_cache(error, read.wanted.subject());
-        let mut response = match &read.wanted {
-            Wanted::Manifest(reference) => self.manifest((read, asking), reference, head, record).await?,
+        let response = match &read.wanted {
+            Wanted::Manifest(reference) => {
+                let answer = registry.manifest(access, reference, asking).await.map_err(refused)?;
+                manifest_answer(answer, head, record)?
+            }
             Wanted::Blob(digest) => self.blob((read, asking), digest, head, record).await?,
             Wanted::Receipt(reference) => receipts::shown(&Box::pin(registry.receipt(access, reference)).await.map_err(refused)?),
             Wanted::Tags(page) => {
@@ -403,26 +418,7 @@ impl Http {
                 respond::referrers(answer, ReferrersListing { name: &read.name, ns: read.ns.as_deref(), subject, artifact_type })
             }
         };
-        if let Some(upstream) = read.ns.as_ref().and(record.upstream.as_deref())
-            && let Ok(value) = HeaderValue::from_str(upstream)
-        {
-            response.headers_mut().insert(OCI_NAMESPACE, value);
-        }
-        Ok(response)
-    }
-
-    async fn manifest(
-        &self,
-        (read, asking): (&Read, &Asking),
-        reference: &Reference,
-        head: &Parts,
-        record: &mut Record,
-    ) -> Result<Response<Payload>, Failure> {
-        let refused = |error| Failure::from_cache(error, Subject::Manifest);
-        let answer = self.0.registry.manifest(&read.access, reference, asking).await.map_err(refused)?;
-        record.found(&answer);
-        record.is_about(&answer.value.digest);
-        respond::manifest(answer, &head.headers)
+        Ok(in_namespace(response, read, record))
     }
 
     async fn blob(
@@ -486,6 +482,22 @@ impl Http {
             }
         }
     }
+}
+
+fn manifest_answer(answer: Answer<StoredManifest>, head: &Parts, record: &mut Record) -> Result<Response<Payload>, Failure> {
+    record.found(&answer);
+    record.is_about(&answer.value.digest);
+    respond::manifest(answer, &head.headers)
+}
+
+/// Tells whose content it is where the client has asked for an upstream's by `ns`.
+fn in_namespace(mut response: Response<Payload>, read: &Read, record: &Record) -> Response<Payload> {
+    if let Some(upstream) = read.ns.as_ref().and(record.upstream.as_deref())
+        && let Ok(value) = HeaderValue::from_str(upstream)
+    {
+        response.headers_mut().insert(OCI_NAMESPACE, value);
+    }
+    response
 }
 
 /// What a read is for, and what it must not be older than.

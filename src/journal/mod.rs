@@ -33,20 +33,20 @@ const OF_REQUESTS: &str = "outport::access";
 const NATURE: Nature = Nature { kind: RecordKind::Log, name: "central log", question: "logs", switch: "log.central" };
 
 /// Lines that the regions' buckets keep.
-pub type Archive = Records<Draft>;
+pub type Archive = Records;
 
 /// One handle; clones share the same lines.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
     rings: Arc<Mutex<Rings>>,
-    central: Option<Intake<Draft>>,
+    central: Option<Intake>,
 }
 
 #[derive(Debug, Default)]
 struct Rings {
     next: u64,
-    requests: VecDeque<(u64, Box<str>)>,
-    others: VecDeque<(u64, Box<str>)>,
+    requests: VecDeque<(u64, String)>,
+    others: VecDeque<(u64, String)>,
 }
 
 /// What is asked for.
@@ -89,7 +89,7 @@ impl Journal {
     }
 
     /// Where lines for the archive go; `None` where nobody wants them.
-    pub fn central(&self) -> Option<&Intake<Draft>> {
+    pub fn central(&self) -> Option<&Intake> {
         self.central.as_ref()
     }
 
@@ -108,17 +108,19 @@ impl Journal {
         rings.next += 1;
         let number = rings.next;
         let ring = if line.contains(OF_REQUESTS) { &mut rings.requests } else { &mut rings.others };
-        if ring.len() == KEPT_LINES {
-            ring.pop_front();
-        }
-        ring.push_back((number, line.into()));
+        // The memory of the line that goes is that of the one that comes.
+        let oldest = if ring.len() == KEPT_LINES { ring.pop_front() } else { None };
+        let mut kept = oldest.map(|(_, text)| text).unwrap_or_default();
+        kept.clear();
+        kept.push_str(line);
+        ring.push_back((number, kept));
     }
 
     /// The newest lines, or the next ones after a number.
     pub fn tell(&self, asked: &Excerpt) -> Told {
         let rings = self.rings();
         let after = asked.after.unwrap_or(0);
-        let newer = |ring: &VecDeque<(u64, Box<str>)>| {
+        let newer = |ring: &VecDeque<(u64, String)>| {
             let first = ring.partition_point(|(number, _)| *number <= after);
             ring.iter().skip(first).cloned().collect::<Vec<_>>()
         };

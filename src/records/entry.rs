@@ -1,7 +1,6 @@
 //! One entry of a record: a line of JSON. The names of its fields are a contract; readers pass over those that they do not know.
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -63,17 +62,11 @@ impl<E> Entry<E> {
         E: Note,
     {
         let Entry { time, id, region, node, lost, event } = self;
-        let mut line = Line::begin(lines);
-        line.text("time", &time.rfc3339());
-        line.text("id", id.array_to_str(&mut [0; ulid::ULID_LEN]));
-        line.text("region", region);
-        line.text("node", node.array_to_str(&mut [0; ulid::ULID_LEN]));
-        if *lost > 0 {
-            line.number("lost", *lost);
-        }
+        let mut event_alone = Vec::new();
+        let mut line = Line::behind(&mut event_alone);
         event.write(&mut line);
         line.end();
-        lines.push(b'\n');
+        Places::new(region, *node).write_line(lines, (*time, *id), *lost, &event_alone);
     }
 
     /// Reads a line; `None` for one that was cut, or is no entry. Twice, and with nothing kept of what is not wanted: the place's fields
@@ -87,6 +80,53 @@ impl<E> Entry<E> {
     }
 }
 
+/// Puts what happened into its place: all entries of one node.
+pub(super) struct Places {
+    /// Region and node, as they stand in each line.
+    of_all: Vec<u8>,
+    /// The time of the last one, as text: many entries have the same.
+    time: (Timestamp, String),
+}
+
+impl Places {
+    pub(super) fn new(region: &str, node: Ulid) -> Places {
+        let mut of_all = Vec::new();
+        let mut line = Line::behind(&mut of_all);
+        line.text("region", region);
+        line.text("node", node.array_to_str(&mut [0; ulid::ULID_LEN]));
+        Places { of_all, time: (Timestamp::default(), Timestamp::default().rfc3339()) }
+    }
+
+    /// Appends a line. `event` is what stands behind the place, from its comma to the end of the object.
+    pub(super) fn write_line(&mut self, lines: &mut Vec<u8>, (time, id): (Timestamp, Ulid), lost: u64, event: &[u8]) {
+        if self.time.0 != time {
+            self.time = (time, time.rfc3339());
+        }
+        let mut line = Line::begin(lines);
+        line.text("time", &self.time.1);
+        line.text("id", id.array_to_str(&mut [0; ulid::ULID_LEN]));
+        lines.extend_from_slice(&self.of_all);
+        if lost > 0 {
+            Line::behind(lines).number("lost", lost);
+        }
+        lines.extend_from_slice(event);
+        lines.push(b'\n');
+    }
+}
+
+/// An address as everybody writes it; IPv4, which most are, without the standard library's formatter.
+pub fn address_text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        text.push_str(itoa::Buffer::new().format(octet));
+    }
+    text
+}
+
 /// One object in JSON, field by field, without blanks.
 pub struct Line<'a> {
     bytes: &'a mut Vec<u8>,
@@ -97,6 +137,11 @@ impl<'a> Line<'a> {
     /// Begins an object behind what is there.
     pub fn begin(bytes: &'a mut Vec<u8>) -> Line<'a> {
         Line { bytes, separator: b'{' }
+    }
+
+    /// Goes on with an object that has fields already, wherever they are.
+    pub fn behind(bytes: &'a mut Vec<u8>) -> Line<'a> {
+        Line { bytes, separator: b',' }
     }
 
     /// Goes on with an object of which all that is there is the beginning.
@@ -124,21 +169,7 @@ impl<'a> Line<'a> {
     }
 
     pub fn address(&mut self, name: &str, value: IpAddr) {
-        self.name(name);
-        self.bytes.push(b'"');
-        match value {
-            IpAddr::V4(address) => {
-                for (at, octet) in address.octets().into_iter().enumerate() {
-                    if at > 0 {
-                        self.bytes.push(b'.');
-                    }
-                    self.bytes.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-                }
-            }
-            // Writing to memory cannot fail.
-            IpAddr::V6(address) => drop(write!(self.bytes, "{address}")),
-        }
-        self.bytes.push(b'"');
+        self.text(name, &address_text(value));
     }
 
     pub fn number(&mut self, name: &str, value: u64) {

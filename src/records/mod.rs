@@ -2,7 +2,7 @@
 //! regions. Who did what is one ([`crate::bucket::RecordKind::Audit`]), the log's lines are another.
 //!
 //! # Promises
-//! - Nobody waits for a record. What happened is left in a bounded queue ([`Intake::note`]); a thread of its own writes it.
+//! - Nobody waits for a record. What happened is left as a line, in bounded memory ([`Intake::note`]); a thread of its own puts it on the disk.
 //! - What is lost is counted, and the next entry says how many were lost before it: because more came at once than can be written, because
 //!   the disk takes no writes, or because the bucket took nothing until the record's part of the disk was full.
 //! - An object in the bucket is created once and never written again; `audit/DAY/HOUR/FILE-NODE.jsonl.gz` (of the log `log/...`) has the
@@ -23,11 +23,11 @@ mod ship;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trays;
 mod writer;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -38,10 +38,11 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::timeout;
 use ulid::Ulid;
 
-pub use entry::{Entry, Line, Note};
+pub use entry::{Entry, Line, Note, address_text};
 pub use intake::Intake;
 pub use query::{Addresses, AddressesError, Filter, LIMIT, MAX_LIMIT, Mark, Moment, MomentError, Query};
 pub use regions::{Answer, SearchError, Searched};
+pub use trays::{Full, Taker, Trays};
 
 use crate::bucket::{Bucket, BucketError, Key, RecordFile, RecordKind};
 use crate::clock::{Clock, Timestamp};
@@ -49,7 +50,7 @@ use crate::config::Keeping;
 use crate::metrics::Recorded;
 use crate::region::Region;
 use folder::Folder;
-use intake::Message;
+use intake::Outlet;
 use pack::pack;
 use ship::Shipper;
 use writer::{Parts, Writer};
@@ -87,31 +88,32 @@ pub struct Setup<'a> {
 }
 
 /// A record of one edge. Cloning is cheap; all clones are one.
-pub struct Records<N>(Arc<Inner<N>>);
+#[derive(Clone)]
+pub struct Records(Arc<Inner>);
 
-struct Inner<N> {
+struct Inner {
     own: Arc<str>,
     /// `None` where nothing is recorded.
-    intake: Option<Intake<N>>,
+    intake: Option<Intake>,
     shipper: Shipper,
     searches: Semaphore,
-    thread: Mutex<Option<Thread<N>>>,
+    thread: Mutex<Option<Thread>>,
     tasks: [AbortHandle; 2],
 }
 
 /// It ends with what it has not read.
-type Thread<N> = JoinHandle<Receiver<Message<N>>>;
+type Thread = JoinHandle<Outlet>;
 
-impl<N> Drop for Inner<N> {
+impl Drop for Inner {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
-impl<N: Note> Records<N> {
+impl Records {
     /// Begins to write what comes through the intake, if there is one, and to send to the region's bucket what lies there. A disk that
     /// takes nothing yet keeps no edge from starting.
-    pub async fn start(nature: &'static Nature, setup: Setup<'_>, intake: Option<Intake<N>>) -> Records<N> {
+    pub async fn start(nature: &'static Nature, setup: Setup<'_>, intake: Option<Intake>) -> Records {
         let Setup { dir, keeping, own, region, clock, counted } = setup;
         let (own, folder): (Arc<str>, _) = (own.into(), Folder::new(dir.to_owned()));
         let fresh = Ulid::from_parts(clock.now().as_ms(), fastrand::u128(..));
@@ -146,7 +148,7 @@ impl<N: Note> Records<N> {
     }
 
     /// The way in; `None` where nothing is recorded.
-    pub fn intake(&self) -> Option<&Intake<N>> {
+    pub fn intake(&self) -> Option<&Intake> {
         self.0.intake.as_ref()
     }
 
@@ -177,8 +179,8 @@ impl<N: Note> Records<N> {
         if let Some((intake, thread)) = intake.clone().zip(thread) {
             let ending = spawn_blocking(move || {
                 intake.end();
-                if let Ok(messages) = thread.join() {
-                    intake.give_back(messages);
+                if let Ok(outlet) = thread.join() {
+                    intake.give_back(outlet);
                 }
             });
             if timeout(END_TIME, ending).await.is_err() {
@@ -193,15 +195,15 @@ impl<N: Note> Records<N> {
     }
 }
 
-fn begin<N: Note>(parts: Parts, intake: &Intake<N>) -> Option<Thread<N>> {
+fn begin(parts: Parts, intake: &Intake) -> Option<Thread> {
     let name = parts.name;
-    let Some(messages) = intake.messages() else {
+    let Some(mut outlet) = intake.outlet() else {
         tracing::error!("an earlier thread of the {name} has not ended: nothing is recorded");
         return None;
     };
     let run = move || {
-        Writer::new(parts).run(&messages);
-        messages
+        Writer::new(parts).run(&mut outlet);
+        outlet
     };
     let thread = std::thread::Builder::new().name(name.replace(' ', "-")).spawn(run);
     thread.inspect_err(|error| tracing::error!(%error, "the thread of the {name} cannot be started: nothing is recorded")).ok()
@@ -219,13 +221,7 @@ pub async fn record_in<N: Note>(kind: RecordKind, bucket: &Bucket, clock: &Clock
     bucket.create(&Key::Record(kind, file), Bytes::from(pack(&line))).await.map(drop)
 }
 
-impl<N> Clone for Records<N> {
-    fn clone(&self) -> Records<N> {
-        Records(self.0.clone())
-    }
-}
-
-impl<N> fmt::Debug for Records<N> {
+impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { own, shipper, .. } = &*self.0;
         f.debug_struct("Records").field("region", own).field("nature", shipper.nature).finish_non_exhaustive()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::entry::{Entry, Note};
+use super::entry::Entry;
 use super::query::{Filter, Query};
 use super::search::{Finding, Search, Shelf};
 use super::{Nature, Records, Shipper};
@@ -52,7 +52,7 @@ pub enum SearchError {
     TooMany,
 }
 
-impl<N: Note> Records<N> {
+impl Records {
     /// Looks in all regions that the query names, within a time. The permit is one for reading the record.
     ///
     /// # Errors

@@ -137,7 +137,7 @@ async fn open_region(folder: &Path) -> Region {
     region
 }
 
-async fn found(records: &Records<Said>, query: &Query<Speaker>) -> Answer<Said> {
+async fn found(records: &Records, query: &Query<Speaker>) -> Answer<Said> {
     records.look(query, Duration::from_secs(5)).await.unwrap()
 }
 
@@ -145,7 +145,7 @@ fn setup<'a>(dir: &'a Path, region: Region, metrics: &Metrics) -> Setup<'a> {
     Setup { dir, keeping: keeping(), own: "eu", region, clock: Clock::system(), counted: metrics.central_log.clone() }
 }
 
-fn intake(metrics: &Metrics) -> Intake<Said> {
+fn intake(metrics: &Metrics) -> Intake {
     Intake::new(&NATURE, Clock::system(), metrics.central_log.clone())
 }
 
@@ -155,10 +155,10 @@ async fn what_was_not_shipped_is_shipped_after_the_next_start() {
     let (dir, metrics) = (place.path().join("talk"), Metrics::new());
     let intake = intake(&metrics);
     // Before anybody writes it.
-    intake.note(said("ci", "early"));
+    intake.note(&said("ci", "early"));
     let records = Records::start(&NATURE, setup(&dir, Region::default(), &metrics), Some(intake.clone())).await;
     for _ in 0..2 {
-        intake.note(said("ci", "hello"));
+        intake.note(&said("ci", "hello"));
     }
     let answer = found(&records, &Query::default()).await;
     assert_eq!((answer.entries.len(), answer.regions[0].complete), (3, false), "the bucket is not open: {answer:?}");
@@ -170,7 +170,7 @@ async fn what_was_not_shipped_is_shipped_after_the_next_start() {
     let open = Folder::new(dir.clone()).closed().unwrap().remove(0);
     std::fs::rename(&open.path, open.path.with_extension("open")).unwrap();
     // Between two writers.
-    intake.note(said("late", "hello"));
+    intake.note(&said("late", "hello"));
 
     let region = open_region(&place.path().join("bucket")).await;
     let records = Records::start(&NATURE, setup(&dir, region.clone(), &metrics), Some(intake)).await;
@@ -200,7 +200,7 @@ async fn where_nothing_is_recorded_there_is_no_folder_and_a_search_says_so() {
     let place = tempfile::tempdir().unwrap();
     let (dir, metrics) = (place.path().join("talk"), Metrics::new());
     let region = open_region(&place.path().join("bucket")).await;
-    let records = Records::<Said>::start(&NATURE, setup(&dir, region.clone(), &metrics), None).await;
+    let records = Records::start(&NATURE, setup(&dir, region.clone(), &metrics), None).await;
     assert!(records.intake().is_none() && !dir.exists());
     record_in(NATURE.kind, &region.get().unwrap().bucket, &Clock::system(), said("operator", "hello")).await.unwrap();
     let answer = found(&records, &Query::default()).await;
@@ -212,7 +212,7 @@ async fn where_nothing_is_recorded_there_is_no_folder_and_a_search_says_so() {
 #[tokio::test]
 async fn a_search_is_one_of_few_and_in_regions_that_there_are() {
     let (place, metrics) = (tempfile::tempdir().unwrap(), Metrics::new());
-    let records = Records::<Said>::start(&NATURE, setup(place.path(), Region::default(), &metrics), None).await;
+    let records = Records::start(&NATURE, setup(place.path(), Region::default(), &metrics), None).await;
     let mars = Query { regions: vec!["mars".into()], ..Query::<Speaker>::default() };
     assert!(matches!(records.look(&mars, Duration::from_secs(1)).await, Err(SearchError::UnknownRegion(_))));
     let places = records.0.searches.try_acquire_many(MAX_SEARCHES as u32).unwrap();

@@ -7,16 +7,16 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::sleep;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::entry::{Entry, Note};
+use super::entry::Places;
 use super::folder::{Folder, Found};
-use super::intake::{Message, Noted, QUEUED, Tally};
+use super::intake::{Order, Outlet, Tally};
+use super::trays::Taker;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Keeping;
 use crate::metrics::Recorded;
@@ -49,10 +49,12 @@ pub(super) struct Parts {
 
 pub(super) struct Writer {
     parts: Parts,
+    places: Places,
     /// This process's own part of the names of entries, and how many there were.
     process: u64,
     count: u32,
     open: Option<Open>,
+    chunk: Chunk,
     /// When the disk last took no write.
     refused_at: Option<Timestamp>,
 }
@@ -78,34 +80,27 @@ struct Chunk {
 
 impl Writer {
     pub(super) fn new(parts: Parts) -> Writer {
-        Writer { parts, process: fastrand::u64(..), count: 0, open: None, refused_at: None }
+        let places = Places::new(&parts.region, parts.node);
+        Writer { parts, places, process: fastrand::u64(..), count: 0, open: None, chunk: Chunk::default(), refused_at: None }
     }
 
-    /// Writes until it is told to end, or nobody can tell it anything any more.
-    pub(super) fn run<N: Note>(mut self, queue: &Receiver<Message<N>>) {
+    /// Writes until it is told to end.
+    pub(super) fn run(mut self, outlet: &mut Outlet) {
         let mut goes_on = true;
         while goes_on {
-            let first = match self.next_due() {
-                Some(after) => queue.recv_timeout(after),
-                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            if let Ok(Message::Noted(_)) = first {
+            if outlet.lines.wait(self.next_due()) {
                 sleep(GATHER);
             }
-            goes_on = first.as_ref().err() != Some(&RecvTimeoutError::Disconnected);
-            let (mut batch, mut flushed) = (Vec::new(), Vec::new());
-            for message in first.into_iter().chain(queue.try_iter().take(QUEUED)) {
-                match message {
-                    Message::Noted(noted) => batch.push(*noted),
-                    Message::Flush(done) => flushed.push(done),
-                    Message::End => goes_on = false,
-                }
-            }
-            self.write(batch);
+            // What was noted before an order came is written before it is obeyed.
+            let orders: Vec<Order> = outlet.orders.try_iter().collect();
+            self.write(&mut outlet.lines);
             self.tick();
-            for done in flushed {
-                // Who asked may have left.
-                let _ = done.send(());
+            for order in orders {
+                match order {
+                    // Who asked may have left.
+                    Order::Flush(done) => drop(done.send(())),
+                    Order::End => goes_on = false,
+                }
             }
         }
         self.close();
@@ -120,32 +115,32 @@ impl Writer {
         Some(open.unsynced.map_or(close, |since| close.min(until(since, SYNC_AFTER))))
     }
 
-    pub(super) fn write<N: Note>(&mut self, batch: Vec<Noted<N>>) {
-        let mut chunk = Chunk::default();
-        for noted in batch {
-            let entry = self.entry(noted);
-            if !self.fits(entry.time, &chunk) {
-                self.put(std::mem::take(&mut chunk));
-                self.close();
-                self.begin(entry.time, entry.id);
-            } else if chunk.lines.len() >= CHUNK_BYTES {
-                self.put(std::mem::take(&mut chunk));
-            }
-            chunk.add(&entry);
-        }
-        self.put(chunk);
+    pub(super) fn write(&mut self, lines: &mut Taker<Timestamp>) {
+        lines.take(|at, event| self.add(at, event));
+        self.put();
+        lines.put_away();
     }
 
-    fn entry<N>(&mut self, Noted { at, event }: Noted<N>) -> Entry<N> {
+    fn add(&mut self, at: Timestamp, event: &[u8]) {
         self.count = self.count.wrapping_add(1);
         let id = Ulid::from_parts(at.as_ms(), u128::from(self.process & 0xffff_ffff_ffff) << 32 | u128::from(self.count));
-        let Parts { region, node, tally, .. } = &self.parts;
-        Entry { time: at, id, region: region.clone(), node: *node, lost: tally.take(), event }
+        if !self.fits(at) {
+            self.put();
+            self.close();
+            self.begin(at, id);
+        } else if self.chunk.lines.len() >= CHUNK_BYTES {
+            self.put();
+        }
+        let lost = self.parts.tally.take();
+        self.chunk.lines.reserve(LINE_BYTES);
+        self.places.write_line(&mut self.chunk.lines, (at, id), lost, event);
+        self.chunk.count += 1;
+        self.chunk.lost += lost;
     }
 
-    fn fits(&self, time: Timestamp, chunk: &Chunk) -> bool {
+    fn fits(&self, time: Timestamp) -> bool {
         self.open.as_ref().is_some_and(|open| {
-            let size_bytes = open.size_bytes + chunk.lines.len() as u64;
+            let size_bytes = open.size_bytes + self.chunk.lines.len() as u64;
             // All entries of a file are of one hour, by which it is found.
             open.began.hour() == time.hour() && size_bytes < self.parts.keeping.file_size.0
         })
@@ -163,16 +158,21 @@ impl Writer {
         }
     }
 
-    fn put(&mut self, chunk: Chunk) {
-        if chunk.count == 0 {
-            return;
+    /// Writes what is in the chunk.
+    fn put(&mut self) {
+        if self.chunk.count > 0 {
+            self.write_chunk();
         }
-        let Some(open) = &mut self.open else { return self.give_up(&chunk) };
-        match open.file.write_all(&chunk.lines) {
+        self.chunk.clear();
+    }
+
+    fn write_chunk(&mut self) {
+        let Some(open) = &mut self.open else { return self.give_up() };
+        match open.file.write_all(&self.chunk.lines) {
             Ok(()) => {
-                open.size_bytes += chunk.lines.len() as u64;
+                open.size_bytes += self.chunk.lines.len() as u64;
                 open.unsynced.get_or_insert_with(|| self.parts.clock.now());
-                self.parts.counted.written(chunk.count);
+                self.parts.counted.written(self.chunk.count);
                 if self.refused_at.take().is_some() {
                     tracing::info!("the disk takes the {} again", self.parts.name);
                 }
@@ -181,15 +181,15 @@ impl Writer {
                 // What came of it is a part of a line.
                 let _ = open.file.set_len(open.size_bytes);
                 self.refused(&error);
-                self.give_up(&chunk);
+                self.give_up();
                 self.close();
             }
         }
     }
 
-    fn give_up(&self, chunk: &Chunk) {
-        self.parts.counted.dropped("disk", chunk.count);
-        self.parts.tally.add(chunk.count + chunk.lost);
+    fn give_up(&self) {
+        self.parts.counted.dropped("disk", self.chunk.count);
+        self.parts.tally.add(self.chunk.count + self.chunk.lost);
     }
 
     fn refused(&mut self, error: &io::Error) {
@@ -254,11 +254,10 @@ impl Writer {
 }
 
 impl Chunk {
-    fn add<N: Note>(&mut self, entry: &Entry<N>) {
-        self.lines.reserve(LINE_BYTES);
-        entry.write_line(&mut self.lines);
-        self.count += 1;
-        self.lost += entry.lost;
+    fn clear(&mut self) {
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.clear();
+        *self = Chunk { lines, ..Chunk::default() };
     }
 }
 
@@ -268,15 +267,17 @@ fn lines(found: &Found) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-
-    use super::super::testing::{Said, said};
+    use super::super::Entry;
+    use super::super::intake::Intake;
+    use super::super::testing::{NATURE, Said, said};
     use super::*;
     use crate::config::ByteSize;
     use crate::metrics::Metrics;
 
     struct Desk {
         place: tempfile::TempDir,
+        intake: Intake,
+        outlet: Outlet,
         writer: Writer,
         clock: Clock,
         metrics: Metrics,
@@ -289,24 +290,26 @@ mod tests {
             let (place, clock, metrics) =
                 (tempfile::tempdir().unwrap(), Clock::manual(Timestamp::from_ms(1_795_949_111_120)), Metrics::new());
             let keeping = Keeping { file_size: ByteSize(file_size), ship_after: MINUTE, disk: ByteSize(disk), keep: MINUTE };
+            let intake = Intake::new(&NATURE, clock.clone(), metrics.central_log.clone());
+            let outlet = intake.outlet().unwrap();
             let writer = Writer::new(Parts {
                 name: "record of talk",
                 folder: Folder::new(place.path().join("talk")),
                 node: Ulid::from_parts(1, 1),
                 region: "eu".into(),
                 keeping,
-                tally: Arc::default(),
+                tally: intake.tally(),
                 closed: Arc::default(),
                 clock: clock.clone(),
                 counted: metrics.central_log.clone(),
             });
-            Desk { place, writer, clock, metrics }
+            Desk { place, intake, outlet, writer, clock, metrics }
         }
 
         fn write(&mut self, count: usize) {
-            let noted = |_| Noted { at: self.clock.now(), event: said("ci", &"a".repeat(300)) };
-            let batch = (0..count).map(noted).collect();
-            self.writer.write(batch);
+            let event = said("ci", &"a".repeat(300));
+            (0..count).for_each(|_| self.intake.note(&event));
+            self.writer.write(&mut self.outlet.lines);
         }
 
         fn files(&self) -> Vec<Found> {
@@ -391,19 +394,16 @@ mod tests {
     #[test]
     fn the_thread_writes_what_it_was_given_and_ends() {
         let desk = Desk::new(64 << 10, 1 << 20);
-        let (sender, queue) = std::sync::mpsc::sync_channel(QUEUED);
-        let Desk { place, writer, clock, .. } = desk;
+        let Desk { place, intake, mut outlet, writer, .. } = desk;
         let folder = writer.parts.folder.clone();
-        let thread = std::thread::spawn(move || writer.run(&queue));
+        let thread = std::thread::spawn(move || writer.run(&mut outlet));
         for _ in 0..10 {
-            sender.send(Message::Noted(Box::new(Noted { at: clock.now(), event: said("ci", "a") }))).unwrap();
+            intake.note(&said("ci", "a"));
         }
-        let (done, flushed) = oneshot::channel();
-        sender.send(Message::Flush(done)).unwrap();
-        flushed.blocking_recv().unwrap();
+        intake.flush().unwrap().blocking_recv().unwrap();
         let text = std::fs::read_to_string(&folder.files().unwrap()[0].path).unwrap();
         assert_eq!(text.lines().count(), 10);
-        sender.send(Message::End).unwrap();
+        drop(intake);
         thread.join().unwrap();
         assert!(folder.files().unwrap()[0].is_closed);
         drop(place);

@@ -72,7 +72,7 @@ impl Registry {
         self.check_readable(repository, reference, of_name.and(entry.attributes))?;
         let (bytes, source) = self.bytes_of(&entry.digest, &entry.content).await?;
         let freshness = if matches!(reference, Reference::Digest(_)) { Freshness::Immutable } else { freshness };
-        let value = StoredManifest { digest: entry.digest, media_type: entry.facts.media_type.as_str().into(), bytes };
+        let value = StoredManifest::new(entry.digest, entry.facts.media_type.as_str().into(), bytes);
         Ok(Answer { value, source, freshness })
     }
 

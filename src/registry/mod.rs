@@ -217,6 +217,14 @@ impl Registry {
         }
     }
 
+    /// A manifest that was read before and of which nothing has changed: at once, or not at all.
+    pub fn manifest_at_once(&self, access: &Access, reference: &Reference) -> Option<Answer<StoredManifest>> {
+        match self.home(access).ok()? {
+            Home::Proxied(origin) => self.inner.cache.ready_manifest(&origin, reference),
+            Home::Hosted(_) => None,
+        }
+    }
+
     /// The manifest itself. Fetching one from an upstream starts fetching its blobs.
     pub async fn manifest(&self, access: &Access, reference: &Reference, asking: &Asking) -> Result<Answer<StoredManifest>, CacheError> {
         match self.home(access)? {

@@ -12,14 +12,14 @@ use tracing_subscriber::layer::Context;
 use crate::journal::{Draft, Level};
 use crate::records::Intake;
 
-pub(super) struct Central(pub(super) Intake<Draft>);
+pub(super) struct Central(pub(super) Intake);
 
 impl<S: Subscriber> Layer<S> for Central {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         let mut fields = Fields(Draft::new(level(*metadata.level()), metadata.target()));
         event.record(&mut fields);
-        self.0.note(fields.0);
+        self.0.note(&fields.0);
     }
 }
 

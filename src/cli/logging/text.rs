@@ -6,31 +6,40 @@
 use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
-use crate::clock::written_at;
+use super::Sheet;
+use crate::clock::write_now;
 
-pub(super) struct TextLine;
+pub(super) struct TextLines(pub(super) Sheet);
 
 /// What a request's line takes, about.
-const LINE_BYTES: usize = 512;
+const LINE_BYTES: usize = 640;
 
-impl<S, N> FormatEvent<S, N> for TextLine
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+impl<S: Subscriber> Layer<S> for TextLines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         let mut fields = Fields(String::with_capacity(LINE_BYTES));
-        // Writing to a String cannot fail.
-        let _ = write!(fields.0, "{} {:>5} {}:", written_at(), metadata.level(), metadata.target());
+        write_now(&mut fields.0);
+        fields.0.push_str(padded(*metadata.level()));
+        fields.0.push_str(metadata.target());
+        fields.0.push(':');
         event.record(&mut fields);
         fields.0.push('\n');
-        writer.write_str(&fields.0)
+        self.0.leave(fields.0.as_bytes());
+    }
+}
+
+/// A level with what stands around it: all of one width.
+fn padded(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => " ERROR ",
+        Level::WARN => "  WARN ",
+        Level::INFO => "  INFO ",
+        Level::DEBUG => " DEBUG ",
+        Level::TRACE => " TRACE ",
     }
 }
 
