@@ -109,8 +109,8 @@ impl Body {
     }
 
     /// A body that writes its record at the end.
-    pub fn new(payload: Payload, way: Way, record: Record) -> Body {
-        Body::build(payload, way, Some(Box::new(record)))
+    pub fn new(payload: Payload, way: Way, record: Box<Record>) -> Body {
+        Body::build(payload, way, Some(record))
     }
 
     fn build(payload: Payload, way: Way, record: Option<Box<Record>>) -> Body {
@@ -146,7 +146,7 @@ impl Body {
 
     fn finish(&mut self, ending: Ending) {
         self.state = State::Done;
-        if let Some(record) = self.record.take() {
+        if let Some(mut record) = self.record.take() {
             record.finish(self.sent_bytes, ending);
         }
     }

@@ -313,7 +313,7 @@ impl Record {
     }
 
     /// The end of an answer's body: counted and written.
-    pub fn finish(mut self, sent_bytes: u64, ending: Ending) {
+    pub fn finish(&mut self, sent_bytes: u64, ending: Ending) {
         self.write(sent_bytes, ending);
     }
 
@@ -484,7 +484,10 @@ fn known_method(method: &str) -> &'static str {
 }
 
 fn agent(headers: &HeaderMap) -> Option<Box<str>> {
-    headers.get(header::USER_AGENT).map(|value| clean(&String::from_utf8_lossy(value.as_bytes())).into())
+    headers.get(header::USER_AGENT).map(|value| match str::from_utf8(value.as_bytes()) {
+        Ok(text) => clean(text).into(),
+        Err(_) => clean(&String::from_utf8_lossy(value.as_bytes())).into(),
+    })
 }
 
 /// Printable ASCII as it is, everything else escaped: no terminal or log reader sees a control character or a look-alike.

@@ -150,18 +150,23 @@ impl<'a> Line<'a> {
         Line { bytes, separator }
     }
 
+    // The names are known where it is called: there each is a few stores.
+    #[inline]
     fn name(&mut self, name: &str) {
+        self.bytes.reserve(name.len() + 4);
         self.bytes.push(std::mem::replace(&mut self.separator, b','));
         self.bytes.push(b'"');
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(b"\":");
     }
 
+    #[inline]
     pub fn text(&mut self, name: &str, value: &str) {
         self.name(name);
         write_text(self.bytes, value);
     }
 
+    #[inline]
     pub fn maybe(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
@@ -172,6 +177,7 @@ impl<'a> Line<'a> {
         self.text(name, &address_text(value));
     }
 
+    #[inline]
     pub fn number(&mut self, name: &str, value: u64) {
         self.name(name);
         self.bytes.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -202,10 +208,23 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Whether a text stands between quotes as it is: printable ASCII, no quotes and no backslashes. Eight bytes at a time, since most texts of
+/// a line are short: compilers look at sixteen at a time, and one by one at the rest.
+pub fn is_plain(text: &str) -> bool {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = EACH * 0x80;
+    // Whether any byte is below a number of at most 128; exact but for which one it is (S. E. Anderson, "Bit Twiddling Hacks", hasless).
+    let has_below = |word: u64, number: u64| word.wrapping_sub(EACH * number) & !word & HIGH;
+    let has = |word: u64, byte: u8| has_below(word ^ (EACH * u64::from(byte)), 1);
+    let special = |word: u64| word & HIGH | has_below(word, u64::from(b' ')) | has(word, 0x7f) | has(word, b'"') | has(word, b'\\');
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let special = words.iter().fold(0, |found, word| found | special(u64::from_ne_bytes(*word)));
+    special == 0 && rest.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
+}
+
 /// What stands for a text in a line.
 pub(super) fn write_text(bytes: &mut Vec<u8>, text: &str) {
-    // All bytes are looked at, which a processor does many at a time.
-    if text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')) {
+    if is_plain(text) {
         bytes.push(b'"');
         bytes.extend_from_slice(text.as_bytes());
         bytes.push(b'"');
@@ -260,6 +279,21 @@ mod tests {
             assert_eq!(line, [serde_json::to_vec(&entry).unwrap().as_slice(), b"\n"].concat());
             assert_eq!(Entry::read(&line), Some(entry));
             assert_eq!(Entry::<Said>::read(&line[..line.len() / 2]), None, "a line that was cut");
+        }
+    }
+
+    #[test]
+    fn every_byte_at_every_place_is_told_plain_or_not() {
+        for length in 0..20 {
+            assert!(is_plain(&"~ a".repeat(7)[..length]));
+            for at in 0..length {
+                for character in '\0'..='\u{ff}' {
+                    let mut text = "x".repeat(length);
+                    text.replace_range(at..=at, character.encode_utf8(&mut [0; 2]));
+                    let plain = (' '..='~').contains(&character) && character != '"' && character != '\\';
+                    assert_eq!(is_plain(&text), plain, "{text:?}");
+                }
+            }
         }
     }
 

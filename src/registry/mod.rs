@@ -81,8 +81,11 @@ struct Inner {
     /// The policies of hosted repositories; the first that matches counts.
     hosted: RwLock<Arc<[config::Hosted]>>,
     /// By the path component that a full repository name begins with.
-    upstreams: RwLock<Arc<HashMap<String, Arc<Upstream>>>>,
+    upstreams: RwLock<Arc<Upstreams>>,
 }
+
+/// The hasher's keys are of each process, and their names come from the configuration.
+type Upstreams = HashMap<String, Arc<Upstream>, foldhash::fast::RandomState>;
 
 /// Whose a repository is.
 enum Home<'a> {
@@ -174,7 +177,7 @@ impl Registry {
         *self.inner.upstreams.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_prefix);
     }
 
-    fn upstreams(&self) -> Arc<HashMap<String, Arc<Upstream>>> {
+    fn upstreams(&self) -> Arc<Upstreams> {
         self.inner.upstreams.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

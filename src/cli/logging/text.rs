@@ -12,6 +12,7 @@ use tracing_subscriber::layer::Context;
 
 use super::Sheet;
 use crate::clock::write_now;
+use crate::records::is_plain;
 
 pub(super) struct TextLines(pub(super) Sheet);
 
@@ -66,7 +67,7 @@ impl Visit for Fields {
         let line = self.name(field);
         if is_message(field) {
             let _ = OneLine(line).write_str(value);
-        } else if is_plain(value) && !has_escapes(value) {
+        } else if is_plain(value) {
             line.push('"');
             line.push_str(value);
             line.push('"');
@@ -95,15 +96,6 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let _ = write!(OneLine(self.name(field)), "{value:?}");
     }
-}
-
-/// All bytes are looked at, which a processor does many at a time.
-fn is_plain(text: &str) -> bool {
-    text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
-}
-
-fn has_escapes(text: &str) -> bool {
-    text.bytes().fold(false, |has, byte| has | (byte == b'"') | (byte == b'\\'))
 }
 
 /// Escapes what would end the line, or tell a terminal something.

@@ -5,6 +5,8 @@
 //! until they can be written.
 
 mod commit;
+#[cfg(test)]
+mod figures;
 mod format;
 mod overlay;
 mod pending;
