@@ -57,13 +57,17 @@ pub(super) struct Texts<'a> {
 impl<'a> Texts<'a> {
     /// `None` for what is not remembered.
     pub(super) fn of(head: &'a Parts) -> Option<Texts<'a>> {
-        // HTTP/2 has the host in the target's authority; there a Host may stand beside it.
-        if head.uri.authority().is_some() || !matches!(head.method, Method::GET | Method::HEAD) {
+        if !matches!(head.method, Method::GET | Method::HEAD) {
             return None;
         }
         let mut hosts = head.headers.get_all(header::HOST).iter();
-        let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
-        let (target, host) = (head.uri.path_and_query()?.as_str(), host.as_bytes());
+        // HTTP/2 has the host in the target's authority. Where it stands twice the two have to be compared.
+        let host = match (head.uri.authority(), hosts.next(), hosts.next()) {
+            (Some(authority), None, _) => authority.as_str().as_bytes(),
+            (None, Some(host), None) => host.as_bytes(),
+            _ => return None,
+        };
+        let target = head.uri.path_and_query()?.as_str();
         (target.len() + host.len() <= MAX_BYTES).then_some(Texts { target, host })
     }
 }
@@ -120,11 +124,13 @@ mod tests {
         for (method, target, host, known) in [
             ("GET", "/v2/a/manifests/1?ns=b", "edge", true),
             ("HEAD", "/v2/a/manifests/1?ns=b", "edge", true),
+            ("GET", "https://edge/v2/a/manifests/1?ns=b", "", true),
+            ("GET", "https://other/v2/a/manifests/1?ns=b", "", false),
             ("GET", "/v2/a/manifests/1?ns=b", "other", false),
             ("GET", "/v2/a/manifests/1?ns=c", "edge", false),
             ("GET", "/v2/a/manifests/1", "edge", false),
         ] {
-            let asked = head(method, target, Some(host));
+            let asked = head(method, target, Some(host).filter(|host| !host.is_empty()));
             assert_eq!(meanings.find(Texts::of(&asked).unwrap()).is_some(), known, "{method} {target} {host}");
         }
     }

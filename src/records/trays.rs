@@ -144,7 +144,8 @@ impl<M: Copy> Taker<M> {
             }
         }
         inner.is_asleep.store(false, Ordering::SeqCst);
-        inner.is_rung.store(false, Ordering::SeqCst);
+        // Reading what was rung shows what was done before it.
+        inner.is_rung.swap(false, Ordering::SeqCst);
         inner.waiting.load(Ordering::SeqCst) > 0
     }
 
