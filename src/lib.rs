@@ -29,7 +29,7 @@
 //!  1 access/    patterns, grants, the authorization value: pure decisions
 //!    offload.rs what upstreams were spared
 //!    trace/     which trace a piece of work belongs to, and its spans
-//!  0 oci/ clock.rs metrics.rs inflow.rs (a request's body, block by block)
+//!  0 oci/ clock.rs metrics.rs crypto.rs (of TLS) inflow.rs (a request's body, block by block)
 //! ```
 //! A warm pull passes server -> http -> registry -> cache -> store and nothing else.
 //!
@@ -60,6 +60,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod dial;
 pub mod edge;
 pub mod forward;

@@ -103,16 +103,18 @@ impl Note for Event {
         line.text("route", &self.route);
         line.text("method", &self.method);
         line.maybe("upstream", self.upstream.as_deref());
-        line.maybe("repository", self.repository.as_ref().map(RepositoryName::as_str));
+        if let Some(repository) = &self.repository {
+            line.plain("repository", repository.as_str());
+        }
         line.maybe("reference", self.reference.as_deref());
         if let Some(digest) = &self.digest {
-            digest.with_text(|text| line.text("digest", text));
+            digest.with_text(|text| line.plain("digest", text));
         }
         line.maybe("detail", self.detail.as_deref());
         line.number("bytes", self.bytes);
         line.number("took_ms", self.took_ms);
         line.number("status", self.status.into());
-        line.text("outcome", self.outcome.as_str());
+        line.plain("outcome", self.outcome.as_str());
         line.maybe("why", self.why.as_deref());
     }
 }

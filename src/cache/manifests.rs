@@ -55,7 +55,9 @@ impl Cache {
     /// The next one who asks has the same answer at one look-up.
     fn make_ready(&self, origin: &Origin, reference: &Reference, (turn, since): (Turn, Timestamp), answer: &Answer<StoredManifest>) {
         if answer.source == Source::Memory {
-            self.inner.memory.put_ready((&origin.repository, reference), turn, since, answer.value.clone());
+            // By a tag and by its digest it is not as fresh.
+            let manifest = StoredManifest { headers: Arc::default(), ..answer.value.clone() };
+            self.inner.memory.put_ready((&origin.repository, reference), turn, since, manifest);
         }
     }
 

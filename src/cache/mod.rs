@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use answer::{Answer, Freshness, Source};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::HeaderMap;
 pub use known::{KnownManifest, KnownTag};
 pub use prefetch::Prefetched;
 pub use records::ListRecord;
@@ -61,8 +61,8 @@ pub struct StoredManifest {
     pub digest: Digest,
     pub media_type: Arc<str>,
     pub bytes: Bytes,
-    /// What stands before it in every answer, once somebody has made that: it is kept with the manifest.
-    pub headers: Arc<OnceLock<Vec<(HeaderName, HeaderValue)>>>,
+    /// What stands before it in an answer from memory that is so fresh, once somebody has made that.
+    pub headers: Arc<OnceLock<(Freshness, HeaderMap)>>,
 }
 
 impl StoredManifest {

@@ -12,9 +12,9 @@ use tokio_rustls::client::TlsStream;
 use super::DialError;
 use super::link::Wire;
 use super::target::Host;
+use crate::crypto;
 
-/// TLS 1.2 and 1.3 with the system's roots and those in `ca_file` (PEM). The cryptography is passed in by hand: a process-wide
-/// default would be static state.
+/// TLS 1.2 and 1.3 with the system's roots and those in `ca_file` (PEM).
 ///
 /// # Errors
 /// [`DialError::CaFile`] when the file cannot be read, holds no certificate, or one that cannot be a root.
@@ -23,7 +23,7 @@ pub(super) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, DialErro
     if let Some(path) = ca_file {
         add_file(&mut roots, path)?;
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(crypto::provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .expect("the provider has cipher suites for both versions")

@@ -22,7 +22,7 @@ use crate::access::{Caller, Principal};
 use crate::cache::{Answer, Freshness, Source};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
-use crate::records::address_text;
+use crate::records::AddressText;
 use crate::registry::Told;
 use crate::trace::{Answered, Attribute, Part};
 use crate::traffic::{Traffic, Visit};
@@ -345,7 +345,7 @@ impl Record {
             id = &*self.request_id,
             trace_id = self.part.as_ref().map(|part| tracing::field::display(part.trace_id())),
             principal = self.caller.principal.as_str(),
-            client = %address_text(self.client),
+            client = %AddressText(self.client),
             method = &*self.method,
             route = self.class.as_str(),
             path = self.path.as_deref(),
@@ -371,7 +371,7 @@ impl Record {
             ("http.request.method", method.into()),
             ("http.response.status_code", i64::from(self.status.as_u16()).into()),
             ("http.response.body.size", sent_bytes.into()),
-            ("client.address", address_text(self.client).into()),
+            ("client.address", AddressText(self.client).to_string().into()),
             ("enduser.id", self.caller.principal.as_str().into()),
             ("outport.request_id", (&*self.request_id).into()),
             ("outport.route", self.class.as_str().into()),
@@ -463,7 +463,8 @@ pub fn freshness_text(freshness: Freshness) -> &'static str {
 
 /// With three decimals: less than a microsecond is noise.
 fn milliseconds(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1000.0
+    // As a number of 64 bits, which processors have: half a million years.
+    time.as_micros() as u64 as f64 / 1000.0
 }
 
 /// A method of the client's own invention can be long.

@@ -37,8 +37,15 @@ impl RequestIds {
 
     fn next(&self, now: Timestamp) -> String {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
-        let bits = u128::from(now.as_ms()) << 80 | u128::from(self.process) << 32 | u128::from(count);
-        let id: [u8; CHARS] = std::array::from_fn(|at| ALPHABET[(bits >> ((CHARS - 1 - at) * 5)) as usize & 31]);
+        // Ten characters are 50 bits and eight are 40: no number has to be as wide as the whole.
+        let parts = [(now.as_ms(), 0..10), (self.process >> 8, 10..18), ((self.process & 0xff) << 32 | u64::from(count), 18..CHARS)];
+        let mut id = [0; CHARS];
+        for (mut bits, places) in parts {
+            for place in id[places].iter_mut().rev() {
+                *place = ALPHABET[bits as usize & 31];
+                bits >>= 5;
+            }
+        }
         str::from_utf8(&id).expect("the alphabet is ASCII").to_owned()
     }
 }

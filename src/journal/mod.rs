@@ -9,10 +9,10 @@
 mod event;
 mod filter;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memchr::memmem;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -45,8 +45,9 @@ pub struct Journal {
 #[derive(Debug, Default)]
 struct Rings {
     next: u64,
-    requests: VecDeque<(u64, String)>,
-    others: VecDeque<(u64, String)>,
+    /// As they were written: nearly all of them nobody ever reads.
+    requests: VecDeque<(u64, Vec<u8>)>,
+    others: VecDeque<(u64, Vec<u8>)>,
 }
 
 /// What is asked for.
@@ -100,19 +101,17 @@ impl Journal {
 
     /// Keeps a line as it was written.
     pub fn keep(&self, line: &[u8]) {
-        let line = &line[..line.len().min(MAX_LINE_BYTES)];
-        // Each request leaves a line, nearly all of them ASCII: the lossy way looks at each character by itself.
-        let line = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
-        let line = line.trim_end();
+        let line = line[..line.len().min(MAX_LINE_BYTES)].trim_ascii_end();
         let mut rings = self.rings();
         rings.next += 1;
         let number = rings.next;
-        let ring = if line.contains(OF_REQUESTS) { &mut rings.requests } else { &mut rings.others };
+        let is_of_requests = is_of_requests(line);
+        let ring = if is_of_requests { &mut rings.requests } else { &mut rings.others };
         // The memory of the line that goes is that of the one that comes.
         let oldest = if ring.len() == KEPT_LINES { ring.pop_front() } else { None };
         let mut kept = oldest.map(|(_, text)| text).unwrap_or_default();
         kept.clear();
-        kept.push_str(line);
+        kept.extend_from_slice(line);
         ring.push_back((number, kept));
     }
 
@@ -120,7 +119,7 @@ impl Journal {
     pub fn tell(&self, asked: &Excerpt) -> Told {
         let rings = self.rings();
         let after = asked.after.unwrap_or(0);
-        let newer = |ring: &VecDeque<(u64, String)>| {
+        let newer = |ring: &VecDeque<(u64, Vec<u8>)>| {
             let first = ring.partition_point(|(number, _)| *number <= after);
             ring.iter().skip(first).cloned().collect::<Vec<_>>()
         };
@@ -136,13 +135,20 @@ impl Journal {
         };
         let next = next.unwrap_or(rings.next);
         drop(rings);
-        let lines = found.iter().skip(skipped).take(asked.lines).map(|(number, line)| read(*number, line));
+        let lines = found.iter().skip(skipped).take(asked.lines).map(|(number, line)| read(*number, &String::from_utf8_lossy(line)));
         Told { next, lines: lines.collect() }
     }
 
     fn rings(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_of_requests(line: &[u8]) -> bool {
+    // A line in text has it behind a time and a level, which are all of one width.
+    const TARGET_AT: usize = "2026-11-30T01:02:03.500000Z  INFO ".len();
+    let in_text = line.get(TARGET_AT..).is_some_and(|rest| rest.starts_with(OF_REQUESTS.as_bytes()));
+    in_text || memmem::find(line, OF_REQUESTS.as_bytes()).is_some()
 }
 
 fn read(number: u64, line: &str) -> Line {
@@ -258,8 +264,7 @@ mod tests {
         assert_eq!(messages(&journal.tell(&newest(usize::MAX)))[0], "here");
         let rings = journal.rings();
         assert_eq!((rings.requests.len(), rings.others.len()), (KEPT_LINES, 1));
-        // A character that was cut is three bytes in place of one.
-        assert!(rings.requests.iter().all(|(_, line)| line.len() <= MAX_LINE_BYTES + 3));
+        assert!(rings.requests.iter().all(|(_, line)| line.len() <= MAX_LINE_BYTES));
         drop(rings);
         let without = Excerpt { with_requests: false, ..newest(10) };
         assert_eq!(journal.tell(&without).lines.len(), 1);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use memchr::memchr;
+
 use super::{Digest, DigestError};
 
 /// The longest repository name, in bytes. The specification recommends that name and host together stay under 255.
@@ -52,11 +54,17 @@ impl RepositoryName {
         &self.0
     }
 
+    /// What stands before the first `/`, or all of it.
+    pub fn first_component(&self) -> &str {
+        let name = self.as_str();
+        &name[..memchr(b'/', name.as_bytes()).unwrap_or(name.len())]
+    }
+
     /// The name without its first `count` components; `None` when nothing would be left.
     pub fn without_components(&self, count: usize) -> Option<RepositoryName> {
         let mut rest = self.as_str();
         for _ in 0..count {
-            rest = rest.split_once('/')?.1;
+            rest = &rest[memchr(b'/', rest.as_bytes())? + 1..];
         }
         Some(RepositoryName(rest.into()))
     }
@@ -219,5 +227,6 @@ mod tests {
         let name: RepositoryName = "docker.io/library/alpine".parse().unwrap();
         assert_eq!(name.without_components(1).unwrap().as_str(), "library/alpine");
         assert!(name.without_components(3).is_none());
+        assert_eq!((name.first_component(), name.without_components(2).unwrap().first_component()), ("docker.io", "alpine"));
     }
 }

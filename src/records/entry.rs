@@ -1,7 +1,8 @@
 //! One entry of a record: a line of JSON. The names of its fields are a contract; readers pass over those that they do not know.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -103,8 +104,8 @@ impl Places {
             self.time = (time, time.rfc3339());
         }
         let mut line = Line::begin(lines);
-        line.text("time", &self.time.1);
-        line.text("id", id.array_to_str(&mut [0; ulid::ULID_LEN]));
+        line.plain("time", &self.time.1);
+        line.plain("id", id.array_to_str(&mut [0; ulid::ULID_LEN]));
         lines.extend_from_slice(&self.of_all);
         if lost > 0 {
             Line::behind(lines).number("lost", lost);
@@ -115,16 +116,44 @@ impl Places {
 }
 
 /// An address as everybody writes it; IPv4, which most are, without the standard library's formatter.
-pub fn address_text(address: IpAddr) -> String {
-    let IpAddr::V4(address) = address else { return address.to_string() };
-    let mut text = String::with_capacity("255.255.255.255".len());
-    for (at, octet) in address.octets().into_iter().enumerate() {
-        if at > 0 {
-            text.push('.');
+pub struct AddressText(pub IpAddr);
+
+impl fmt::Display for AddressText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => with_ipv4_text(address, |text| f.write_str(str::from_utf8(text).expect("digits are ASCII"))),
+            IpAddr::V6(address) => write!(f, "{address}"),
         }
-        text.push_str(itoa::Buffer::new().format(octet));
     }
-    text
+}
+
+/// The digits of each octet, and how many they are.
+const OCTETS: [([u8; 3], usize); 256] = {
+    let mut octets = [([0; 3], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let digits = [b'0' + (octet / 100) as u8, b'0' + (octet / 10 % 10) as u8, b'0' + (octet % 10) as u8];
+        octets[octet] = match octet {
+            0..10 => ([digits[2], 0, 0], 1),
+            10..100 => ([digits[1], digits[2], 0], 2),
+            _ => (digits, 3),
+        };
+        octet += 1;
+    }
+    octets
+};
+
+#[inline]
+fn with_ipv4_text<T>(address: Ipv4Addr, take: impl FnOnce(&[u8]) -> T) -> T {
+    // With a point behind each of them.
+    let (mut text, mut end) = ([0; 16], 0);
+    for octet in address.octets() {
+        let (digits, count) = OCTETS[usize::from(octet)];
+        text[end..end + 3].copy_from_slice(&digits);
+        text[end + count] = b'.';
+        end += count + 1;
+    }
+    take(&text[..end - 1])
 }
 
 /// One object in JSON, field by field, without blanks.
@@ -150,23 +179,42 @@ impl<'a> Line<'a> {
         Line { bytes, separator }
     }
 
-    // The names are known where it is called: there each is a few stores.
-    #[inline]
-    fn name(&mut self, name: &str) {
-        self.bytes.reserve(name.len() + 4);
-        self.bytes.push(std::mem::replace(&mut self.separator, b','));
-        self.bytes.push(b'"');
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.extend_from_slice(b"\":");
+    /// A name with what stands around it. Where it is called the name is known, and all of this a few stores.
+    #[inline(always)]
+    fn name(&mut self, name: &str, behind: &[u8]) {
+        let (from, separator) = (self.bytes.len(), std::mem::replace(&mut self.separator, b','));
+        let (opened, named) = (2, 2 + name.len());
+        self.bytes.resize(from + named + behind.len(), separator);
+        let place = &mut self.bytes[from..];
+        place[1] = b'"';
+        place[opened..named].copy_from_slice(name.as_bytes());
+        place[named..].copy_from_slice(behind);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        write_text(self.bytes, value);
+        if is_plain(value) {
+            self.plain(name, value);
+        } else {
+            self.value(name, value);
+        }
     }
 
-    #[inline]
+    /// A text that stands between quotes as it is ([`is_plain`]).
+    #[inline(always)]
+    pub fn plain(&mut self, name: &str, value: &str) {
+        debug_assert!(is_plain(value), "{value:?}");
+        self.quoted(name, value.as_bytes());
+    }
+
+    #[inline(always)]
+    fn quoted(&mut self, name: &str, value: &[u8]) {
+        self.name(name, b"\":\"");
+        self.bytes.extend_from_slice(value);
+        self.bytes.push(b'"');
+    }
+
+    #[inline(always)]
     pub fn maybe(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
@@ -174,18 +222,21 @@ impl<'a> Line<'a> {
     }
 
     pub fn address(&mut self, name: &str, value: IpAddr) {
-        self.text(name, &address_text(value));
+        match value {
+            IpAddr::V4(address) => with_ipv4_text(address, |text| self.quoted(name, text)),
+            IpAddr::V6(address) => self.plain(name, &address.to_string()),
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
+        self.name(name, b"\":");
         self.bytes.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Any value; one that has no form in JSON is null.
-    pub fn value<T: Serialize>(&mut self, name: &str, value: &T) {
-        self.name(name);
+    pub fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        self.name(name, b"\":");
         let start = self.bytes.len();
         if serde_json::to_writer(&mut *self.bytes, value).is_err() {
             self.bytes.truncate(start);
@@ -195,7 +246,7 @@ impl<'a> Line<'a> {
 
     /// An object that is there but for its end.
     pub fn unfinished(&mut self, name: &str, object: &[u8]) {
-        self.name(name);
+        self.name(name, b"\":");
         self.bytes.extend_from_slice(object);
         self.bytes.push(b'}');
     }
@@ -210,28 +261,39 @@ impl<'a> Line<'a> {
 
 /// Whether a text stands between quotes as it is: printable ASCII, no quotes and no backslashes. Eight bytes at a time, since most texts of
 /// a line are short: compilers look at sixteen at a time, and one by one at the rest.
+#[inline]
 pub fn is_plain(text: &str) -> bool {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = EACH * 0x80;
-    // Whether any byte is below a number of at most 128; exact but for which one it is (S. E. Anderson, "Bit Twiddling Hacks", hasless).
-    let has_below = |word: u64, number: u64| word.wrapping_sub(EACH * number) & !word & HIGH;
-    let has = |word: u64, byte: u8| has_below(word ^ (EACH * u64::from(byte)), 1);
-    let special = |word: u64| word & HIGH | has_below(word, u64::from(b' ')) | has(word, 0x7f) | has(word, b'"') | has(word, b'\\');
-    let (words, rest) = text.as_bytes().as_chunks::<8>();
-    let special = words.iter().fold(0, |found, word| found | special(u64::from_ne_bytes(*word)));
-    special == 0 && rest.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
+    let bytes = text.as_bytes();
+    // The last eight may have been looked at in part before.
+    let Some(last) = bytes.last_chunk::<8>() else { return bytes.iter().all(|byte| is_plain_byte(*byte)) };
+    let (words, _) = bytes.as_chunks::<8>();
+    let special = words.iter().fold(special_bytes(*last), |found, word| found | special_bytes(*word));
+    special & HIGH == 0
+}
+
+const fn is_plain_byte(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
+}
+
+const EACH: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH: u64 = EACH * 0x80;
+
+/// Has a high bit if any of eight bytes is not plain. A byte that is not ASCII has one itself; the others are below 0x80, so that what is
+/// subtracted borrows, and what is added carries, only where there is something to find (after S. E. Anderson, "Bit Twiddling Hacks",
+/// haszero).
+const fn special_bytes(bytes: [u8; 8]) -> u64 {
+    let word = u64::from_ne_bytes(bytes);
+    let below_space = word.wrapping_sub(EACH * b' ' as u64);
+    let delete = word.wrapping_add(EACH);
+    let quote = (word ^ (EACH * b'"' as u64)).wrapping_sub(EACH);
+    let backslash = (word ^ (EACH * b'\\' as u64)).wrapping_sub(EACH);
+    word | below_space | delete | quote | backslash
 }
 
 /// What stands for a text in a line.
 pub(super) fn write_text(bytes: &mut Vec<u8>, text: &str) {
-    if is_plain(text) {
-        bytes.push(b'"');
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.push(b'"');
-    } else {
-        // Writing to memory cannot fail, and every text has a form in JSON.
-        let _ = serde_json::to_writer(bytes, text);
-    }
+    // Writing to memory cannot fail, and every text has a form in JSON.
+    let _ = serde_json::to_writer(bytes, text);
 }
 
 mod rfc3339 {
@@ -284,8 +346,8 @@ mod tests {
 
     #[test]
     fn every_byte_at_every_place_is_told_plain_or_not() {
-        for length in 0..20 {
-            assert!(is_plain(&"~ a".repeat(7)[..length]));
+        for length in 0..42 {
+            assert!(is_plain(&"~ a".repeat(14)[..length]));
             for at in 0..length {
                 for character in '\0'..='\u{ff}' {
                     let mut text = "x".repeat(length);
@@ -294,6 +356,18 @@ mod tests {
                     assert_eq!(is_plain(&text), plain, "{text:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        let v4 = [[0, 9, 10, 99], [100, 199, 200, 255], [127, 0, 0, 1], [1, 20, 3, 40]].map(IpAddr::from);
+        let v6 = ["::", "2001:db8::9", "::ffff:10.0.0.1"].map(|text| text.parse().unwrap());
+        for address in v4.into_iter().chain(v6) {
+            assert_eq!(AddressText(address).to_string(), address.to_string());
+            let mut bytes = Vec::new();
+            Line::begin(&mut bytes).address("address", address);
+            assert_eq!(String::from_utf8(bytes).unwrap(), format!(r#"{{"address":"{address}""#));
         }
     }
 

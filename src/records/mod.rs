@@ -38,7 +38,7 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::timeout;
 use ulid::Ulid;
 
-pub use entry::{Entry, Line, Note, address_text, is_plain};
+pub use entry::{AddressText, Entry, Line, Note, is_plain};
 pub use intake::Intake;
 pub use query::{Addresses, AddressesError, Filter, LIMIT, MAX_LIMIT, Mark, Moment, MomentError, Query};
 pub use regions::{Answer, SearchError, Searched};

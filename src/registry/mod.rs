@@ -188,7 +188,7 @@ impl Registry {
 
     /// Whether a repository is pushed here: whatever does not lie below an upstream's name. No upstream is ever asked about it.
     fn is_hosted(&self, repository: &RepositoryName) -> bool {
-        !self.upstreams().contains_key(repository.as_str().split('/').next().unwrap_or_default())
+        !self.upstreams().contains_key(repository.first_component())
     }
 
     /// Whose the repository is that an access is for.
@@ -206,8 +206,7 @@ impl Registry {
 
     /// Where an upstream has a repository, as this edge itself asks for it; `None` of one that is hosted here.
     fn proxied(&self, repository: &RepositoryName) -> Result<Option<Origin>, CacheError> {
-        let prefix = repository.as_str().split('/').next().unwrap_or_default();
-        let Some(upstream) = self.upstreams().get(prefix).cloned() else { return Ok(None) };
+        let Some(upstream) = self.upstreams().get(repository.first_component()).cloned() else { return Ok(None) };
         let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
         Ok(Some(Origin { upstream, repository: repository.clone(), remote }))
     }

@@ -116,8 +116,21 @@ fn host_is_clear(version: Version, target: &Uri, headers: &HeaderMap) -> bool {
             _ => true,
         };
     };
+    if target.authority().is_none() && is_ordinary_host(host.as_bytes()) {
+        return true;
+    }
     let Some(host) = Authority::try_from(host.as_bytes()).ok().filter(|host| !host.as_str().contains('@')) else { return false };
     target.authority().is_none_or(|authority| same_host(authority, &host, target.scheme_str()))
+}
+
+/// Whether a host needs no parsing to be clear, as most do not: a name or an address of IPv4, with a port or without.
+fn is_ordinary_host(host: &[u8]) -> bool {
+    let (name, port) = match memchr::memchr(b':', host) {
+        Some(colon) => (&host[..colon], &host[colon + 1..]),
+        None => (host, &b""[..]),
+    };
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    !name.is_empty() && name.iter().all(is_of_name) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
 /// Equal but for letter case and a default port.
@@ -272,6 +285,30 @@ mod tests {
             }
             assert_eq!(host_is_clear(*version, &target.parse().unwrap(), &headers), *clear, "{version:?} {target} {hosts:?}");
         }
+    }
+
+    #[test]
+    fn an_ordinary_host_is_one_that_parses() {
+        let texts = [
+            "edge",
+            "edge.example.com:5000",
+            "10.0.0.1",
+            "10.0.0.1:80",
+            "edge:",
+            "edge:65535",
+            ":80",
+            "",
+            "a b",
+            "[::1]:80",
+            "a:b",
+            "a:1:2",
+        ];
+        let others = (' '..='~').map(|character| format!("a{character}b")).chain((' '..='~').map(|character| format!("a:1{character}")));
+        for host in texts.into_iter().map(str::to_owned).chain(others) {
+            let is_parsed = Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'));
+            assert!(is_parsed || !is_ordinary_host(host.as_bytes()), "{host}");
+        }
+        assert!(["edge", "edge.example.com:5000", "10.0.0.1:80"].iter().all(|host| is_ordinary_host(host.as_bytes())));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::ServerError;
 use crate::clock::Clock;
 use crate::config::{CertificateFiles, Tls};
+use crate::crypto;
 use crate::http::TLS_RECORD_BYTES;
 use crate::identity::{Authorities, ClientCertificate};
 use crate::metrics::Metrics;
@@ -43,7 +44,7 @@ pub(super) struct Terms {
 
 impl Terms {
     fn new(client_authorities: Vec<CertificateDer<'static>>, chooser: &Arc<Chooser>, http2: bool) -> Result<Terms, rustls::Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(crypto::provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let builder = if client_authorities.is_empty() {
@@ -86,7 +87,7 @@ impl Certificates {
     /// # Errors
     /// [`ServerError::Certificate`] names the file that cannot be read or does not fit; [`ServerError::Tls`] for anything else.
     pub fn load(tls: &Tls, metrics: Metrics) -> Result<Certificates, ServerError> {
-        let chooser = Arc::new(Chooser(RwLock::new(read_all(tls, &aws_lc_rs::default_provider(), &metrics)?)));
+        let chooser = Arc::new(Chooser(RwLock::new(read_all(tls, &crypto::provider(), &metrics)?)));
         let terms = Terms::new(read_client_authorities(tls)?, &chooser, tls.http2).map_err(ServerError::Tls)?;
         Ok(Certificates(Arc::new(Served { chooser, terms: RwLock::new(Arc::new(terms)), metrics })))
     }
