@@ -66,8 +66,17 @@ mod tests {
     fn what_is_offered_does_not_depend_on_who_seals() {
         let offered = |provider: CryptoProvider| provider.cipher_suites.iter().map(|suite| suite.suite()).collect::<Vec<_>>();
         let (ours, theirs) = (with_aes_of_ring(true), with_aes_of_ring(false));
-        let replaced = ours.cipher_suites.iter().zip(&theirs.cipher_suites).filter(|(our, their)| our != their).count();
+        let replaced = ours.cipher_suites.iter().zip(&theirs.cipher_suites).filter(|(our, their)| !is_one(our, their)).count();
         assert_eq!((replaced, offered(ours)), (6, offered(theirs)));
+    }
+
+    /// Suites count as equal by their names alone.
+    fn is_one(one: &SupportedCipherSuite, other: &SupportedCipherSuite) -> bool {
+        match (one, other) {
+            (SupportedCipherSuite::Tls12(one), SupportedCipherSuite::Tls12(other)) => std::ptr::eq(*one, *other),
+            (SupportedCipherSuite::Tls13(one), SupportedCipherSuite::Tls13(other)) => std::ptr::eq(*one, *other),
+            _ => false,
+        }
     }
 
     /// Each suite of AES-GCM with each implementation at each end, in both versions: what one seals the other opens.
