@@ -13,7 +13,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper", &["server", "http", "dial", "upstream"]),
     ("hyper_util", &["server", "http", "dial", "upstream"]),
     ("hickory_resolver", &["dial"]),
-    ("rustls", &["dial", "server"]),
+    ("rustls", &["crypto", "dial", "server"]),
     ("tokio_rustls", &["dial", "server"]),
     ("rustls_native_certs", &["dial"]),
     ("prometheus", &["metrics"]),

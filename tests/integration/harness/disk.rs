@@ -70,11 +70,17 @@ pub fn assert_only_verified(data_dir: &Path) {
 /// Nothing of a blob is kept: no file under its name, and nothing half written once the transfer is given up.
 pub async fn assert_not_cached(data_dir: &Path, digest: &str) {
     assert_eq!(blob_file(data_dir, digest), None);
+    all_written(data_dir).await;
+    assert_only_verified(data_dir);
+}
+
+/// Waits until nothing is half written: what clients have been given whole may still be on its way to the disk.
+pub async fn all_written(data_dir: &Path) {
     let started = Instant::now();
     loop {
         let partial = files(&data_dir.join("cache/partial"));
         if partial.is_empty() {
-            return assert_only_verified(data_dir);
+            return;
         }
         assert!(started.elapsed() < Duration::from_secs(20), "left half written: {partial:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;

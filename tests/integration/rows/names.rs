@@ -1,9 +1,10 @@
 //! Names and targets, rows 1 to 12, and ranges, rows 31 to 36.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{APP, World, answers, get, request, statuses};
-use crate::harness::disk::files;
+use crate::harness::disk::{all_written, files};
 use crate::harness::edge::Settings;
 use crate::harness::image::{Image, digest_of};
 use crate::harness::origin::Origin;
@@ -20,7 +21,9 @@ fn under(name: &str) -> impl Iterator<Item = Vec<u8>> + '_ {
 async fn rows_01_to_03_names_that_leave_their_place() {
     let world = World::plain().await;
     // What is refused is recorded, which begins a file of its own.
-    let kept = || files(&world.edge.data_dir()).into_iter().filter(|path| !path.iter().any(|part| part == "audit")).count();
+    let kept =
+        || -> BTreeSet<_> { files(&world.edge.data_dir()).into_iter().filter(|path| !path.iter().any(|part| part == "audit")).collect() };
+    all_written(&world.edge.data_dir()).await;
     let before = kept();
     let names = [
         "..",
