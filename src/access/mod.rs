@@ -245,7 +245,7 @@ impl Policy {
 
     /// Whether the repository's upstream says who may read it. Nobody has anything there by grants, roles or tokens.
     pub fn is_decided_elsewhere(&self, repository: &RepositoryName) -> bool {
-        repository.as_str().split('/').next().is_some_and(|first| self.decided_elsewhere.contains(first))
+        self.decided_elsewhere.contains(repository.first_component())
     }
 
     /// Decides about a repository whose upstream has said that the holder of these credentials may read it.

@@ -47,7 +47,7 @@ fn read_one(mut section: Section<'_, '_, '_>, upstreams: &[Upstream]) -> Prefetc
 
 fn judge(text: &str, upstreams: &[Upstream]) -> Result<(), String> {
     let image: Image = text.parse().map_err(|why| format!("{text:?} is no {why}"))?;
-    let prefix = image.ns.as_deref().unwrap_or_else(|| image.name.as_str().split('/').next().unwrap_or_default());
+    let prefix = image.ns.as_deref().unwrap_or_else(|| image.name.first_component());
     if upstreams.iter().any(|upstream| upstream.name == prefix || upstream.path_prefix() == prefix) {
         return Ok(());
     }

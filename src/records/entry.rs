@@ -290,12 +290,6 @@ const fn special_bytes(bytes: [u8; 8]) -> u64 {
     word | below_space | delete | quote | backslash
 }
 
-/// What stands for a text in a line.
-pub(super) fn write_text(bytes: &mut Vec<u8>, text: &str) {
-    // Writing to memory cannot fail, and every text has a form in JSON.
-    let _ = serde_json::to_writer(bytes, text);
-}
-
 mod rfc3339 {
     use serde::de::Error;
 

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::entry::write_text;
+use super::entry::Line;
 use crate::access::{Pattern, canonical};
 use crate::clock::Timestamp;
 use crate::config::parse_duration;
@@ -94,9 +94,10 @@ impl Mark {
     /// A field that is one of these texts.
     pub fn any_text(name: &str, values: &[&str]) -> Mark {
         let part = |value: &&str| {
-            let mut part = format!("\"{name}\":").into_bytes();
-            write_text(&mut part, value);
-            part
+            let mut field = Vec::new();
+            Line::behind(&mut field).text(name, value);
+            // Without its comma: it may be the first.
+            field.split_off(1)
         };
         Mark(values.iter().map(part).collect())
     }

@@ -90,7 +90,7 @@ impl Names {
     }
 
     fn by_prefix(&self, name: &RepositoryName) -> Result<Target, UnknownNamespace> {
-        let first = name.as_str().split('/').next().unwrap_or_default();
+        let first = name.first_component();
         let upstream = self.upstreams.iter().find(|upstream| path_prefix(upstream) == first);
         match upstream.zip(name.as_str().split_once('/')) {
             Some((upstream, (_, rest))) => {

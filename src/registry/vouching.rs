@@ -37,8 +37,7 @@ impl Vouching {
     /// # Errors
     /// [`CacheError::Absent`] if not, or if there is nothing; the others if it cannot be told.
     pub async fn ask(&self, lent: Lent, repository: &RepositoryName, wanted: Glimpse<'_>) -> Result<Vouched, CacheError> {
-        let prefix = repository.as_str().split('/').next().unwrap_or_default();
-        let upstream = self.0.get(prefix).ok_or(CacheError::Absent)?;
+        let upstream = self.0.get(repository.first_component()).ok_or(CacheError::Absent)?;
         let remote = repository.without_components(1).filter(|remote| upstream.allows(remote)).ok_or(CacheError::Absent)?;
         upstream.vouches(&lent, &remote, wanted).await.map_err(meaning)?;
         Ok(Vouched { repository: repository.clone(), lent })
