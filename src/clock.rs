@@ -56,6 +56,21 @@ impl Timestamp {
         write_rfc3339(&mut text, Duration::from_millis(self.0), 3);
         String::from_utf8(text).expect("digits are ASCII")
     }
+
+    /// As HTTP's `Date` has it (RFC 9110, section 5.6.7): `Sun, 29 Nov 2026 10:56:24 GMT`.
+    pub fn http_date(self) -> [u8; 29] {
+        const WEEKDAYS: [&[u8; 3]; 7] = [b"Sun", b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat"];
+        const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+        let since_1970 = Duration::from_millis(self.0).min(LAST).as_secs();
+        let (Day { year, month, day, weekday }, seconds) = (Day::of((since_1970 / 86_400) as u32), (since_1970 % 86_400) as u32);
+        let mut written = *b"Sun, 29 Nov 2026 10:56:24 GMT";
+        written[..3].copy_from_slice(WEEKDAYS[weekday]);
+        let month = month as usize * 3;
+        written[8..11].copy_from_slice(&MONTHS[month - 3..month]);
+        let pairs = [(5, day), (12, year / 100), (14, year % 100), (17, seconds / 3_600), (20, seconds / 60 % 60), (23, seconds % 60)];
+        put_pairs(&mut written, pairs);
+        written
+    }
 }
 
 /// Tells the time: the system's, or in tests one that stands still until it is moved.
@@ -111,22 +126,49 @@ pub fn write_now(line: &mut Vec<u8>) {
     write_rfc3339(line, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), 6);
 }
 
+/// What comes after the year 9999 is written as its end.
+const LAST: Duration = Duration::new(253_402_300_799, 999_999_999);
+
+/// A day in UTC.
+struct Day {
+    year: u32,
+    /// From 1.
+    month: u32,
+    /// Of the month, from 1.
+    day: u32,
+    /// From 0, which is a Sunday.
+    weekday: usize,
+}
+
+impl Day {
+    /// From a count of days since 1970 to a date, in years that begin in March and eras of 400 years, which all have as many days (Howard
+    /// Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
+    fn of(days_since_1970: u32) -> Day {
+        let days = days_since_1970 + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, in_next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        // 1970 began with a Thursday.
+        Day { year: era * 400 + year + in_next, month, day, weekday: (days_since_1970 as usize + 4) % 7 }
+    }
+}
+
+/// Writes numbers from 0 to 99 into a text, each at its place.
+fn put_pairs(text: &mut [u8], pairs: impl IntoIterator<Item = (usize, u32)>) {
+    for (at, pair) in pairs {
+        text[at..at + 2].copy_from_slice(&[b'0' + (pair / 10) as u8, b'0' + (pair % 10) as u8]);
+    }
+}
+
 /// Appends a time after 1970 in UTC, with so many decimals, at most 6. (`humantime` does this through the standard library's formatter,
 /// which takes a thousand instructions of each request.)
 fn write_rfc3339(text: &mut Vec<u8>, since_1970: Duration, decimals: usize) {
-    const LAST: Duration = Duration::new(253_402_300_799, 999_999_999);
     let time = since_1970.min(LAST);
-    let (days, seconds) = ((time.as_secs() / 86_400) as u32, (time.as_secs() % 86_400) as u32);
-    // From a count of days to a date, in years that begin in March and eras of 400 years, which all have as many days (Howard Hinnant,
-    // "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, in_next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let (year, microseconds) = (era * 400 + year + in_next, time.subsec_micros());
+    let seconds = (time.as_secs() % 86_400) as u32;
+    let (Day { year, month, day, .. }, microseconds) = (Day::of((time.as_secs() / 86_400) as u32), time.subsec_micros());
     let mut written = *b"2026-11-29T10:56:24.123456";
     let pairs = [
         (0, year / 100),
@@ -140,9 +182,7 @@ fn write_rfc3339(text: &mut Vec<u8>, since_1970: Duration, decimals: usize) {
         (22, microseconds / 100 % 100),
         (24, microseconds % 100),
     ];
-    for (at, pair) in pairs {
-        written[at..at + 2].copy_from_slice(&[b'0' + (pair / 10) as u8, b'0' + (pair % 10) as u8]);
-    }
+    put_pairs(&mut written, pairs);
     let end = written.len() - 6 + decimals.min(6);
     text.extend_from_slice(&written[..end]);
     text.push(b'Z');
@@ -187,6 +227,8 @@ mod tests {
             let mut written = Vec::new();
             write_rfc3339(&mut written, time, 3);
             assert_eq!(String::from_utf8(written).unwrap(), humantime::format_rfc3339_millis(UNIX_EPOCH + time).to_string());
+            let date = Timestamp::default().plus(time).http_date();
+            assert_eq!(str::from_utf8(&date).unwrap(), httpdate::fmt_http_date(UNIX_EPOCH + time));
         }
     }
 

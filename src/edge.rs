@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::dial::{DialError, Outside, Proxies, Resolver};
 use crate::forward::{Forwarder, Policies};
-use crate::http::{Http, Locations, Meanings, Nearer, Operations, Owner, Site};
+use crate::http::{Heads, Http, Locations, Meanings, Nearer, Operations, Owner, Site};
 use crate::identity::governance::Fixed;
 use crate::identity::{self, Control, Controls, Governance, Identity, KeyError, Oidc, Passwords, SigningKey, Sources};
 use crate::journal::{Archive, Journal};
@@ -29,7 +29,7 @@ use crate::records::Setup;
 use crate::region::{Peer, Region};
 use crate::registry::{Names, Registry, Watched};
 use crate::replication::{self, Nodes, Replication, Superseded};
-use crate::server::{Certificates, Listening, Mode, Server, ServerError};
+use crate::server::{Certificates, Listening, Mode, Prompter, Server, ServerError};
 use crate::store::{self, Store, StoreError};
 use crate::traffic::Traffic;
 use crate::uploads::{self, Uploads};
@@ -155,7 +155,11 @@ impl Edge {
         let mut listeners = Vec::new();
         for (number, (address, tls, proxies)) in std::iter::once(main).chain(also).enumerate() {
             let (proxies, sendfile) = (Arc::new(proxies.clone()), config.listen.sendfile);
-            let listening = Listening { mode: mode(tls), proxies, number, sendfile };
+            let prompter = {
+                let http = http.clone();
+                Some(Prompter::new(move |head, connection| http.prompt(head, connection)))
+            };
+            let listening = Listening { mode: mode(tls), proxies, number, sendfile, prompter };
             let http = http.clone();
             let service = move |request, connection| {
                 let http = http.clone();
@@ -538,6 +542,7 @@ fn site(config: &Config, control: &Control, judges: &Judges) -> Site {
     Site {
         names: Names::new(&config.upstreams),
         meanings: Meanings::default(),
+        heads: Heads::default(),
         identity: Identity::new(&config.principals)
             .with_tokens(issuers.tokens.clone(), &config.principals, control)
             .with_providers(issuers.oidc.clone())

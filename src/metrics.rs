@@ -124,6 +124,8 @@ pub struct Families {
     certificate_expiry: IntGaugeVec,
     /// Log lines that were dropped because the sink was full.
     pub log_dropped: IntCounter,
+    /// Answers to heads that came before.
+    pub repeated: IntCounter,
     ledger_position: IntGauge,
     ledger_appends: IntCounterVec,
     ledger_append_seconds: HistogramVec,
@@ -388,6 +390,10 @@ impl Metrics {
                 "outport_certificate_expiry_timestamp_seconds",
                 "When a served certificate ends, in Unix time.",
                 &["certificate"],
+            ),
+            repeated: build.counter(
+                "outport_requests_repeated_total",
+                "Requests answered by the bytes of their heads, which came before: a part of all.",
             ),
             log_dropped: build.counter("outport_log_dropped_total", "Log lines dropped because the sink was full."),
             ledger_position: build.gauge("outport_ledger_position", "The last segment of the own ledger that is in the index."),

@@ -56,7 +56,7 @@ impl Cache {
     fn make_ready(&self, origin: &Origin, reference: &Reference, (turn, since): (Turn, Timestamp), answer: &Answer<StoredManifest>) {
         if answer.source == Source::Memory {
             // By a tag and by its digest it is not as fresh.
-            let manifest = StoredManifest { headers: Arc::default(), ..answer.value.clone() };
+            let manifest = StoredManifest { prepared: Arc::default(), ..answer.value.clone() };
             self.inner.memory.put_ready((&origin.repository, reference), turn, since, manifest);
         }
     }

@@ -23,7 +23,7 @@ use crate::oci::{Digest, Reference, RepositoryName};
 /// What an entry costs beside its own bytes: key, table and moka's bookkeeping, rounded up.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 /// What is prepared of an answer's head, about.
-const PREPARED_BYTES: usize = 1024;
+const PREPARED_BYTES: usize = 1536;
 /// How often the disk is told that a manifest in memory is used.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Counts of changes: repositories that share one take each other's answers back, which costs a look at the records.

@@ -61,13 +61,23 @@ pub struct StoredManifest {
     pub digest: Digest,
     pub media_type: Arc<str>,
     pub bytes: Bytes,
-    /// What stands before it in an answer from memory that is so fresh, once somebody has made that.
-    pub headers: Arc<OnceLock<(Freshness, HeaderMap)>>,
+    /// What stands before it in an answer from memory, once somebody has made that.
+    pub prepared: Arc<OnceLock<Prepared>>,
+}
+
+/// The head of a manifest's answers from memory, but for what belongs to one request.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Of the answers whose head it is.
+    pub freshness: Freshness,
+    pub headers: HeaderMap,
+    /// The same as HTTP/1.1 writes it: the status line and each header's, without the empty one at the end.
+    pub lines: Bytes,
 }
 
 impl StoredManifest {
     pub fn new(digest: Digest, media_type: Arc<str>, bytes: Bytes) -> StoredManifest {
-        StoredManifest { digest, media_type, bytes, headers: Arc::default() }
+        StoredManifest { digest, media_type, bytes, prepared: Arc::default() }
     }
 }
 

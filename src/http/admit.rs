@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{Version, header};
+use http::{HeaderMap, Version, header};
 use url::Url;
 
 use super::acr::{self, Acr};
@@ -21,6 +22,7 @@ use super::receipts::Waiting;
 use super::route::{Action, Begin, Command, Push, Question, RouteError, Wanted, route};
 use super::top;
 use super::upload::refuse_encoding;
+use super::verbatim::{Heads, Known};
 use crate::access::{self, Access, Caller, Denied, Operation, Permit, Policy};
 use crate::audit;
 use crate::config::ClientLimits;
@@ -36,6 +38,8 @@ pub struct Site {
     pub names: Names,
     /// What was asked for before.
     pub meanings: Meanings,
+    /// The same by the bytes in which it was asked for.
+    pub heads: Heads,
     pub identity: Identity,
     pub policy: Policy,
     /// By which edges of other regions are known.
@@ -161,7 +165,7 @@ impl Site {
         if let Some(elsewhere) = self.elsewhere(&action, host.as_deref()) {
             return Box::pin(self.admit_elsewhere(elsewhere, action, &head.headers, record)).await;
         }
-        let caller = self.caller(head, connection, record.client()).await;
+        let caller = self.caller(&head.headers, connection, record.client()).await;
         record.authenticated(caller.as_ref());
         let caller = caller?;
         match action {
@@ -210,6 +214,18 @@ impl Site {
         }
     }
 
+    /// The same for a read of which all is known but who may have it, without a word to anybody; `None` where that takes more than a look,
+    /// or is no.
+    pub(super) fn admit_again(&self, known: &Known, connection: &Connection, address: IpAddr) -> Option<(Caller, Access)> {
+        self.check_server_name(connection, known.by_host.as_ref()).ok()?;
+        if !self.policy.admits(&Caller { listener: connection.listener, ..Caller::anonymous(address) }) {
+            return None;
+        }
+        let caller = self.caller(&known.headers, connection, address).now_or_never()?.ok()?;
+        let access = self.policy.authorize(&caller, &known.target.repository, access::Action::Pull).ok()?;
+        Some((caller, access))
+    }
+
     /// What a request asks for: as it was found out before, where its words were the same.
     fn meaning(&self, head: &Parts, record: &mut Record) -> Result<Meaning, Failure> {
         let texts = Texts::of(head);
@@ -255,11 +271,11 @@ impl Site {
     }
 
     /// Who asks: by the request's credentials, and where it has none, by the certificate of its connection.
-    async fn caller(&self, head: &Parts, connection: &Connection, address: IpAddr) -> Result<Caller, AuthError> {
-        let certificate = connection.certificate.as_ref().filter(|_| !head.headers.contains_key(header::AUTHORIZATION));
+    async fn caller(&self, headers: &HeaderMap, connection: &Connection, address: IpAddr) -> Result<Caller, AuthError> {
+        let certificate = connection.certificate.as_ref().filter(|_| !headers.contains_key(header::AUTHORIZATION));
         let caller = match certificate.and_then(|certificate| self.identity.by_certificate(certificate, address)) {
             Some(caller) => caller,
-            None => self.identity.authenticate(head.headers.get_all(header::AUTHORIZATION), address).await?,
+            None => self.identity.authenticate(headers.get_all(header::AUTHORIZATION), address).await?,
         };
         Ok(Caller { listener: connection.listener, ..caller })
     }
@@ -386,6 +402,7 @@ mod tests {
         let pull = |texts: &[&str]| Grants { pull: texts.iter().map(|text| text.parse().unwrap()).collect(), push: Vec::new() };
         Site {
             meanings: Meanings::default(),
+            heads: Heads::default(),
             names: Names::new(&[upstream("docker.io", "hub.example.com"), upstream("ghcr.io", "gh.example.com")]),
             identity: Identity::new(&[principal("ci"), principal("stranger")]),
             policy: Policy { anonymous: pull(anonymous), principals: [("ci".into(), pull(&["ghcr.io/**"]))].into(), ..Policy::default() },
@@ -404,7 +421,7 @@ mod tests {
 
     fn admit_on(site: &Site, connection: &Connection, request: http::request::Builder) -> Result<Call, Failure> {
         let head = request.body(()).unwrap().into_parts().0;
-        let mut record = Record::start(&Metrics::new(), &head, connection, String::new());
+        let mut record = Record::start(&Metrics::new(), (&head.method, &head.headers), connection, String::new());
         site.admit(&head, connection, &mut record).now_or_never().expect("nothing here waits")
     }
 
@@ -745,7 +762,7 @@ mod tests {
                 .header("host", format!("h{number}"))
                 .header("user-agent", format!("agent/{number}"));
             let head = request.body(()).unwrap().into_parts().0;
-            let mut record = Record::start(&metrics, &head, &connection, String::new());
+            let mut record = Record::start(&metrics, (&head.method, &head.headers), &connection, String::new());
             let admitted = site.admit(&head, &connection, &mut record).now_or_never().expect("nothing here waits");
             let status = admitted.map_or_else(|failure| failure.status, |_| http::StatusCode::OK);
             record.answered(status);

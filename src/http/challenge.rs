@@ -96,6 +96,7 @@ mod tests {
         Site {
             names: Names::new(&config.upstreams),
             meanings: crate::http::Meanings::default(),
+            heads: crate::http::Heads::default(),
             identity: Identity::new(&[]),
             policy: Policy::default(),
             tokens: Tokens::default(),

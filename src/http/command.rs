@@ -66,10 +66,11 @@ mod tests {
         let limits = crate::config::ClientLimits::default();
         let nearer = crate::http::Nearer::default();
         let meanings = crate::http::Meanings::default();
-        let site = Site { names, meanings, identity, policy, tokens, vouching, public_url: None, deadline, limits, nearer };
+        let heads = crate::http::Heads::default();
+        let site = Site { names, meanings, heads, identity, policy, tokens, vouching, public_url: None, deadline, limits, nearer };
         let head = http::Request::post("/outport/v1/refresh").body(()).unwrap().into_parts().0;
         let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
-        let mut record = Record::start(&Metrics::new(), &head, &connection, String::new());
+        let mut record = Record::start(&Metrics::new(), (&head.method, &head.headers), &connection, String::new());
         authorize(&site, &Bytes::copy_from_slice(body.as_bytes()), &mut record).map_err(|failure| failure.status.as_u16())
     }
 

@@ -1,7 +1,8 @@
 //! What is known of the connection that a request came on.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::outbox::Outbox;
 use crate::access::canonical;
@@ -28,6 +29,29 @@ pub struct Connection {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// Where a body puts parts of files, if the connection sends them without copying.
     pub outbox: Option<Outbox>,
+    /// The head of the request that comes next, if it may come again.
+    pub said: Said,
+}
+
+/// A head as a client has sent it, from when it arrives until it is a request. Clones are one.
+#[derive(Clone, Default)]
+pub struct Said(Arc<Mutex<Option<Box<[u8]>>>>);
+
+impl Said {
+    pub(super) fn put(&self, head: Option<Box<[u8]>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = head;
+    }
+
+    pub(super) fn take(&self) -> Option<Box<[u8]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for Said {
+    /// Heads have credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Said")
+    }
 }
 
 impl Connection {
@@ -43,6 +67,7 @@ impl Connection {
             server_name: None,
             certificate: None,
             outbox: None,
+            said: Said::default(),
         }
     }
 }

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
@@ -188,8 +187,8 @@ impl Class {
 
 impl Record {
     /// Begins when a request's head is here.
-    pub fn start(metrics: &Metrics, head: &Parts, connection: &Connection, request_id: String) -> Record {
-        let client = forwarded::client(connection, &head.headers);
+    pub fn start(metrics: &Metrics, (method, headers): (&Method, &HeaderMap), connection: &Connection, request_id: String) -> Record {
+        let client = forwarded::client(connection, headers);
         Record {
             metrics: metrics.clone(),
             started: Instant::now(),
@@ -198,8 +197,8 @@ impl Record {
             written: false,
             request_id: request_id.into(),
             client,
-            method: method_text(&head.method),
-            agent: agent(&head.headers),
+            method: method_text(method),
+            agent: agent(headers),
             path: None,
             class: Class::Other,
             caller: Caller { listener: connection.listener, ..Caller::anonymous(client) },
@@ -542,7 +541,7 @@ mod tests {
             let head = request.body(()).unwrap().into_parts().0;
             let connection = Connection::plain(peer.parse().unwrap());
             let finish = || {
-                let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
+                let mut record = Record::start(&Metrics::new(), (&head.method, &head.headers), &connection, "id1".into());
                 record.went_nowhere(head.uri.path());
                 record.answered(StatusCode::NOT_FOUND);
                 record.finish(7, Ending::Complete);
@@ -593,7 +592,7 @@ mod tests {
         let head = http::Request::get("/v2/x").header("traceparent", parent).body(()).unwrap().into_parts().0;
         let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
         let record = |part: Option<Part>, class: Class, status: StatusCode, ending: Ending| {
-            let mut record = Record::start(&Metrics::new(), &head, &connection, "id1".into());
+            let mut record = Record::start(&Metrics::new(), (&head.method, &head.headers), &connection, "id1".into());
             record.belongs_to(part);
             record.class = class;
             record.went_nowhere("/v2/x");
@@ -631,8 +630,8 @@ mod tests {
         let metrics = Metrics::new();
         let head = http::Request::get("/v2/").body(()).unwrap().into_parts().0;
         let connection = Connection::plain("10.0.0.1:1".parse().unwrap());
-        drop(Record::start(&metrics, &head, &connection, String::new()));
-        let mut answered = Record::start(&metrics, &head, &connection, String::new());
+        drop(Record::start(&metrics, (&head.method, &head.headers), &connection, String::new()));
+        let mut answered = Record::start(&metrics, (&head.method, &head.headers), &connection, String::new());
         answered.answered(StatusCode::OK);
         answered.finish(2, Ending::Complete);
         for status in ["499", "200"] {

@@ -33,6 +33,7 @@ mod search;
 mod service;
 mod top;
 mod upload;
+mod verbatim;
 mod vouched;
 
 pub use admit::Site;
@@ -45,3 +46,4 @@ pub use nearer::Nearer;
 pub use operations::Operations;
 pub use service::Http;
 pub use top::{MAX_NAMES, NAMES};
+pub use verbatim::{Heads, Prompt};

@@ -10,7 +10,7 @@ use super::conditional::{Portion, is_unmodified, portion};
 use super::error::Failure;
 use super::log::freshness_text;
 use super::request_id::X_REQUEST_ID;
-use crate::cache::{Answer, Freshness, Source, StoredManifest};
+use crate::cache::{Answer, Freshness, Prepared, Source, StoredManifest};
 use crate::oci::{Descriptor, Digest, INDEX_MEDIA_TYPE, RangeParts, RepositoryName, Tag, referrers_index};
 use crate::registry::{BlobHead, Conflict, Listed, Page, Pending, Prefetched};
 use crate::store::Content;
@@ -75,25 +75,30 @@ pub fn manifest(answer: Answer<StoredManifest>, headers: &HeaderMap) -> Result<R
             return Ok(not_modified(&answer, name));
         }
     }
-    let (freshness, prepared) = match manifest.headers.get() {
+    let prepared = match manifest.prepared.get() {
         Some(prepared) => prepared,
         None => {
-            let prepared = manifest_headers(&answer)?;
-            manifest.headers.get_or_init(|| prepared)
+            let prepared = prepare(&answer)?;
+            manifest.prepared.get_or_init(|| prepared)
         }
     };
     let mut response = Response::new(Payload::Bytes(manifest.bytes.clone()));
     let headers = response.headers_mut();
     // A copy of the whole takes a fraction of what it takes to find each one's place again.
-    headers.clone_from(prepared);
-    if answer.source != Source::Memory || answer.freshness != *freshness {
+    headers.clone_from(&prepared.headers);
+    if !is_prepared(&answer, prepared) {
         provenance(headers, &answer);
     }
     Ok(response)
 }
 
-/// All that a manifest's headers say when it comes from memory, with places for those that belong to one request.
-fn manifest_headers(answer: &Answer<StoredManifest>) -> Result<(Freshness, HeaderMap), Failure> {
+/// Whether a prepared head is this answer's.
+pub(super) fn is_prepared(answer: &Answer<StoredManifest>, prepared: &Prepared) -> bool {
+    answer.source == Source::Memory && answer.freshness == prepared.freshness
+}
+
+/// All that a manifest's headers say when it comes from memory, with a place for the one that belongs to one request.
+fn prepare(answer: &Answer<StoredManifest>) -> Result<Prepared, Failure> {
     let manifest = &answer.value;
     let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| Failure::wrong_answer("the media type is no header value"))?;
     let name = Name::of(&manifest.digest);
@@ -105,11 +110,28 @@ fn manifest_headers(answer: &Answer<StoredManifest>) -> Result<(Freshness, Heade
         (header::CONTENT_LENGTH, manifest.bytes.len().into()),
         NO_SNIFF,
         API_VERSION,
-        (X_REQUEST_ID, HeaderValue::from_static("")),
     ];
     let mut headers: HeaderMap = always.into_iter().collect();
     provenance(&mut headers, &Answer { value: (), source: Source::Memory, freshness });
-    Ok((freshness, headers))
+    let lines = lines(&headers);
+    headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
+    Ok(Prepared { freshness, headers, lines })
+}
+
+/// The status line of an answer that is well and its headers, as hyper writes them.
+fn lines(headers: &HeaderMap) -> Bytes {
+    let mut lines = b"HTTP/1.1 200 OK\r\n".to_vec();
+    for (name, value) in headers {
+        write_line(&mut lines, name.as_str(), value.as_bytes());
+    }
+    lines.into()
+}
+
+/// Appends a header's line.
+pub(super) fn write_line(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        head.extend_from_slice(part);
+    }
 }
 
 /// What a HEAD tells of a blob, and a GET whose entity tag still holds.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use tokio::sync::{Semaphore, watch};
 
 use super::admit::{Call, Read, Site, Write};
@@ -45,7 +45,7 @@ use crate::trace::{Part, Tracer};
 use crate::traffic::{Fair, Lane, Traffic};
 
 const OUTPORT_POSITION: HeaderName = HeaderName::from_static("outport-position");
-const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// Answers to other regions that are held back at one time, each until there is something to tell.
 const MAX_HELD_BACK: usize = 256;
 /// Clients that wait for regions at one time.
@@ -133,6 +133,10 @@ impl Http {
         &self.0.governance
     }
 
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     pub(super) fn clock(&self) -> &Clock {
         &self.0.clock
     }
@@ -178,7 +182,7 @@ impl Http {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         // On its way through a server a future is moved many times, and a connection has room for one all the time.
-        match self.0.tracer.begin(request.headers()) {
+        match self.begin_part(request.headers()) {
             None => Either::Left(Box::pin(self.answer(request, connection, None))),
             Some(part) => Either::Right(Box::pin(part.clone().during(self.answer(request, connection, Some(part))))),
         }
@@ -191,15 +195,11 @@ impl Http {
     {
         let (head, body) = request.into_parts();
         let site = self.site();
-        let request_id = self.0.ids.choose(&head.headers, self.0.clock.now());
-        // It is handed on until the answer's body ends, and it is large.
-        let mut record = Box::new(Record::start(&self.0.metrics, &head, &connection, request_id));
-        record.belongs_to(part);
+        // What was said was this.
+        let said = connection.said.take();
         let is_first = !self.0.locations.is_passed_on(&head.headers);
-        if is_first {
-            record.audited_by(&self.0.audit);
-            record.counted_by(&self.0.traffic);
-        }
+        let mut record = self.begin_record((&head.method, &head.headers), &connection, is_first);
+        record.belongs_to(part);
         // A connection has room for this future all the time, and each request moves it: what is not for reads lies elsewhere.
         let admitted = site.admit(&head, &connection, &mut record).await;
         let (admitted, lane) = if is_first { self.fairly(admitted, (&site, &head), &record) } else { (admitted, None) };
@@ -225,7 +225,10 @@ impl Http {
             Ok(Call::Read(read)) => {
                 let reuse = drain(&head, body).await;
                 let reply = match self.read_at_once(&read, &head, &mut record) {
-                    Some(reply) => reply,
+                    Some(reply) => {
+                        self.remember(&site, (&head, &read), said.filter(|_| is_first));
+                        reply
+                    }
                     None => within(site.deadline, Box::pin(self.read(&read, (&site, &head), &mut record))).await,
                 };
                 (reply, reuse)
@@ -257,6 +260,24 @@ impl Http {
         self.0.locations.vouch(&head.headers, answer.headers_mut());
         site.tokens.vouch(&head.headers, answer.headers_mut());
         answer
+    }
+
+    /// Begins the record of a request that asks for `method` with `headers`. What another edge of this region has passed on is in that one's
+    /// records.
+    pub(super) fn begin_record(&self, asked: (&Method, &HeaderMap), connection: &Connection, is_first: bool) -> Box<Record> {
+        let request_id = self.0.ids.choose(asked.1, self.0.clock.now());
+        // It is handed on until the answer's body ends, and it is large.
+        let mut record = Box::new(Record::start(&self.0.metrics, asked, connection, request_id));
+        if is_first {
+            record.audited_by(&self.0.audit);
+            record.counted_by(&self.0.traffic);
+        }
+        record
+    }
+
+    /// The part of a trace that a request with these headers is, if it is one.
+    pub(super) fn begin_part(&self, headers: &HeaderMap) -> Option<Part> {
+        self.0.tracer.begin(headers)
     }
 
     /// A request that writes to a repository.
@@ -715,7 +736,7 @@ mod tests {
     async fn every_answer_is_tied_to_its_record() {
         let (metrics, connection) = (Metrics::new(), Connection::plain("10.0.0.1:1".parse().unwrap()));
         let head = Request::get("/v2/").body(()).unwrap().into_parts().0;
-        let record = Box::new(Record::start(&metrics, &head, &connection, "id".to_owned()));
+        let record = Box::new(Record::start(&metrics, (&head.method, &head.headers), &connection, "id".to_owned()));
         let response = finish(respond::version(), &head, Reuse::Keep, (&connection, None), record);
         for (name, value) in [("x-request-id", "id"), ("docker-distribution-api-version", "registry/2.0"), ("content-length", "2")] {
             assert_eq!(response.headers()[name], value);

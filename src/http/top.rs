@@ -84,6 +84,7 @@ impl Http {
         match self.fair().take(&site.limits, &client) {
             Ok(()) => (admitted, self.fair().lane(&site.limits, &client)),
             Err(wait) => {
+                self.fair().refused();
                 let of_a_mirror = parameter(head.uri.query().unwrap_or_default(), "ns").is_some();
                 (Err(Failure::too_many_requests(wait, of_a_mirror)), None)
             }
@@ -92,7 +93,7 @@ impl Http {
 }
 
 /// Whose share a request is of. All whom an upstream vouches for have one name.
-fn share_of(caller: &Caller) -> Client {
+pub(super) fn share_of(caller: &Caller) -> Client {
     if caller.proof == "upstream" { Client::address(caller.address) } else { Client::of(&caller.principal, caller.address) }
 }
 

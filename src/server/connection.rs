@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::doorway::{Doorway, Streams};
 use super::guard::{Guard, HTTP2_STREAM_WINDOW_BYTES};
 use super::head::MAX_HEAD_BYTES;
+use super::prompt::Prompting;
 use super::socket::Socket;
 use super::vitals::{Protocol, Reason, Verdict, Vitals};
 use super::{Listening, Mode, Phase, proxy_protocol};
@@ -67,7 +68,7 @@ where
         let _open = Open::new(&self.metrics);
         // Small answers must not wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        let Listening { mode, proxies, number, sendfile } = &self.listening;
+        let Listening { mode, proxies, number, sendfile, .. } = &self.listening;
         let Some(client) = self.client(&mut stream, peer.ip()).await else { return };
         // Under TLS all bytes have to be sealed here first.
         let outbox = (*sendfile && matches!(mode, Mode::Plain)).then(|| Outbox::new(&self.stand_in));
@@ -131,7 +132,9 @@ where
     }
 
     async fn http1<T: AsyncRead + AsyncWrite + Unpin>(&self, stream: T, connection: Connection, vitals: Arc<Vitals>) {
-        let guard = TokioIo::new(Guard::new(stream, Arc::clone(&vitals), Protocol::Http1, &self.limits));
+        let connection = Arc::new(connection);
+        let prompting = self.listening.prompter.clone().map(|prompter| Prompting::new(prompter, Arc::clone(&connection)));
+        let guard = TokioIo::new(Guard::http1(stream, Arc::clone(&vitals), prompting, &self.limits));
         let doorway = self.doorway(connection, Protocol::Http1, &vitals);
         let protocol = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -145,8 +148,8 @@ where
     }
 
     async fn http2<T: AsyncRead + AsyncWrite + Unpin>(&self, stream: T, connection: Connection, vitals: Arc<Vitals>) {
-        let guard = TokioIo::new(Guard::new(stream, Arc::clone(&vitals), Protocol::Http2, &self.limits));
-        let doorway = self.doorway(connection, Protocol::Http2, &vitals);
+        let guard = TokioIo::new(Guard::http2(stream, Arc::clone(&vitals), &self.limits));
+        let doorway = self.doorway(Arc::new(connection), Protocol::Http2, &vitals);
         let protocol = http2::Builder::new(Streams { request_timeout: self.limits.request_timeout })
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams)
@@ -158,8 +161,8 @@ where
         self.run(pin!(protocol), http2::Connection::graceful_shutdown, &vitals, Protocol::Http2).await;
     }
 
-    fn doorway(&self, connection: Connection, protocol: Protocol, vitals: &Arc<Vitals>) -> Doorway<S> {
-        Doorway::new(Arc::clone(&self.service), Arc::new(connection), protocol, Arc::clone(vitals), Arc::clone(&self.metrics))
+    fn doorway(&self, connection: Arc<Connection>, protocol: Protocol, vitals: &Arc<Vitals>) -> Doorway<S> {
+        Doorway::new(Arc::clone(&self.service), connection, protocol, Arc::clone(vitals), Arc::clone(&self.metrics))
     }
 
     /// Runs a connection until it ends by itself, or its vitals say so.

@@ -1,5 +1,8 @@
 //! The connection as hyper sees it, above TLS: reads what the client sends before hyper does, and says goodbye so that the last answer
 //! arrives. Writes pass through untouched.
+//!
+//! Between two requests of HTTP/1, while hyper waits for a head and has nothing to write, a head that came before may be answered here
+//! ([`Prompting`]). hyper goes on waiting.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,8 +14,9 @@ use tokio::time::Instant;
 
 use super::frames::{Flood, Frames};
 use super::pace::{Bodies, Pace, Rate};
+use super::prompt::Prompting;
 use super::screen::{Screen, Standing};
-use super::vitals::{Protocol, Vitals};
+use super::vitals::Vitals;
 use super::walk::{self, FrameHead, Walk};
 use crate::config::Limits;
 
@@ -43,6 +47,7 @@ struct Http1 {
     /// Of the body that is arriving.
     pace: Pace,
     rate: Rate,
+    prompting: Option<Prompting>,
 }
 
 #[derive(Debug)]
@@ -62,18 +67,20 @@ enum Farewell {
 }
 
 impl<T> Guard<T> {
-    pub fn new(io: T, vitals: Arc<Vitals>, protocol: Protocol, limits: &Limits) -> Guard<T> {
-        let watch = match protocol {
-            Protocol::Http1 => Watch::Http1(Http1 { screen: Screen::default(), pace: Pace::default(), rate: Rate::new(limits) }),
-            Protocol::Http2 => Watch::Http2(Http2 {
-                client: Walk::client(),
-                server: Walk::server(),
-                frames: Frames::new(Instant::now()),
-                bodies: Bodies::new(limits, HTTP2_STREAM_WINDOW_BYTES),
-                last: None,
-            }),
+    pub fn http1(io: T, vitals: Arc<Vitals>, prompting: Option<Prompting>, limits: &Limits) -> Guard<T> {
+        let (screen, pace, rate) = (Screen::default(), Pace::default(), Rate::new(limits));
+        Guard { io, vitals, watch: Watch::Http1(Http1 { screen, pace, rate, prompting }), farewell: Farewell::Open }
+    }
+
+    pub fn http2(io: T, vitals: Arc<Vitals>, limits: &Limits) -> Guard<T> {
+        let http2 = Http2 {
+            client: Walk::client(),
+            server: Walk::server(),
+            frames: Frames::new(Instant::now()),
+            bodies: Bodies::new(limits, HTTP2_STREAM_WINDOW_BYTES),
+            last: None,
         };
-        Guard { io, vitals, watch, farewell: Farewell::Open }
+        Guard { io, vitals, watch: Watch::Http2(http2), farewell: Farewell::Open }
     }
 
     /// A client that still sends would have its socket reset by our close, and lose the answer: then the rest is read first.
@@ -84,16 +91,18 @@ impl<T> Guard<T> {
         }
     }
 
-    /// Looks at what was written, if the protocol's bodies depend on it.
+    /// Looks at what was written, as far as something depends on it.
     fn sent(&mut self, written: Poll<io::Result<usize>>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if let (Watch::Http2(http2), Poll::Ready(Ok(count))) = (&mut self.watch, &written) {
-            http2.sent(bufs, *count, &self.vitals);
+        match (&mut self.watch, &written) {
+            (Watch::Http1(Http1 { prompting: Some(prompting), .. }), _) => prompting.hyper_writes(),
+            (Watch::Http2(http2), Poll::Ready(Ok(count))) => http2.sent(bufs, *count, &self.vitals),
+            _ => {}
         }
         written
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Guard { io, vitals, watch, .. } = &mut *self;
         match watch {
@@ -113,7 +122,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
 }
 
 impl Http1 {
-    fn poll_read<T: AsyncRead + Unpin>(
+    fn poll_read<T: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         io: &mut T,
         vitals: &Vitals,
@@ -121,6 +130,9 @@ impl Http1 {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            if let Some(prompting) = &mut self.prompting {
+                ready!(prompting.poll_send(io, vitals, cx))?;
+            }
             let queued = self.screen.queued(buf.remaining());
             if !queued.is_empty() {
                 buf.put_slice(queued);
@@ -143,6 +155,14 @@ impl Http1 {
             let fresh = buf.filled().get(filled..).unwrap_or_default();
             if fresh.is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            if before == Standing::Head
+                && !self.screen.holds_head()
+                && let Some(prompting) = &mut self.prompting
+                && prompting.answers(fresh, vitals)
+            {
+                buf.set_filled(filled);
+                continue;
             }
             let (arrived, heads) = (fresh.len(), self.screen.heads());
             let passing = self.screen.arrive(fresh);
@@ -257,7 +277,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        if let Watch::Http1(Http1 { prompting: Some(prompting), .. }) = &mut self.watch {
+            prompting.hyper_has_written();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! The listeners: accept loops, connection limits, TLS and its reload, drain. It knows nothing of registries.
 //!
-//! A connection's bytes pass ([`proxy_protocol`]) -> [`socket`] -> (TLS) -> [`guard`] -> hyper -> [`doorway`] -> the service.
+//! A connection's bytes pass ([`proxy_protocol`]) -> [`socket`] -> (TLS) -> [`guard`] -> hyper -> [`doorway`] -> the service. A request of
+//! HTTP/1.1 that came before, byte for byte, may be answered in the guard ([`prompt`]): then hyper sees nothing of it.
 //!
 //! # Where each timer lives
 //! | what | from | limit | where |
@@ -36,6 +37,7 @@ mod frames;
 mod guard;
 mod head;
 mod pace;
+mod prompt;
 pub mod proxy_protocol;
 mod refusal;
 mod screen;
@@ -46,6 +48,7 @@ mod tls;
 mod vitals;
 mod walk;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,8 +65,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Limits, TrustedProxies};
-use crate::http::Connection;
 use crate::http::outbox::StandIn;
+use crate::http::{Connection, Prompt};
 use crate::metrics::Metrics;
 use connection::Site;
 pub use tls::Certificates;
@@ -90,12 +93,33 @@ pub struct Listening {
     pub number: usize,
     /// Whether it lets the kernel send files, where there is no TLS.
     pub sendfile: bool,
+    /// Who knows answers by their requests' heads.
+    pub prompter: Option<Prompter>,
+}
+
+/// Answers the head of an HTTP/1.1 request that came before, byte for byte, if it can; otherwise it hears of no more than that somebody
+/// has asked. Cloning is cheap.
+#[derive(Clone)]
+pub struct Prompter(Arc<AnswerHead>);
+
+type AnswerHead = dyn Fn(&[u8], &Connection) -> Option<Prompt> + Send + Sync;
+
+impl Prompter {
+    pub fn new(answer: impl Fn(&[u8], &Connection) -> Option<Prompt> + Send + Sync + 'static) -> Prompter {
+        Prompter(Arc::new(answer))
+    }
+}
+
+impl fmt::Debug for Prompter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prompter")
+    }
 }
 
 impl From<Mode> for Listening {
     /// The first one, with nobody before it.
     fn from(mode: Mode) -> Listening {
-        Listening { mode, proxies: Arc::default(), number: 0, sendfile: true }
+        Listening { mode, proxies: Arc::default(), number: 0, sendfile: true, prompter: None }
     }
 }
 

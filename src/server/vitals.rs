@@ -183,6 +183,12 @@ impl Vitals {
         self.signs().taken_at = now;
     }
 
+    /// HTTP/1: whether nothing is in service, and the connection is to go on.
+    pub fn is_between_requests(&self) -> bool {
+        let signs = self.signs();
+        signs.in_service == 0 && !signs.draining && signs.closing.is_none() && signs.refused.is_none()
+    }
+
     pub fn request_begins(&self, now: Instant) {
         let mut signs = self.signs();
         signs.in_service += 1;

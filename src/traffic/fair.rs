@@ -85,7 +85,6 @@ impl Fair {
         let paid = known.unwrap_or(now).clamp(now, now.saturating_add(most_ahead));
         let wait = (paid - now + step).saturating_sub(most_ahead);
         if wait > 0 {
-            self.metrics.limited("requests");
             return Err(Duration::from_nanos(wait));
         }
         if known.is_none() && clients.len() >= MAX_CLIENTS {
@@ -93,6 +92,11 @@ impl Fair {
         }
         clients.insert(client.clone(), paid + step);
         Ok(())
+    }
+
+    /// A request is refused because its client asks too often.
+    pub fn refused(&self) {
+        self.metrics.limited("requests");
     }
 
     /// By which the bytes for a client go, if they are limited.

@@ -6,6 +6,7 @@ mod framing;
 mod http2;
 mod lifecycle;
 mod limits;
+mod prompts;
 
 use std::convert::Infallible;
 use std::io;
