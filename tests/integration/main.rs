@@ -33,6 +33,7 @@ mod reads;
 mod receipts;
 mod regions;
 mod reload;
+mod repeated;
 mod rows;
 mod secrets;
 mod specification;
