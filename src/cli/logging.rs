@@ -23,7 +23,7 @@ use export::Export;
 use text::TextLines;
 
 use crate::config::{self, LogFormat};
-use crate::journal::Journal;
+use crate::journal::{Journal, TextLog};
 use crate::metrics::Metrics;
 use crate::otlp::Lines;
 use crate::records::{Taker, Trays};
@@ -96,11 +96,15 @@ where
     let central = journal.central().cloned().map(Central);
     let is_ending = Arc::new(AtomicBool::new(false));
     let (ends, thread) = (is_ending.clone(), std::thread::Builder::new().name("log".to_owned()));
+    let text = TextLog::new(lines.clone(), metrics.clone());
+    if log.format == LogFormat::Text && central.is_none() && exported.is_none() {
+        journal.write_requests_to(text.clone());
+    }
     let thread = thread.spawn(move || write_lines(taker, &ends, &journal, sink))?;
-    let writer = Sheet { lines: lines.clone(), metrics: metrics.clone() };
+    let writer = Sheet(text.clone());
     let filtered = tracing_subscriber::registry().with(filter).with(exported.map(Export::new));
     let subscriber = match log.format {
-        LogFormat::Text => complete(filtered.with(TextLines(writer)), central),
+        LogFormat::Text => complete(filtered.with(TextLines(text)), central),
         LogFormat::Json => complete(filtered.with(fmt::layer().json().flatten_event(true).with_writer(writer)), central),
     };
     Ok((subscriber, LogHandle { level, lines, is_ending, thread: Some(thread) }))
@@ -145,23 +149,12 @@ fn write_lines(mut lines: Taker<()>, is_ending: &AtomicBool, journal: &Journal, 
 
 /// Leaves lines for the thread, or drops them.
 #[derive(Clone)]
-struct Sheet {
-    lines: Trays<()>,
-    metrics: Metrics,
-}
-
-impl Sheet {
-    fn leave(&self, line: &[u8]) {
-        if self.lines.leave((), |bytes| bytes.extend_from_slice(line)).is_err() {
-            self.metrics.log_dropped.inc();
-        }
-    }
-}
+struct Sheet(TextLog);
 
 impl Write for Sheet {
     /// The formatter writes each event in one piece.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.leave(line);
+        self.0.leave_written(line);
         Ok(line.len())
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::acr::Acr;
 use super::audit::Notes;
@@ -19,6 +20,7 @@ use super::forwarded;
 use super::route::{Action, Begin, Command, Push, Question, Wanted};
 use crate::access::{Caller, Principal};
 use crate::cache::{Answer, Freshness, Source};
+use crate::journal::{OF_REQUESTS, TextLine, TextLog};
 use crate::metrics::Metrics;
 use crate::oci::RepositoryName;
 use crate::records::AddressText;
@@ -104,6 +106,8 @@ pub struct Record {
     freshness: Option<Freshness>,
     pub cause: Option<Box<str>>,
     pub(super) notes: Notes,
+    /// Where its line is left, if not as an event.
+    text: Option<TextLog>,
     traffic: Option<Traffic>,
     /// Of the trace that it belongs to, if it does.
     part: Option<Part>,
@@ -209,6 +213,7 @@ impl Record {
             freshness: None,
             cause: None,
             notes: Notes::default(),
+            text: None,
             traffic: None,
             part: None,
         }
@@ -227,6 +232,11 @@ impl Record {
     /// From now on its end is counted there.
     pub fn counted_by(&mut self, traffic: &Traffic) {
         self.traffic = Some(traffic.clone());
+    }
+
+    /// Its line is all text, and left there.
+    pub fn written_to(&mut self, log: Option<&TextLog>) {
+        self.text = log.cloned();
     }
 
     /// It belongs to this trace.
@@ -339,8 +349,43 @@ impl Record {
     }
 
     fn say(&self, sent_bytes: u64, whole: Duration, ending: Ending) {
+        match &self.text {
+            Some(log) if tracing::enabled!(target: OF_REQUESTS, Level::INFO) => {
+                log.leave((Level::INFO, OF_REQUESTS), |line| self.write_fields(line, (sent_bytes, whole, ending)));
+            }
+            Some(_) => {}
+            None => self.say_as_event(sent_bytes, whole, ending),
+        }
+    }
+
+    /// What the event says, in the same order.
+    fn write_fields(&self, line: &mut TextLine<'_>, (sent_bytes, whole, ending): (u64, Duration, Ending)) {
+        line.text("id", &self.request_id);
+        if let Some(part) = &self.part {
+            line.display("trace_id", part.trace_id());
+        }
+        line.text("principal", self.caller.principal.as_str());
+        line.address("client", AddressText(self.client));
+        line.text("method", &self.method);
+        line.text("route", self.class.as_str());
+        line.maybe("path", self.path.as_deref());
+        line.maybe("upstream", self.upstream.as_deref());
+        line.maybe("repository", self.repository.as_ref().map(RepositoryName::as_str));
+        line.maybe("reference", self.reference.as_deref());
+        line.number("status", self.status.as_u16().into());
+        line.maybe("source", self.source.as_ref().map(|_| self.source_label()));
+        line.maybe("freshness", self.freshness.map(freshness_text));
+        line.float("first_byte_ms", milliseconds(self.first_byte));
+        line.float("whole_ms", milliseconds(whole));
+        line.number("bytes", sent_bytes);
+        line.text("ending", ending.as_str());
+        line.maybe("cause", self.cause.as_deref().map(clean).as_deref());
+        line.maybe("agent", self.agent.as_deref());
+    }
+
+    fn say_as_event(&self, sent_bytes: u64, whole: Duration, ending: Ending) {
         tracing::info!(
-            target: "outport::access",
+            target: OF_REQUESTS,
             id = &*self.request_id,
             trace_id = self.part.as_ref().map(|part| tracing::field::display(part.trace_id())),
             principal = self.caller.principal.as_str(),
@@ -580,6 +625,55 @@ mod tests {
         for text in written("/v2/a/manifests/1?token=s3cret&ns=s3cret", "10.0.0.1:1", &headers) {
             assert!(text.contains("id1") && !text.contains("s3cret"), "{text}");
         }
+    }
+
+    /// Whatever a record has, its line is the same as the event's.
+    #[test]
+    fn a_line_without_an_event_is_the_events() {
+        let (lines, mut taker) = crate::records::Trays::new(100);
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let texts = [None, Some("plain/1.0"), Some("a \"b\" \\ \u{e9}\u{1b}[2J")];
+        let durations = [Duration::ZERO, Duration::from_micros(250), Duration::from_millis(3), Duration::from_micros(12_345_678)];
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = [("traceparent".parse().unwrap(), parent.parse().unwrap())].into_iter().collect();
+        let records = (0..96_usize).map(|number| {
+            let text = |turn: usize| texts[(number + turn) % texts.len()];
+            let client = if number % 2 == 0 { "10.0.0.1:1" } else { "[2001:db8::1]:1" };
+            let connection = Connection::plain(client.parse().unwrap());
+            let mut record = Record::start(&Metrics::new(), (&Method::GET, &HeaderMap::new()), &connection, format!("id{number}"));
+            record.belongs_to((number % 3 == 0).then(|| Tracer::default().begin(&traced)).flatten());
+            record.agent = text(0).map(Into::into);
+            record.path = text(1).map(Into::into);
+            record.upstream = text(2).map(Into::into);
+            record.repository = (number % 4 < 2).then(|| "a/b".parse().unwrap());
+            record.reference = text(3).map(Into::into);
+            record.cause = text(4).map(Into::into);
+            record.source = (number % 5 > 0).then_some(Source::Memory);
+            record.freshness = (number % 7 > 0).then_some(Freshness::Fresh);
+            record.first_byte = durations[number % durations.len()];
+            record.status = StatusCode::from_u16(200 + number as u16).unwrap();
+            let said = (number as u64 * 1_000, durations[(number / 4) % durations.len()], Ending::Complete);
+            (record, said)
+        });
+        let (mut ours, mut levels) = (Vec::new(), 0);
+        tracing::subscriber::with_default(subscriber, || {
+            for (mut record, (sent_bytes, whole, ending)) in records {
+                record.say(sent_bytes, whole, ending);
+                record.written_to(Some(&TextLog::new(lines.clone(), Metrics::new())));
+                record.say(sent_bytes, whole, ending);
+                // Below the level nothing is left.
+                tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), || record.say(sent_bytes, whole, ending));
+                record.written = true;
+                levels += 1;
+            }
+        });
+        taker.take(|(), line| ours.push(String::from_utf8(line.to_vec()).unwrap()));
+        let theirs = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let untimed = |line: &str| line.split_at(27).1.trim_end().to_owned();
+        assert_eq!(ours.len(), levels);
+        assert_eq!(ours.iter().map(|line| untimed(line)).collect::<Vec<_>>(), theirs.lines().map(untimed).collect::<Vec<_>>());
     }
 
     #[tokio::test]

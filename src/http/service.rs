@@ -268,6 +268,7 @@ impl Http {
         let request_id = self.0.ids.choose(asked.1, self.0.clock.now());
         // It is handed on until the answer's body ends, and it is large.
         let mut record = Box::new(Record::start(&self.0.metrics, asked, connection, request_id));
+        record.written_to(self.0.journal.text());
         if is_first {
             record.audited_by(&self.0.audit);
             record.counted_by(&self.0.traffic);

@@ -242,3 +242,120 @@ impl Http {
         Some(Prompt { head, body, sent_bytes: 0, record: Some(record) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::access::{Caller, Grants, Policy};
+    use crate::http::route::route;
+    use crate::metrics::Metrics;
+
+    const TARGET: &str = "/v2/a/manifests/1";
+
+    /// A head as bytes and as hyper reads it.
+    fn said(method: &str, target: &str, headers: &[(&str, &str)]) -> (Box<[u8]>, Parts) {
+        let headers = [&[("host", "edge")], headers].concat();
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request = Request::builder().method(method).uri(target);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let bytes = format!("{method} {target} HTTP/1.1\r\n{lines}\r\n").into_bytes();
+        (bytes.into(), request.body(()).unwrap().into_parts().0)
+    }
+
+    fn known(bytes: Box<[u8]>, head: &Parts, ns: Option<&str>) -> Known {
+        let Ok(Action::Read { name, wanted, .. }) = route(&Method::GET, TARGET.as_bytes(), "") else { unreachable!("it is a read") };
+        let anonymous = Grants { pull: vec!["**".parse().unwrap()], push: Vec::new() };
+        let policy = Policy { anonymous, ..Policy::default() };
+        let access = policy.authorize(&Caller::anonymous([10, 0, 0, 1].into()), &name, crate::access::Action::Pull).unwrap();
+        let action = Action::Read { name: name.clone(), ns: ns.map(str::to_owned), wanted: wanted.clone() };
+        let target = Some(Target { repository: name.clone(), upstream: Some("up.test".into()) });
+        let read = Read { access, name, ns: ns.map(str::to_owned), wanted };
+        Known::new(bytes, head, &read, Meaning { action, host: Some("edge".into()), by_host: None, target }).unwrap()
+    }
+
+    #[test]
+    fn only_heads_whose_every_header_is_judged_are_known_by_their_bytes() {
+        let long = "a".repeat(MAX_BYTES);
+        for (method, target, headers, is_known) in [
+            ("GET", TARGET, &[][..], true),
+            ("HEAD", TARGET, &[], true),
+            ("GET", "/v2/a/manifests/1?ns=b", &[("accept", "x"), ("accept", "y"), ("user-agent", "z")], true),
+            ("GET", TARGET, &[("authorization", "Bearer abc")], true),
+            ("GET", TARGET, &[("authorization", "bearer abc")], true),
+            ("GET", TARGET, &[("authorization", "Basic YTpi")], false),
+            ("GET", TARGET, &[("authorization", "Bearer abc"), ("authorization", "Basic YTpi")], false),
+            ("GET", TARGET, &[("if-none-match", "\"a\"")], false),
+            ("GET", TARGET, &[("range", "bytes=0-0")], false),
+            ("GET", TARGET, &[("connection", "close")], false),
+            ("GET", TARGET, &[("content-length", "0")], false),
+            ("GET", TARGET, &[("traceparent", "00-1-2-01")], false),
+            ("GET", TARGET, &[("x-request-id", "1")], false),
+            ("GET", TARGET, &[("x-forwarded-for", "10.0.0.1")], false),
+            ("GET", TARGET, &[("outport-position", "eu@1")], false),
+            ("GET", TARGET, &[("outport-sibling", "x")], false),
+            ("GET", TARGET, &[("accept", &long)], false),
+            ("GET", "/v2/a/blobs/1", &[], false),
+            ("GET", "http://edge/v2/a/manifests/1", &[], false),
+            ("PUT", TARGET, &[], false),
+        ] {
+            let (bytes, head) = said(method, target, headers);
+            assert_eq!(may_be_remembered(&bytes) && is_ordinary(&bytes, &head), is_known, "{method} {target} {headers:?}");
+        }
+        // Whoever mixes up two requests learns nothing from it.
+        let (_, head) = said("GET", "/v2/b/manifests/1", &[]);
+        assert!(!is_ordinary(&said("GET", TARGET, &[]).0, &head));
+        let (bytes, mut head) = said("GET", TARGET, &[]);
+        head.version = Version::HTTP_10;
+        assert!(!is_ordinary(&bytes, &head));
+    }
+
+    #[test]
+    fn a_head_is_known_by_all_its_bytes_and_a_flood_of_them_stays_within_bounds() {
+        let heads = Heads::default();
+        let (bytes, head) = said("GET", TARGET, &[("accept", "x")]);
+        heads.remember(known(bytes.clone(), &head, None));
+        assert!(heads.find(&bytes).is_some_and(|known| known.headers["accept"] == "x" && known.namespace.is_none()));
+        for other in [said("GET", TARGET, &[("accept", "X")]).0, said("HEAD", TARGET, &[("accept", "x")]).0, Box::default()] {
+            assert!(heads.find(&other).is_none());
+        }
+        assert!(heads.find(&[&bytes[..], &bytes[..]].concat()).is_none());
+        assert_eq!(known(bytes.clone(), &head, Some("up.test")).namespace.unwrap(), "up.test");
+        for number in 0..4 * PARTS * HEADS {
+            let (bytes, head) = said("GET", TARGET, &[("user-agent", &number.to_string())]);
+            heads.remember(known(bytes, &head, None));
+        }
+        let count: usize = heads.parts.iter().map(|part| part.read().unwrap().len()).sum();
+        assert!((PARTS..=PARTS * HEADS).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn what_holds_a_head_does_not_print_it() {
+        let (bytes, head) = said("GET", TARGET, &[("authorization", "Bearer secret")]);
+        let said = super::super::connection::Said::default();
+        said.put(Some(bytes.clone()));
+        let heads = Heads::default();
+        heads.remember(known(bytes.clone(), &head, None));
+        let text = format!("{heads:?} {said:?}");
+        assert!(!text.contains("secret") && !text.contains(&format!("{:?}", b's')), "{text}");
+        assert_eq!((said.take(), said.take()), (Some(bytes), None));
+    }
+
+    #[test]
+    fn an_answer_counts_what_was_sent_of_it() {
+        for (sent, bytes) in [(0, 0), (3, 0), (4, 0), (6, 2), (9, 5)] {
+            let (metrics, connection) = (Metrics::new(), Connection::plain("10.0.0.1:1".parse().unwrap()));
+            let (_, head) = said("GET", TARGET, &[]);
+            let mut record = Box::new(Record::start(&metrics, (&head.method, &head.headers), &connection, "id".to_owned()));
+            record.answered(StatusCode::OK);
+            let mut prompt = Prompt { head: b"head".to_vec(), body: Bytes::from_static(b"body!"), sent_bytes: 0, record: Some(record) };
+            let whole = prompt.rest().concat();
+            prompt.advance(sent);
+            assert_eq!((&prompt.rest().concat()[..], prompt.is_sent()), (&whole[sent..], sent == 9));
+            drop(prompt);
+            let line = format!(r#"outport_response_bytes_total{{route="other",source="none"}} {bytes}"#);
+            assert!(metrics.render().contains(&line), "{sent}: {}", metrics.render());
+        }
+    }
+}

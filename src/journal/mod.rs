@@ -8,9 +8,10 @@
 
 mod event;
 mod filter;
+mod text;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memchr::memmem;
 use serde::Serialize;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 pub use event::{Draft, Event, Level, LevelError};
 pub use filter::{Filter, Query, Statuses, StatusesError};
+pub use text::{TextLine, TextLog};
 
 use crate::bucket::RecordKind;
 use crate::clock::{Clock, Timestamp};
@@ -28,7 +30,7 @@ use crate::records::{Intake, Nature, Records, Setup};
 pub const KEPT_LINES: usize = 1_000;
 const MAX_LINE_BYTES: usize = 2 * 1024;
 /// By which a line of a request is known. (A line that only speaks of it is kept among them: it is shown all the same.)
-const OF_REQUESTS: &str = "outport::access";
+pub const OF_REQUESTS: &str = "outport::access";
 
 const NATURE: Nature = Nature { kind: RecordKind::Log, name: "central log", question: "logs", switch: "log.central" };
 
@@ -40,6 +42,8 @@ pub type Archive = Records;
 pub struct Journal {
     rings: Arc<Mutex<Rings>>,
     central: Option<Intake>,
+    /// Where requests leave their lines without an event, if the log is nothing but text.
+    text: Arc<OnceLock<TextLog>>,
 }
 
 #[derive(Debug, Default)]
@@ -86,12 +90,22 @@ pub struct Line {
 impl Journal {
     /// One whose lines are for the archive, too. It is there before an edge is, and when one edge ends and another begins.
     pub fn with_archive(clock: Clock, metrics: &Metrics) -> Journal {
-        Journal { rings: Arc::default(), central: Some(Intake::new(&NATURE, clock, metrics.central_log.clone())) }
+        Journal { rings: Arc::default(), text: Arc::default(), central: Some(Intake::new(&NATURE, clock, metrics.central_log.clone())) }
     }
 
     /// Where lines for the archive go; `None` where nobody wants them.
     pub fn central(&self) -> Option<&Intake> {
         self.central.as_ref()
+    }
+
+    /// From now on requests leave their lines there: as long as the log lasts, all that becomes of them is lines in text.
+    pub fn write_requests_to(&self, log: TextLog) {
+        // There is one log in a process.
+        let _ = self.text.set(log);
+    }
+
+    pub fn text(&self) -> Option<&TextLog> {
+        self.text.get()
     }
 
     /// Begins to keep the lines for the archive.

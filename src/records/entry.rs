@@ -118,6 +118,16 @@ impl Places {
 /// An address as everybody writes it; IPv4, which most are, without the standard library's formatter.
 pub struct AddressText(pub IpAddr);
 
+impl AddressText {
+    /// Appends it to a line.
+    pub fn write(self, line: &mut Vec<u8>) {
+        match self.0 {
+            IpAddr::V4(address) => with_ipv4_text(address, |text| line.extend_from_slice(text)),
+            IpAddr::V6(address) => line.extend_from_slice(address.to_string().as_bytes()),
+        }
+    }
+}
+
 impl fmt::Display for AddressText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

@@ -116,7 +116,12 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_pending() {
+            // Who waits for the next request has let others go first: small answers do not add up to a turn.
+            self.turn_bytes = 0;
+        }
+        read
     }
 }
 
@@ -221,6 +226,22 @@ mod tests {
         drop(socket);
         assert_eq!(reading.await.unwrap(), 8 * LARGE_BYTES as u64);
         assert!(turns.get() >= 8 * LARGE_BYTES / (2 * TURN_BYTES), "{} turns", turns.get());
+    }
+
+    /// A client of many small answers never waits for another's turn, however much they are together.
+    #[tokio::test]
+    async fn small_answers_do_not_add_up() {
+        const ANSWER_BYTES: usize = 40 << 10;
+        let (mut socket, _, mut client) = connected().await;
+        let mut answer = vec![1; ANSWER_BYTES];
+        for _ in 0..4 * TURN_BYTES / ANSWER_BYTES {
+            let nothing =
+                std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut socket).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()));
+            assert!(nothing.await, "the client has asked for no more");
+            let sent = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut socket).poll_write(cx, &answer)));
+            assert!(matches!(sent.await, Poll::Ready(Ok(ANSWER_BYTES))));
+            client.read_exact(&mut answer).await.unwrap();
+        }
     }
 
     #[tokio::test]

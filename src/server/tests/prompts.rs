@@ -77,7 +77,7 @@ fn asked() -> impl Strategy<Value = Asked> {
 fn pieces(asked: &[Asked], cuts: &[usize]) -> Vec<Vec<u8>> {
     let whole: Vec<u8> = asked.iter().flat_map(|asked| asked.bytes().into_bytes()).collect();
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut % (whole.len() + 1)).collect();
-    if cuts.len() % 2 == 0 {
+    if cuts.len().is_multiple_of(2) {
         places.extend(asked.iter().scan(0, |end, asked| {
             *end += asked.bytes().len();
             Some(*end)
