@@ -126,15 +126,14 @@ fn may_be_remembered(head: &[u8]) -> bool {
 
 /// Whether these bytes are that head, and it has nothing on which an answer might depend unseen.
 fn is_ordinary(bytes: &[u8], head: &Parts) -> bool {
-    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-    let line = format!("{} {target} HTTP/1.1\r\n", head.method);
     let is_token = |value: &HeaderValue| value.as_bytes().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
-    head.version == Version::HTTP_11
-        && head.uri.authority().is_none()
-        && bytes.starts_with(line.as_bytes())
-        && head.headers.keys().all(|name| HEADERS.contains(name))
+    let line = || format!("{} {} HTTP/1.1\r\n", head.method, head.uri.path_and_query().map_or("", |target| target.as_str()));
+    head.headers.keys().all(|name| HEADERS.contains(name))
         // A password takes long to judge, and is not for keeping.
         && head.headers.get_all(header::AUTHORIZATION).iter().all(is_token)
+        && head.version == Version::HTTP_11
+        && head.uri.authority().is_none()
+        && bytes.starts_with(line().as_bytes())
 }
 
 /// An answer that only has to be sent. Dropped before that, it is one whose client has left.
