@@ -104,3 +104,22 @@ def test_a_restarted_edge_still_has_its_blobs(edge, images, origin):
     assert edge.get(path).body == whole.body
     transfers = [asked for asked in origin.settled()[len(cold):] if asked.method == "GET" and "/blobs/" in asked.path]
     assert transfers == []
+
+
+@pytest.mark.parametrize("way", ["containerd-ns", "containerd-prefix", "containerd-host"])
+@pytest.mark.parametrize("scheme", ["plain"])
+def test_nodes_that_say_the_same_are_known_by_their_words(way, scheme, puller, images, edge):
+    """Over HTTP/1.1 the manifests of an image that others have pulled are answered by the bytes of the heads. (skopeo and podman end their
+    connection with each request: those are read.)
+    """
+    pull, image = puller(way), images.debian
+    for _ in range(3):
+        pull(image)
+    before = repeated(edge)
+    pull(image)
+    assert repeated(edge) > before
+
+
+def repeated(edge) -> int:
+    (line,) = (line for line in edge.metrics().splitlines() if line.startswith("outport_requests_repeated_total "))
+    return int(line.split()[1])
