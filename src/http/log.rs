@@ -657,7 +657,7 @@ mod tests {
             let said = (number as u64 * 1_000, durations[(number / 4) % durations.len()], Ending::Complete);
             (record, said)
         });
-        let (mut ours, mut levels) = (Vec::new(), 0);
+        let (mut ours, mut count) = (Vec::new(), 0);
         tracing::subscriber::with_default(subscriber, || {
             for (mut record, (sent_bytes, whole, ending)) in records {
                 record.say(sent_bytes, whole, ending);
@@ -666,13 +666,13 @@ mod tests {
                 // Below the level nothing is left.
                 tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), || record.say(sent_bytes, whole, ending));
                 record.written = true;
-                levels += 1;
+                count += 1;
             }
         });
         taker.take(|(), line| ours.push(String::from_utf8(line.to_vec()).unwrap()));
         let theirs = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         let untimed = |line: &str| line.split_at(27).1.trim_end().to_owned();
-        assert_eq!(ours.len(), levels);
+        assert_eq!(ours.len(), count);
         assert_eq!(ours.iter().map(|line| untimed(line)).collect::<Vec<_>>(), theirs.lines().map(untimed).collect::<Vec<_>>());
     }
 
