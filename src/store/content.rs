@@ -12,7 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::error::ContentError;
 use super::growing::{Follower, Growing, Step};
 use super::lock;
-use super::resident::is_resident;
+use super::resident::{bring_in, is_resident};
 use super::stamp::Stamp;
 
 /// The most that is read from a file at once, however much is asked for.
@@ -174,7 +174,7 @@ impl Region {
                 let end = self.rest.end.min(stamp.size_bytes);
                 match self.within(stamp.size_bytes, max) {
                     None => None,
-                    Some(part) => match takes.of_file(file, part.start..end.saturating_sub(max as u64)) {
+                    Some(part) => match takes.of_file(file, part.start..end.saturating_sub(max as u64)).await {
                         Some(sendable) => Some(Piece::File(sendable)),
                         None => {
                             let last = part.end >= end;
@@ -195,7 +195,7 @@ impl Region {
                 match growing.step(follower, self.rest.clone(), takes.most(max)).await? {
                     Step::End => None,
                     Step::Held(mut block) => Some(Piece::Bytes(block.split_to(block.len().min(max)))),
-                    Step::File(file, part) => match takes.of_file(&file, part.clone()) {
+                    Step::File(file, part) => match takes.of_file(&file, part.clone()).await {
                         Some(sendable) => Some(Piece::File(sendable)),
                         None => {
                             let count = usize::try_from(part.end - part.start).unwrap_or(max).min(max);
@@ -238,10 +238,23 @@ impl Takes {
         }
     }
 
-    /// The front of `part`, if it is to be sent as it lies in the file.
-    fn of_file(self, file: &Arc<File>, part: Range<u64>) -> Option<FilePart> {
+    /// The front of `part`, if it is to be sent as it lies in the file. What only the disk has is brought into memory first: a thousand
+    /// that wait for a disk hold no block each.
+    async fn of_file(self, file: &Arc<File>, part: Range<u64>) -> Option<FilePart> {
         let range = part.start..part.end.min(part.start.saturating_add(MAX_PART_BYTES));
-        let sendable = matches!(self, Takes::FileParts) && !range.is_empty() && is_resident(file, &range);
+        if !matches!(self, Takes::FileParts) || range.is_empty() {
+            return None;
+        }
+        let sendable = match is_resident(file, &range) {
+            Some(false) => {
+                let (file, range) = (file.clone(), range.clone());
+                // Where this comes to nothing, the part is read, block by block: what the disk says is said then.
+                tokio::task::spawn_blocking(move || bring_in(&file, range.clone()).is_ok() && is_resident(&file, &range) == Some(true))
+                    .await
+                    .unwrap_or(false)
+            }
+            known => known == Some(true),
+        };
         sendable.then(|| FilePart { file: file.clone(), range })
     }
 }
@@ -364,6 +377,34 @@ mod tests {
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
         let content = Content::from_file(Arc::new(file.try_clone().unwrap()), Stamp::of(&file).unwrap().0);
         assert!(all(content.whole(), 1_000_000).await.unwrap() == bytes);
+    }
+
+    /// Nothing of it is read into this process but the last block, which is also where the file is looked at once more.
+    #[tokio::test]
+    async fn what_the_page_cache_does_not_have_is_sent_as_it_lies_in_the_file_too() {
+        const SIZE_BYTES: u64 = 5 << 20;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; SIZE_BYTES as usize]).unwrap();
+        file.sync_all().unwrap();
+        let forget = |file: &File| rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let can_tell = is_resident(&file, &(0..1)).is_some();
+        let file = Arc::new(file);
+        let mut region = Content::from_file(file.clone(), Stamp::of(&file).unwrap().0).whole();
+        let (mut sent, mut read) = (0, 0);
+        forget(&file);
+        while let Some(piece) = region.next_piece(10_000).await.unwrap() {
+            match piece {
+                Piece::File(part) => {
+                    assert_eq!(part.range.start, sent);
+                    assert_eq!(is_resident(&file, &part.range), Some(true));
+                    sent += part.range.end - part.range.start;
+                }
+                Piece::Bytes(block) => read += block.len() as u64,
+            }
+            forget(&file);
+        }
+        assert_eq!(sent + read, SIZE_BYTES);
+        assert_eq!(read, if can_tell { 10_000 } else { SIZE_BYTES });
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ scale = bench.script("scale")
 MEBIBYTE, KIBIBYTE = 1 << 20, 1 << 10
 HELD_S = 10
 """How long a crowd is watched."""
+FORGOTTEN_EVERY_S = 0.1
 FIRST = 16
 READY_MOST_S = 5
 MILLION = 1_000_000
@@ -64,13 +65,19 @@ def memory(place: Place) -> list[Line]:
 
         pulled = place.content.blobs["largest" if place.long else "large"]
 
-        def crowd(count: int, *, tls: bool, way: str, rate: float, path: str) -> float:
-            """Bytes grown for each connection, beside what the first few of a process cost."""
+        def crowd(count: int, *, tls: bool, way: str, rate: float, path: str, from_disk: bool = False) -> float:
+            """Bytes grown for each connection, beside what the first few of a process cost. `from_disk`: the kernel is made to forget
+            the blob again and again, as it does where other things need its memory."""
+            [cached] = edge.data.glob(f"**/{pulled.digest.removeprefix('sha256:')}")
 
             def load(connections: int = count, seconds: int = HELD_S if place.long else 2):
                 address = edge.tls if tls else edge.plain
                 with loads.crowd(address, path, place.one_suite, way=way, connections=connections, tls=tls, rate=rate) as found:
-                    time.sleep(seconds)
+                    until = time.monotonic() + seconds
+                    while time.monotonic() < until:
+                        if from_disk:
+                            bench.forget_pages(cached)
+                        time.sleep(FORGOTTEN_EVERY_S)
                 assert not found["ended"], f"{found['ended']} of {connections} connections were closed by the edge"
 
             return grown(pulled, load, before=lambda: load(FIRST, 1)) / count
@@ -80,6 +87,8 @@ def memory(place: Place) -> list[Line]:
         for tls, promise, name in kinds:
             found = crowd(pulls, tls=tls, way="slow", rate=MEBIBYTE, path=blob_path(pulled))
             lines.append(for_each(f"{pulls} pulls of {pulled.size // MEBIBYTE} MiB, {name}", found, promise, in_place("1,000 of 1 GiB")))
+        found = crowd(pulls, tls=False, way="slow", rate=MEBIBYTE, path=blob_path(pulled), from_disk=True)
+        lines.append(for_each(f"{pulls} pulls of {pulled.size // MEBIBYTE} MiB, plain, from the disk", found, 32, in_place("1,000 of 1 GiB")))
         readers = 5000 if place.long else 500
         for tls, promise, name in kinds:
             found = crowd(readers, tls=tls, way="slow", rate=4 * KIBIBYTE, path=blob_path(pulled))
