@@ -23,6 +23,7 @@ use super::guard::{Guard, HTTP2_STREAM_WINDOW_BYTES};
 use super::head::MAX_HEAD_BYTES;
 use super::prompt::Prompting;
 use super::socket::Socket;
+use super::turn::Turns;
 use super::vitals::{Protocol, Reason, Verdict, Vitals};
 use super::{Listening, Mode, Phase, proxy_protocol};
 use crate::access::{canonical, is_in};
@@ -54,6 +55,7 @@ pub struct Site<S> {
     pub service: Arc<S>,
     pub phase: watch::Receiver<Phase>,
     pub stand_in: StandIn,
+    pub turns: Arc<Turns>,
 }
 
 impl<S, F, B> Site<S>
@@ -72,7 +74,7 @@ where
         let Some(client) = self.client(&mut stream, peer.ip()).await else { return };
         // Under TLS all bytes have to be sealed here first.
         let outbox = (*sendfile && matches!(mode, Mode::Plain)).then(|| Outbox::new(&self.stand_in));
-        let (socket, vitals_slot) = Socket::new(stream, outbox.clone());
+        let (socket, vitals_slot) = Socket::new(stream, self.turns.turn(outbox.is_none()), outbox.clone());
         let crowded = self.metrics.connections.get() > CROWD;
         let proxies = Arc::clone(proxies);
         let mut connection = Connection { client, proxies, listener: *number, crowded, outbox, ..Connection::plain(peer) };

@@ -45,6 +45,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod turn;
 mod vitals;
 mod walk;
 
@@ -70,6 +71,7 @@ use crate::http::{Connection, Prompt};
 use crate::metrics::Metrics;
 use connection::Site;
 pub use tls::Certificates;
+use turn::Turns;
 
 /// Connections that the kernel keeps for us before they are accepted.
 const BACKLOG: u32 = 4096;
@@ -179,6 +181,7 @@ impl Server {
             service: Arc::new(service),
             phase: seen,
             stand_in: StandIn::default(),
+            turns: Turns::new(tokio::runtime::Handle::current().metrics().num_workers()),
         });
         let listening = tokio::spawn(run(listener, site));
         Ok(Server { local_address, phase, listening })

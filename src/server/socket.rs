@@ -13,19 +13,16 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::turn::Turn;
 use super::vitals::Vitals;
 use crate::http::outbox::{Next, Outbox, Then};
 use crate::store::FilePart;
-
-/// What one connection sends before it is others' turn: a reader that is as fast as this edge would never let anybody else go first.
-const TURN_BYTES: usize = 256 << 10;
 
 /// A client's socket.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
-    /// Sent in this turn.
-    turn_bytes: usize,
+    turn: Turn,
     /// Set once the protocol is known; during a TLS handshake another timer watches.
     vitals: Arc<OnceLock<Arc<Vitals>>>,
     outbox: Option<Outbox>,
@@ -33,24 +30,23 @@ pub struct Socket {
 
 impl Socket {
     /// The second value is where the connection's vitals are to be put.
-    pub fn new(stream: TcpStream, outbox: Option<Outbox>) -> (Socket, Arc<OnceLock<Arc<Vitals>>>) {
+    pub fn new(stream: TcpStream, turn: Turn, outbox: Option<Outbox>) -> (Socket, Arc<OnceLock<Arc<Vitals>>>) {
         let vitals = Arc::new(OnceLock::new());
-        (Socket { stream, turn_bytes: 0, vitals: Arc::clone(&vitals), outbox }, vitals)
+        (Socket { stream, turn, vitals: Arc::clone(&vitals), outbox }, vitals)
     }
 
     /// Sends within this connection's turn.
     fn poll_in_turn(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.turn_bytes >= TURN_BYTES {
-            self.turn_bytes = 0;
+        if self.turn.left_bytes() == 0 {
+            self.turn.pass();
             // A task that is woken while it runs goes to the end of the queue.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let sent = self.poll_send(cx, bufs);
         match &sent {
-            Poll::Ready(Ok(count)) => self.turn_bytes += count,
-            // Others have their turn while this one waits.
-            Poll::Pending => self.turn_bytes = 0,
+            Poll::Ready(Ok(count)) => self.turn.sent(*count),
+            Poll::Pending => self.turn.end(),
             Poll::Ready(Err(_)) => {}
         }
         self.note(&sent);
@@ -79,7 +75,7 @@ impl Socket {
     }
 
     fn poll_send_file(&self, cx: &mut Context<'_>, part: &FilePart, most: usize) -> Poll<io::Result<usize>> {
-        let count = most.min(TURN_BYTES).min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
+        let count = most.min(self.turn.left_bytes()).min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
         let send = || {
             let mut offset = part.range.start;
             match rustix::fs::sendfile(&self.stream, &*part.file, Some(&mut offset), count)? {
@@ -118,8 +114,7 @@ impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_pending() {
-            // Who waits for the next request has let others go first: small answers do not add up to a turn.
-            self.turn_bytes = 0;
+            self.turn.end();
         }
         read
     }
@@ -157,12 +152,13 @@ mod tests {
 
     use super::*;
     use crate::http::outbox::StandIn;
+    use crate::server::turn::Turns;
 
     async fn connected() -> (Socket, Outbox, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let outbox = Outbox::new(&StandIn::default());
-        (Socket::new(listener.accept().await.unwrap().0, Some(outbox.clone())).0, outbox, client)
+        (Socket::new(listener.accept().await.unwrap().0, Turns::new(1).turn(false), Some(outbox.clone())).0, outbox, client)
     }
 
     fn file_of(bytes: &[u8]) -> Arc<File> {
@@ -211,21 +207,30 @@ mod tests {
             stream.set_nonblocking(false).unwrap();
             io::copy(&mut stream, &mut io::sink()).unwrap()
         });
+        socket.turn = Turns::new(1).turn(true);
+        let turn_bytes = socket.turn.left_bytes();
         let file = file_of(&vec![1; LARGE_BYTES]);
-        let turns = std::cell::Cell::new(0_usize);
         for _ in 0..8 {
             let stand_in = outbox.put(FilePart { file: file.clone(), range: 0..LARGE_BYTES as u64 }).unwrap();
-            let mut sending = std::pin::pin!(socket.write_all(&stand_in));
-            std::future::poll_fn(|cx| {
-                turns.set(turns.get() + 1);
-                sending.as_mut().poll(cx)
-            })
-            .await
-            .unwrap();
+            let mut rest = &stand_in[..];
+            while !rest.is_empty() {
+                let sent = std::future::poll_fn(|cx| {
+                    let mut sent = 0;
+                    while let Poll::Ready(count) = Pin::new(&mut socket).poll_write(cx, &rest[sent..]) {
+                        sent += count.unwrap();
+                        if sent == rest.len() {
+                            break;
+                        }
+                    }
+                    if sent == 0 { Poll::Pending } else { Poll::Ready(sent) }
+                });
+                let sent = sent.await;
+                assert!(sent <= turn_bytes, "{sent} bytes in a turn of {turn_bytes}");
+                rest = &rest[sent..];
+            }
         }
         drop(socket);
         assert_eq!(reading.await.unwrap(), 8 * LARGE_BYTES as u64);
-        assert!(turns.get() >= 8 * LARGE_BYTES / (2 * TURN_BYTES), "{} turns", turns.get());
     }
 
     /// A client of many small answers never waits for another's turn, however much they are together.
@@ -234,7 +239,7 @@ mod tests {
         const ANSWER_BYTES: usize = 40 << 10;
         let (mut socket, _, mut client) = connected().await;
         let mut answer = vec![1; ANSWER_BYTES];
-        for _ in 0..4 * TURN_BYTES / ANSWER_BYTES {
+        for _ in 0..4 * LARGE_BYTES / ANSWER_BYTES {
             let nothing =
                 std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut socket).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()));
             assert!(nothing.await, "the client has asked for no more");
