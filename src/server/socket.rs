@@ -37,7 +37,7 @@ impl Socket {
 
     /// Sends within this connection's turn.
     fn poll_in_turn(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.turn.left_bytes() == 0 {
+        if self.turn.is_over() {
             self.turn.pass();
             // A task that is woken while it runs goes to the end of the queue.
             cx.waker().wake_by_ref();
@@ -75,7 +75,7 @@ impl Socket {
     }
 
     fn poll_send_file(&self, cx: &mut Context<'_>, part: &FilePart, most: usize) -> Poll<io::Result<usize>> {
-        let count = most.min(self.turn.left_bytes()).min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
+        let count = most.min(self.turn.bytes()).min(usize::try_from(part.range.end - part.range.start).unwrap_or(most));
         let send = || {
             let mut offset = part.range.start;
             match rustix::fs::sendfile(&self.stream, &*part.file, Some(&mut offset), count)? {
@@ -208,7 +208,7 @@ mod tests {
             io::copy(&mut stream, &mut io::sink()).unwrap()
         });
         socket.turn = Turns::new(1).turn(true);
-        let turn_bytes = socket.turn.left_bytes();
+        let turn_bytes = socket.turn.bytes();
         let file = file_of(&vec![1; LARGE_BYTES]);
         for _ in 0..8 {
             let stand_in = outbox.put(FilePart { file: file.clone(), range: 0..LARGE_BYTES as u64 }).unwrap();

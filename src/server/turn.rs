@@ -1,22 +1,21 @@
 //! How much a connection sends before it is others' turn: a reader that is as fast as this edge would never let anybody else go first.
 //! Who has sent that much goes to the end of the runtime's queue.
 //!
-//! The more connections send at a time, the shorter are their turns, so that a small request that comes meanwhile waits for about one
-//! round of [`ROUND_BYTES`], some 1.2 ms of a core; the fewer, the longer, because each turn costs the kernel and the runtime a little. On
-//! one core (2026-11-30, `tests/bench/run` has the rows): eight plain pulls of 256 KiB a turn reach 0.82 of nginx, of 1 MiB 0.91; beside
-//! 64 pulls the p99 of a manifest is 3.2 times the idle one with 128 KiB, 4.6 times with 256.
+//! The fewer connections send at a time, the longer are their turns, because each turn costs the kernel and the runtime a little; the
+//! more, the shorter, because a small request that comes meanwhile waits for a round of them. On one core (2026-11-30): eight plain
+//! pulls reach 0.82 of nginx with 256 KiB a turn, 0.91 with 1 MiB. 64 pulls lose a twentieth with 192 KiB and a sixth with 128 KiB,
+//! with which the p99 of a manifest beside them is three times the idle one in place of four to five.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What all senders of one worker thread send in a round.
+/// What all senders of one worker thread send in a round, until each has the shortest turn.
 const ROUND_BYTES: usize = 8 << 20;
-/// The shortest turn. Who sends less at a time, because its reader is slower or its answers are small, does not count as a sender.
-const LEAST_BYTES: usize = 128 << 10;
+/// The shortest turn, and that of connections that copy, and seal, each byte: there a turn is little beside the work. Who sends less at
+/// a time, because its reader is slower or its answers are small, does not count as a sender.
+const LEAST_BYTES: usize = 256 << 10;
 /// The longest, for who hands parts of files to the kernel.
 const MOST_BYTES: usize = 1 << 20;
-/// The longest for who copies, and seals, each byte: that takes four times as long.
-const MOST_COPIED_BYTES: usize = 256 << 10;
 
 /// The senders of a listener.
 #[derive(Debug)]
@@ -43,24 +42,28 @@ impl Turns {
 
     /// The turns of a connection more.
     pub fn turn(self: &Arc<Turns>, copies: bool) -> Turn {
-        let most_bytes = if copies { MOST_COPIED_BYTES } else { MOST_BYTES };
+        let most_bytes = if copies { LEAST_BYTES } else { MOST_BYTES };
         Turn { turns: Arc::clone(self), most_bytes, sent_bytes: 0, counted: false }
     }
 }
 
 impl Turn {
-    /// What may still be sent in this turn; 0 when it is over.
-    pub fn left_bytes(&self) -> usize {
-        // Exactness is not needed: a turn may be that of a moment ago.
+    /// Whether it is others' turn.
+    pub fn is_over(&self) -> bool {
+        // Small answers never touch what all connections share.
+        self.sent_bytes >= LEAST_BYTES && self.sent_bytes >= self.bytes()
+    }
+
+    /// How long a turn is now. As much may be sent at once, whatever went out before: parts of files are to begin where pages begin.
+    pub fn bytes(&self) -> usize {
+        // Exactness is not needed: it may be the number of a moment ago.
         let senders = self.turns.senders.load(Ordering::Relaxed).max(1);
-        let whole = (ROUND_BYTES.saturating_mul(self.turns.workers) / senders).clamp(LEAST_BYTES, self.most_bytes);
-        whole.saturating_sub(self.sent_bytes)
+        (ROUND_BYTES.saturating_mul(self.turns.workers) / senders).clamp(LEAST_BYTES, self.most_bytes)
     }
 
     /// So many bytes went out.
     pub fn sent(&mut self, count: usize) {
         self.sent_bytes += count;
-        // Small answers never touch what all connections share.
         if !self.counted && self.sent_bytes >= LEAST_BYTES {
             self.counted = true;
             self.turns.senders.fetch_add(1, Ordering::Relaxed);
@@ -103,19 +106,20 @@ mod tests {
 
     #[test]
     fn the_more_send_the_shorter_are_their_turns() {
-        for (count, workers, plain_bytes, copied_bytes) in [
-            (0, 1, MOST_BYTES, MOST_COPIED_BYTES),
-            (8, 1, MOST_BYTES, MOST_COPIED_BYTES),
-            (16, 1, MOST_BYTES / 2, MOST_COPIED_BYTES),
-            (64, 1, LEAST_BYTES, LEAST_BYTES),
-            (1_000, 1, LEAST_BYTES, LEAST_BYTES),
-            (64, 8, MOST_BYTES, MOST_COPIED_BYTES),
+        for (count, workers, bytes) in [
+            (0, 1, MOST_BYTES),
+            (8, 1, MOST_BYTES),
+            (16, 1, MOST_BYTES / 2),
+            (32, 1, LEAST_BYTES),
+            (1_000, 1, LEAST_BYTES),
+            (32, 2, MOST_BYTES / 2),
+            (64, 8, MOST_BYTES),
         ] {
             let turns = Turns::new(workers);
             let all = senders(&turns, count);
-            assert_eq!(turns.turn(false).left_bytes(), plain_bytes, "{count} senders, {workers} workers");
-            assert_eq!(turns.turn(true).left_bytes(), copied_bytes, "{count} senders, {workers} workers");
-            assert!(all.iter().all(|turn| turn.left_bytes() == plain_bytes));
+            assert_eq!(turns.turn(false).bytes(), bytes, "{count} senders, {workers} workers");
+            assert_eq!(turns.turn(true).bytes(), LEAST_BYTES, "{count} senders, {workers} workers");
+            assert!(all.iter().all(|turn| turn.bytes() == bytes));
         }
     }
 
@@ -123,12 +127,12 @@ mod tests {
     fn a_turn_ends_and_begins_again() {
         let turns = Turns::new(1);
         let mut turn = turns.turn(true);
-        turn.sent(MOST_COPIED_BYTES - 1);
-        assert_eq!(turn.left_bytes(), 1);
-        turn.sent(10);
-        assert_eq!(turn.left_bytes(), 0);
+        turn.sent(LEAST_BYTES - 1);
+        assert!(!turn.is_over());
+        turn.sent(1);
+        assert!(turn.is_over());
         turn.pass();
-        assert_eq!(turn.left_bytes(), MOST_COPIED_BYTES);
+        assert!(!turn.is_over());
     }
 
     #[test]
