@@ -77,7 +77,7 @@ def tool(name: str, *words, around: tuple[str, ...] = ()) -> dict:
     """Runs one of the measuring programs and returns its line of JSON."""
     done = subprocess.run([*around, str(TOOLS / name), *map(str, words)], capture_output=True, text=True, timeout=900)
     if done.returncode != 0:
-        raise SystemExit(f"{name}: {done.stderr}")
+        raise RuntimeError(f"{name}: {done.stderr}")
     return json.loads(done.stdout)
 
 

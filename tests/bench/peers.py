@@ -5,6 +5,8 @@ Debian's docker-registry is in tests/real/origin.py.
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from bench import TOOLS
@@ -95,6 +97,10 @@ class Varnish:
         command += ["-p", "thread_pool_min=200", "-p", "thread_pool_max=2000"]
         self.process = Served("varnishd", command, folder / "varnish.log")
         self.process.wait_for(lambda: "Child launched OK" in self.process.log.read_text(errors="replace"))
+        # It is launched before it listens. Asked from where it is: that may be another network namespace.
+        connect = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])))"
+        asking = [*around, sys.executable, "-c", connect, address, str(listening)]
+        self.process.wait_for(lambda: subprocess.run(asking, capture_output=True, timeout=10).returncode == 0)
 
     def stop(self) -> None:
         self.process.stop()
