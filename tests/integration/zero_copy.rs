@@ -1,6 +1,6 @@
 //! Blobs that the kernel sends from their files, and the same with that switched off: what a client receives is right, or is cut.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -132,6 +132,26 @@ async fn a_client_of_http_1_0_gets_the_whole_and_the_end() {
         assert!(whole.body == small.bytes() && whole.header("content-length") == Some(SMALL_BYTES.to_string().as_str()));
         assert!(wire.exchange("GET", Instant::now()).await.is_err(), "the connection is at its end");
         edge.finish().await;
+    }
+}
+
+/// As where other things need the memory: the kernel lets go of the file's pages again and again.
+#[tokio::test]
+async fn what_only_the_disk_has_is_sent_too() {
+    for warm in Warm::both().await {
+        let file = File::open(blob_file(&warm.edge.data_dir(), warm.large.digest()).expect("its file")).expect("it opens");
+        let forget = || rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice is taken");
+        forget();
+        let (mut exchange, mut at) = warm.begun().await;
+        while let bytes = exchange.next().await.expect("the rest")
+            && !bytes.is_empty()
+        {
+            assert!(warm.large.matches(at, &bytes), "at {at}");
+            at += bytes.len() as u64;
+            forget();
+        }
+        assert_eq!(at, LARGE_BYTES);
+        warm.edge.finish().await;
     }
 }
 
