@@ -123,7 +123,7 @@ async function locks(page) {
   const dialog = page.getByRole('dialog', { name: 'Lock team/app:v1 against deletion?' });
   await accessible(page, 'the question');
   await dialog.getByRole('button', { name: 'Leave it' }).click();
-  assert.equal(await said.textContent(), 'Nothing was changed.');
+  await until(() => said.textContent(), (text) => text === 'Nothing was changed.', 'what came of it');
   assert.equal((await attributes()).deleteEnabled, true);
 
   for (const [word, again, attribute, enabled, tells] of [
