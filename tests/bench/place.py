@@ -123,6 +123,12 @@ def blob_path(blob: Item) -> str:
     return f"/v2/{UPSTREAM}/{blob.repository}/blobs/{blob.digest}"
 
 
+def cached_file(edge: Edge, blob: Item) -> Path:
+    """Where it has a blob."""
+    [file] = edge.data.glob(f"**/{blob.digest.removeprefix('sha256:')}")
+    return file
+
+
 def manifest_path(manifest: Item, *, tag: bool) -> str:
     return f"/v2/{UPSTREAM}/{manifest.repository}/manifests/{manifest.tag if tag else manifest.digest}"
 

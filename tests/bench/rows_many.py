@@ -7,7 +7,7 @@ from pathlib import Path
 import bench
 import loads
 from content import Item
-from place import Place, blob_path, settle
+from place import Place, blob_path, cached_file, settle
 from table import Line
 
 scale = bench.script("scale")
@@ -68,7 +68,7 @@ def memory(place: Place) -> list[Line]:
         def crowd(count: int, *, tls: bool, way: str, rate: float, path: str, from_disk: bool = False) -> float:
             """Bytes grown for each connection, beside what the first few of a process cost. `from_disk`: the kernel is made to forget
             the blob again and again, as it does where other things need its memory."""
-            [cached] = edge.data.glob(f"**/{pulled.digest.removeprefix('sha256:')}")
+            cached = cached_file(edge, pulled)
 
             def load(connections: int = count, seconds: int = HELD_S if place.long else 2):
                 address = edge.tls if tls else edge.plain

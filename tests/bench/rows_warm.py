@@ -5,7 +5,7 @@ import subprocess
 import bench
 import loads
 from content import Content
-from place import Place, blob_path, costing, manifest_path, token
+from place import Place, blob_path, cached_file, costing, manifest_path, token
 from table import Line, alternate, figures, ratios
 
 NGINX = "nginx"
@@ -51,7 +51,25 @@ def warm_blobs(place: Place) -> list[Line]:
     return lines
 
 
-def over_nginx(work: str, against: str, found: dict[str, list], *, least: float, most: float) -> list[Line]:
+def blob_from_disk(place: Place) -> list[Line]:
+    """A blob that the kernel has forgotten, for one client: what the disk gives. Told, for what is done about such blobs must not cost it."""
+    blob = place.content.blobs["large"]
+    with place.nginx() as nginx, place.warm_edge() as edge:
+
+        def forgotten(process, address, path, file):
+            bench.forget_pages(file)
+            return costing(process, lambda: loads.drain(address, path, place.folder, requests=1, connections=1))
+
+        served = Content.file(blob.digest)
+        found = alternate(
+            place.pairs,
+            nginx=lambda: forgotten(nginx.process, nginx.plain, served, place.content.files / served.lstrip("/")),
+            edge=lambda: forgotten(edge.process, edge.plain, blob_path(blob), cached_file(edge, blob)),
+        )
+    return over_nginx("blob that only the disk has", "nginx, sendfile", found)
+
+
+def over_nginx(work: str, against: str, found: dict[str, list], *, least: float | None = None, most: float | None = None) -> list[Line]:
     tell(f"{work}: GB/s and processor seconds for a GB", found, {"bytes_per_s": (1e-9, ".2f"), "processor_s_per_gb": (1, ".3f")})
     return [
         Line(work + ": throughput", against, ratios(found["edge"], found["nginx"], "bytes_per_s"), least=least),
