@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use crate::otlp::Lines;
 
 /// Tasks that a thread runs between two looks at what sockets have to say. With tokio's 61 a small request is seen only after as many
-/// blobs have had their turns (256 KiB when this was measured): beside 64 pulls a core answers 280 manifests a second, with this 1,900, and sends as much
-/// (`tests/bench/run`, "latency under load"). A look takes less than a microsecond.
+/// blobs have had their turns (256 KiB when this was measured): beside 64 pulls a core answers 280 manifests a second, with this 1,900, and
+/// sends as much (`tests/bench/run`, "latency under load"). A look takes less than a microsecond.
 const EVENT_INTERVAL: u32 = 4;
 
 pub(super) fn run(config: Option<&Path>) -> ExitCode {

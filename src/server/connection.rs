@@ -70,11 +70,10 @@ where
         let _open = Open::new(&self.metrics);
         // Small answers must not wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        let Listening { mode, proxies, number, sendfile, .. } = &self.listening;
+        let Listening { mode, proxies, number, .. } = &self.listening;
         let Some(client) = self.client(&mut stream, peer.ip()).await else { return };
-        // Under TLS all bytes have to be sealed here first.
-        let outbox = (*sendfile && matches!(mode, Mode::Plain)).then(|| Outbox::new(&self.stand_in));
-        let (socket, vitals_slot) = Socket::new(stream, self.turns.turn(outbox.is_none()), outbox.clone());
+        let outbox = self.listening.sends_files().then(|| Outbox::new(&self.stand_in));
+        let (socket, vitals_slot) = Socket::new(stream, self.turns.turn(), outbox.clone());
         let crowded = self.metrics.connections.get() > CROWD;
         let proxies = Arc::clone(proxies);
         let mut connection = Connection { client, proxies, listener: *number, crowded, outbox, ..Connection::plain(peer) };

@@ -112,6 +112,13 @@ impl Prompter {
     }
 }
 
+impl Listening {
+    /// Whether the kernel sends files here: under TLS all bytes have to be sealed first.
+    fn sends_files(&self) -> bool {
+        self.sendfile && matches!(self.mode, Mode::Plain)
+    }
+}
+
 impl fmt::Debug for Prompter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Prompter")
@@ -174,14 +181,16 @@ impl Server {
         let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local_address, listener) = bound.map_err(|source| ServerError::Bind { address, source })?;
         let (phase, seen) = watch::channel(Phase::Open);
+        let listening = listening.into();
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
         let site = Arc::new(Site {
-            listening: listening.into(),
+            turns: Turns::new(workers, listening.sends_files()),
+            listening,
             limits,
             metrics: Arc::new(metrics),
             service: Arc::new(service),
             phase: seen,
             stand_in: StandIn::default(),
-            turns: Turns::new(tokio::runtime::Handle::current().metrics().num_workers()),
         });
         let listening = tokio::spawn(run(listener, site));
         Ok(Server { local_address, phase, listening })

@@ -158,7 +158,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let outbox = Outbox::new(&StandIn::default());
-        (Socket::new(listener.accept().await.unwrap().0, Turns::new(1).turn(false), Some(outbox.clone())).0, outbox, client)
+        (Socket::new(listener.accept().await.unwrap().0, Turns::new(1, true).turn(), Some(outbox.clone())).0, outbox, client)
     }
 
     fn file_of(bytes: &[u8]) -> Arc<File> {
@@ -207,7 +207,7 @@ mod tests {
             stream.set_nonblocking(false).unwrap();
             io::copy(&mut stream, &mut io::sink()).unwrap()
         });
-        socket.turn = Turns::new(1).turn(true);
+        socket.turn = Turns::new(1, false).turn();
         let turn_bytes = socket.turn.bytes();
         let file = file_of(&vec![1; LARGE_BYTES]);
         for _ in 0..8 {

@@ -22,28 +22,28 @@ const MOST_BYTES: usize = 1 << 20;
 pub struct Turns {
     senders: AtomicUsize,
     workers: usize,
+    most_bytes: usize,
 }
 
 /// One connection's turns.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
-    most_bytes: usize,
     sent_bytes: usize,
     /// Among the senders.
     counted: bool,
 }
 
 impl Turns {
-    /// For so many threads that run connections.
-    pub fn new(workers: usize) -> Arc<Turns> {
-        Arc::new(Turns { senders: AtomicUsize::new(0), workers })
+    /// For so many threads that run connections. `sends_files`: they hand parts of files to the kernel.
+    pub fn new(workers: usize, sends_files: bool) -> Arc<Turns> {
+        let most_bytes = if sends_files { MOST_BYTES } else { LEAST_BYTES };
+        Arc::new(Turns { senders: AtomicUsize::new(0), workers, most_bytes })
     }
 
     /// The turns of a connection more.
-    pub fn turn(self: &Arc<Turns>, copies: bool) -> Turn {
-        let most_bytes = if copies { LEAST_BYTES } else { MOST_BYTES };
-        Turn { turns: Arc::clone(self), most_bytes, sent_bytes: 0, counted: false }
+    pub fn turn(self: &Arc<Turns>) -> Turn {
+        Turn { turns: Arc::clone(self), sent_bytes: 0, counted: false }
     }
 }
 
@@ -58,7 +58,7 @@ impl Turn {
     pub fn bytes(&self) -> usize {
         // Exactness is not needed: it may be the number of a moment ago.
         let senders = self.turns.senders.load(Ordering::Relaxed).max(1);
-        (ROUND_BYTES.saturating_mul(self.turns.workers) / senders).clamp(LEAST_BYTES, self.most_bytes)
+        (ROUND_BYTES.saturating_mul(self.turns.workers) / senders).clamp(LEAST_BYTES, self.turns.most_bytes)
     }
 
     /// So many bytes went out.
@@ -96,7 +96,7 @@ mod tests {
 
     fn senders(turns: &Arc<Turns>, count: usize) -> Vec<Turn> {
         let begin = |_| {
-            let mut turn = turns.turn(false);
+            let mut turn = turns.turn();
             turn.sent(LEAST_BYTES);
             turn.pass();
             turn
@@ -115,18 +115,18 @@ mod tests {
             (32, 2, MOST_BYTES / 2),
             (64, 8, MOST_BYTES),
         ] {
-            let turns = Turns::new(workers);
-            let all = senders(&turns, count);
-            assert_eq!(turns.turn(false).bytes(), bytes, "{count} senders, {workers} workers");
-            assert_eq!(turns.turn(true).bytes(), LEAST_BYTES, "{count} senders, {workers} workers");
-            assert!(all.iter().all(|turn| turn.bytes() == bytes));
+            for (sends_files, bytes) in [(true, bytes), (false, LEAST_BYTES)] {
+                let turns = Turns::new(workers, sends_files);
+                let all = senders(&turns, count);
+                assert_eq!(turns.turn().bytes(), bytes, "{count} senders, {workers} workers");
+                assert!(all.iter().all(|turn| turn.bytes() == bytes));
+            }
         }
     }
 
     #[test]
     fn a_turn_ends_and_begins_again() {
-        let turns = Turns::new(1);
-        let mut turn = turns.turn(true);
+        let mut turn = Turns::new(1, false).turn();
         turn.sent(LEAST_BYTES - 1);
         assert!(!turn.is_over());
         turn.sent(1);
@@ -137,9 +137,9 @@ mod tests {
 
     #[test]
     fn only_who_sends_counts() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, true);
         let count = || turns.senders.load(Ordering::Relaxed);
-        let mut small = turns.turn(false);
+        let mut small = turns.turn();
         for _ in 0..100 {
             small.sent(LEAST_BYTES - 1);
             small.end();
